@@ -1,0 +1,494 @@
+use std::fmt::Write as _;
+use std::io;
+use std::net::IpAddr;
+
+use chaff_abi::{Counters, Dir, Mac, SequenceEntry};
+
+use crate::Record;
+
+/// Type of a field, as schemas name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Unsigned, 64 bits.
+    Unsigned,
+    /// Floating point, 64 bits.
+    Float,
+    /// Text.
+    Text,
+    /// List of unsigned numbers: in CSV separated by spaces, in JSON an array.
+    List,
+}
+
+impl Kind {
+    /// The name used in documentation.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unsigned => "unsigned",
+            Self::Float => "float",
+            Self::Text => "text",
+            Self::List => "list of unsigned",
+        }
+    }
+}
+
+/// Value of one field of one record.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// [`Kind::Unsigned`].
+    Unsigned(u64),
+    /// [`Kind::Float`]; always finite.
+    Float(f64),
+    /// An address, [`Kind::Text`].
+    Ip(IpAddr),
+    /// A MAC address, [`Kind::Text`].
+    Mac(Mac),
+    /// A word, [`Kind::Text`]; never needs quoting.
+    Word(&'static str),
+    /// [`Kind::List`].
+    List(Vec<u64>),
+    /// Not known or not defined: empty in CSV, null in JSON.
+    Missing,
+}
+
+/// One column of the flow records.
+#[derive(Clone, Copy)]
+pub struct Field {
+    /// Column name.
+    pub name: &'static str,
+    /// Type.
+    pub kind: Kind,
+    /// Unit, empty when it has none.
+    pub unit: &'static str,
+    /// What it is.
+    pub doc: &'static str,
+    /// Reads it from a record.
+    pub get: fn(&Record) -> Value,
+}
+
+const fn field(
+    name: &'static str,
+    kind: Kind,
+    unit: &'static str,
+    doc: &'static str,
+    get: fn(&Record) -> Value,
+) -> Field {
+    Field {
+        name,
+        kind,
+        unit,
+        doc,
+        get,
+    }
+}
+
+/// The fields of one direction, under the prefix of that direction.
+macro_rules! direction {
+    ($prefix:literal, $side:ident, $cover:literal) => {
+        [
+            field(concat!($prefix, "_packets"), Kind::Unsigned, "packets", "Packets.", |r| Value::Unsigned(r.$side.packets)),
+            field(concat!($prefix, "_bytes"), Kind::Unsigned, "bytes", "Sum of IP lengths.", |r| Value::Unsigned(r.$side.bytes)),
+            field(concat!($prefix, "_wire_bytes"), Kind::Unsigned, "bytes", "Sum of frame lengths without FCS.", |r| Value::Unsigned(r.$side.wire)),
+            field(concat!($prefix, "_payload_bytes"), Kind::Unsigned, "bytes", "Sum of transport payloads.", |r| Value::Unsigned(r.$side.payload)),
+            field(concat!($prefix, "_payload_packets"), Kind::Unsigned, "packets", "Packets with a transport payload.", |r| Value::Unsigned(r.$side.payload_packets)),
+            field(concat!($prefix, "_first_ns"), Kind::Unsigned, "ns", "Time of the first packet; empty without one.", |r| seen(&r.$side, |c| c.first.0)),
+            field(concat!($prefix, "_last_ns"), Kind::Unsigned, "ns", "Time of the last packet; empty without one.", |r| seen(&r.$side, |c| c.last.0)),
+            field(concat!($prefix, "_bytes_min"), Kind::Unsigned, "bytes", "Smallest IP length; empty without a packet.", |r| seen(&r.$side, |c| c.bytes_min as u64)),
+            field(concat!($prefix, "_bytes_max"), Kind::Unsigned, "bytes", "Largest IP length; empty without a packet.", |r| seen(&r.$side, |c| c.bytes_max as u64)),
+            field(concat!($prefix, "_bytes_mean"), Kind::Float, "bytes", "Mean IP length; empty without a packet.", |r| bytes_mean(&r.$side)),
+            field(concat!($prefix, "_bytes_stddev"), Kind::Float, "bytes", "Sample standard deviation of IP lengths (n - 1); empty with fewer than two packets.", |r| bytes_stddev(&r.$side)),
+            field(concat!($prefix, "_iat_min_ns"), Kind::Unsigned, "ns", "Smallest time between packets of this direction; empty with fewer than two.", |r| gaps(&r.$side, |c| c.iat_min)),
+            field(concat!($prefix, "_iat_max_ns"), Kind::Unsigned, "ns", "Largest time between packets; empty with fewer than two.", |r| gaps(&r.$side, |c| c.iat_max)),
+            field(concat!($prefix, "_iat_mean_ns"), Kind::Float, "ns", "Mean time between packets; empty with fewer than two.", |r| iat_mean(&r.$side)),
+            field(concat!($prefix, "_iat_stddev_ns"), Kind::Float, "ns", "Sample standard deviation of the times between packets, from squares of whole microseconds; empty with fewer than three packets.", |r| iat_stddev(&r.$side)),
+            field(concat!($prefix, "_fin_packets"), Kind::Unsigned, "packets", "Packets with the TCP flag FIN.", |r| flag(&r.$side, 0)),
+            field(concat!($prefix, "_syn_packets"), Kind::Unsigned, "packets", "Packets with the TCP flag SYN.", |r| flag(&r.$side, 1)),
+            field(concat!($prefix, "_rst_packets"), Kind::Unsigned, "packets", "Packets with the TCP flag RST.", |r| flag(&r.$side, 2)),
+            field(concat!($prefix, "_psh_packets"), Kind::Unsigned, "packets", "Packets with the TCP flag PSH.", |r| flag(&r.$side, 3)),
+            field(concat!($prefix, "_ack_packets"), Kind::Unsigned, "packets", "Packets with the TCP flag ACK.", |r| flag(&r.$side, 4)),
+            field(concat!($prefix, "_urg_packets"), Kind::Unsigned, "packets", "Packets with the TCP flag URG.", |r| flag(&r.$side, 5)),
+            field(concat!($prefix, "_ece_packets"), Kind::Unsigned, "packets", "Packets with the TCP flag ECE.", |r| flag(&r.$side, 6)),
+            field(concat!($prefix, "_cwr_packets"), Kind::Unsigned, "packets", "Packets with the TCP flag CWR.", |r| flag(&r.$side, 7)),
+            field(concat!($prefix, "_cover_packets"), Kind::Unsigned, "packets", "Cover packets, in no other column.", |r| Value::Unsigned(r.cover[$cover].packets)),
+            field(concat!($prefix, "_cover_bytes"), Kind::Unsigned, "bytes", "Sum of IP lengths of cover packets.", |r| Value::Unsigned(r.cover[$cover].bytes)),
+        ]
+    };
+}
+
+const HEAD: [Field; 25] = [
+    field(
+        "id",
+        Kind::Unsigned,
+        "",
+        "Number of the record, from 0 in the order in which flows ended.",
+        |r| Value::Unsigned(r.id),
+    ),
+    field(
+        "part",
+        Kind::Unsigned,
+        "",
+        "0 for the first part of a flow, one more after each active timeout.",
+        |r| Value::Unsigned(r.part as u64),
+    ),
+    field(
+        "end_reason",
+        Kind::Text,
+        "",
+        "`idle`, `active`, `end_of_input` or `resource`.",
+        |r| Value::Word(r.reason.name()),
+    ),
+    field(
+        "start_ns",
+        Kind::Unsigned,
+        "ns",
+        "Time of the first packet; since the Unix epoch for captures.",
+        |r| Value::Unsigned(r.start.0),
+    ),
+    field(
+        "end_ns",
+        Kind::Unsigned,
+        "ns",
+        "Time of the last packet.",
+        |r| Value::Unsigned(r.end.0),
+    ),
+    field(
+        "duration_ns",
+        Kind::Unsigned,
+        "ns",
+        "`end_ns - start_ns`.",
+        |r| Value::Unsigned(r.duration().0),
+    ),
+    field(
+        "src_ip",
+        Kind::Text,
+        "",
+        "Address of the initiator: the sender of the flow's first packet.",
+        |r| Value::Ip(r.key.source()),
+    ),
+    field(
+        "src_port",
+        Kind::Unsigned,
+        "",
+        "Port of the initiator; 0 where there is none (ICMP, later fragments).",
+        |r| Value::Unsigned(r.key.source_port() as u64),
+    ),
+    field("dst_ip", Kind::Text, "", "Address of the responder.", |r| {
+        Value::Ip(r.key.destination())
+    }),
+    field(
+        "dst_port",
+        Kind::Unsigned,
+        "",
+        "Port of the responder.",
+        |r| Value::Unsigned(r.key.destination_port() as u64),
+    ),
+    field("protocol", Kind::Unsigned, "", "IP protocol number.", |r| {
+        Value::Unsigned(r.key.protocol as u64)
+    }),
+    field("ip_version", Kind::Unsigned, "", "4 or 6.", |r| {
+        Value::Unsigned(r.key.version as u64)
+    }),
+    field(
+        "vlan_id",
+        Kind::Unsigned,
+        "",
+        "Id of the outer VLAN tag, 0 when untagged.",
+        |r| Value::Unsigned(r.key.vlan_id() as u64),
+    ),
+    field(
+        "src_mac",
+        Kind::Text,
+        "",
+        "MAC address of the initiator; empty when not known.",
+        |r| mac(r.mac[0]),
+    ),
+    field(
+        "dst_mac",
+        Kind::Text,
+        "",
+        "MAC address of the responder; empty when not known.",
+        |r| mac(r.mac[1]),
+    ),
+    field(
+        "device_dir",
+        Kind::Text,
+        "",
+        "`out`: the initiator is the protected device; `in`: the responder is; empty when not known.",
+        |r| device_dir(r.device_dir),
+    ),
+    field(
+        "packets",
+        Kind::Unsigned,
+        "packets",
+        "Packets of both directions.",
+        |r| Value::Unsigned(r.packets()),
+    ),
+    field(
+        "bytes",
+        Kind::Unsigned,
+        "bytes",
+        "Sum of IP lengths of both directions.",
+        |r| Value::Unsigned(r.bytes()),
+    ),
+    field(
+        "wire_bytes",
+        Kind::Unsigned,
+        "bytes",
+        "Sum of frame lengths of both directions, without FCS.",
+        |r| Value::Unsigned(r.forward.wire + r.backward.wire),
+    ),
+    field(
+        "payload_bytes",
+        Kind::Unsigned,
+        "bytes",
+        "Sum of transport payloads of both directions.",
+        |r| Value::Unsigned(r.forward.payload + r.backward.payload),
+    ),
+    field(
+        "tcp_flags",
+        Kind::Unsigned,
+        "",
+        "TCP flags seen in any packet, as byte 13 of the TCP header.",
+        |r| Value::Unsigned((r.forward.flags_seen() | r.backward.flags_seen()) as u64),
+    ),
+    field(
+        "seq_dir",
+        Kind::List,
+        "",
+        "First packets: 0 forward, 1 backward.",
+        |r| sequence(r, |e| (e.dir_flags >> 8) as u64 & 1),
+    ),
+    field(
+        "seq_bytes",
+        Kind::List,
+        "bytes",
+        "First packets: IP length.",
+        |r| sequence(r, |e| e.bytes as u64),
+    ),
+    field(
+        "seq_offset_us",
+        Kind::List,
+        "µs",
+        "First packets: time since `start_ns`.",
+        |r| sequence(r, |e| e.offset_us as u64),
+    ),
+    field(
+        "seq_tcp_flags",
+        Kind::List,
+        "",
+        "First packets: TCP flags.",
+        |r| sequence(r, |e| (e.dir_flags & 0xff) as u64),
+    ),
+];
+
+const FORWARD: [Field; 25] = direction!("fwd", forward, 0);
+const BACKWARD: [Field; 25] = direction!("bwd", backward, 1);
+
+/// All fields in output order: header, rows, JSON and documentation come from it. `fwd` is initiator to responder.
+pub const FIELDS: &[Field] = &join();
+
+const fn join() -> [Field; HEAD.len() + FORWARD.len() + BACKWARD.len()] {
+    let mut all = [HEAD[0]; HEAD.len() + FORWARD.len() + BACKWARD.len()];
+    let mut i = 0;
+    while i < all.len() {
+        all[i] = if i < HEAD.len() {
+            HEAD[i]
+        } else if i < HEAD.len() + FORWARD.len() {
+            FORWARD[i - HEAD.len()]
+        } else {
+            BACKWARD[i - HEAD.len() - FORWARD.len()]
+        };
+        i += 1;
+    }
+    all
+}
+
+fn mac(mac: Mac) -> Value {
+    if mac == Mac::default() {
+        Value::Missing
+    } else {
+        Value::Mac(mac)
+    }
+}
+
+fn device_dir(dir: Option<Dir>) -> Value {
+    match dir {
+        Some(Dir::Out) => Value::Word("out"),
+        Some(Dir::In) => Value::Word("in"),
+        None => Value::Missing,
+    }
+}
+
+fn flag(c: &Counters, bit: usize) -> Value {
+    Value::Unsigned(c.tcp_flags[bit] as u64)
+}
+
+fn seen(c: &Counters, get: fn(&Counters) -> u64) -> Value {
+    if c.packets == 0 {
+        Value::Missing
+    } else {
+        Value::Unsigned(get(c))
+    }
+}
+
+fn gaps(c: &Counters, get: fn(&Counters) -> u64) -> Value {
+    if c.packets < 2 {
+        Value::Missing
+    } else {
+        Value::Unsigned(get(c))
+    }
+}
+
+fn bytes_mean(c: &Counters) -> Value {
+    match c.packets {
+        0 => Value::Missing,
+        n => Value::Float(c.bytes as f64 / n as f64),
+    }
+}
+
+fn bytes_stddev(c: &Counters) -> Value {
+    stddev(c.packets, c.bytes, c.bytes_sq)
+}
+
+fn iat_mean(c: &Counters) -> Value {
+    match c.packets {
+        0 | 1 => Value::Missing,
+        n => Value::Float(c.last.since(c.first).0 as f64 / (n - 1) as f64),
+    }
+}
+
+fn iat_stddev(c: &Counters) -> Value {
+    match stddev(
+        c.packets.saturating_sub(1),
+        c.last.since(c.first).as_micros(),
+        c.iat_sq,
+    ) {
+        Value::Float(us) => Value::Float(us * 1000.0),
+        other => other,
+    }
+}
+
+/// `sqrt((n * sum_sq - sum^2) / (n * (n - 1)))`, the differences in integers so that nothing cancels; rounding of the
+/// inputs can make the numerator negative, which counts as 0.
+fn stddev(n: u64, sum: u64, sum_sq: u64) -> Value {
+    if n < 2 {
+        return Value::Missing;
+    }
+    let (n, sum, sum_sq) = (n as u128, sum as u128, sum_sq as u128);
+    let numerator = (n * sum_sq).saturating_sub(sum.saturating_mul(sum));
+    Value::Float((numerator as f64 / (n as f64 * (n - 1) as f64)).sqrt())
+}
+
+fn sequence(r: &Record, get: fn(&SequenceEntry) -> u64) -> Value {
+    Value::List(r.sequence.iter().map(get).collect())
+}
+
+impl Record {
+    /// Names of [`FIELDS`] separated by commas, without line end.
+    pub fn csv_header() -> String {
+        let names: Vec<&str> = FIELDS.iter().map(|f| f.name).collect();
+        names.join(",")
+    }
+
+    /// Writes one CSV line. No value ever needs quoting.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write_csv(&self, out: &mut impl io::Write) -> io::Result<()> {
+        let mut line = String::with_capacity(512);
+        for (i, field) in FIELDS.iter().enumerate() {
+            if i > 0 {
+                line.push(',');
+            }
+            match (field.get)(self) {
+                Value::Missing => (),
+                Value::List(items) => push_list(&mut line, &items, ' '),
+                value => push_scalar(&mut line, &value),
+            }
+        }
+        line.push('\n');
+        out.write_all(line.as_bytes())
+    }
+
+    /// Writes one line with a JSON object.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write_json(&self, out: &mut impl io::Write) -> io::Result<()> {
+        let mut line = String::with_capacity(1024);
+        for (i, field) in FIELDS.iter().enumerate() {
+            line.push_str(if i == 0 { "{\"" } else { ",\"" });
+            line.push_str(field.name);
+            line.push_str("\":");
+            match (field.get)(self) {
+                Value::Missing => line.push_str("null"),
+                Value::List(items) => {
+                    line.push('[');
+                    push_list(&mut line, &items, ',');
+                    line.push(']');
+                }
+                value if field.kind == Kind::Text => {
+                    line.push('"');
+                    push_scalar(&mut line, &value);
+                    line.push('"');
+                }
+                value => push_scalar(&mut line, &value),
+            }
+        }
+        line.push_str("}\n");
+        out.write_all(line.as_bytes())
+    }
+}
+
+/// A Markdown table of all fields.
+pub fn fields_markdown() -> String {
+    let mut out = String::from("| Field | Type | Unit | Meaning |\n|---|---|---|---|\n");
+    for f in FIELDS {
+        let _ = writeln!(
+            out,
+            "| `{}` | {} | {} | {} |",
+            f.name,
+            f.kind.name(),
+            f.unit,
+            f.doc
+        );
+    }
+    out
+}
+
+fn push_list(out: &mut String, items: &[u64], separator: char) {
+    for (i, n) in items.iter().enumerate() {
+        if i > 0 {
+            out.push(separator);
+        }
+        push_number(out, *n);
+    }
+}
+
+fn push_scalar(out: &mut String, value: &Value) {
+    // Writing to a string cannot fail.
+    let _ = match value {
+        Value::Unsigned(n) => {
+            push_number(out, *n);
+            Ok(())
+        }
+        Value::Float(x) => write!(out, "{x}"),
+        Value::Ip(ip) => write!(out, "{ip}"),
+        Value::Mac(mac) => write!(out, "{mac}"),
+        Value::Word(word) => out.write_str(word),
+        Value::List(_) | Value::Missing => Ok(()),
+    };
+}
+
+fn push_number(out: &mut String, mut n: u64) {
+    let mut digits = [0u8; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (n % 10) as u8;
+        n /= 10;
+        if n == 0 {
+            break;
+        }
+    }
+    out.extend(digits[at..].iter().map(|&d| d as char));
+}

@@ -1,0 +1,97 @@
+use chaff_abi::{Counters, CoverCounters, Dir, FlowKey, Mac, Nanos, SequenceEntry};
+
+/// Why a flow became a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EndReason {
+    /// No packet for the idle timeout.
+    Idle,
+    /// Older than the active timeout; the flow may go on in a later record with the same initiator.
+    Active,
+    /// The input ended.
+    EndOfInput,
+    /// The table was full.
+    Resource,
+}
+
+impl EndReason {
+    /// The name used in records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Active => "active",
+            Self::EndOfInput => "end_of_input",
+            Self::Resource => "resource",
+        }
+    }
+
+    /// Value of IPFIX `flowEndReason` (information element 136): 1 idle, 2 active, 4 forced end, 5 lack of resources.
+    pub const fn ipfix(self) -> u8 {
+        match self {
+            Self::Idle => 1,
+            Self::Active => 2,
+            Self::EndOfInput => 4,
+            Self::Resource => 5,
+        }
+    }
+}
+
+/// One flow, or one part of a flow that was cut by the active timeout.
+///
+/// The initiator is whoever sent the first packet; it stays the initiator in every part.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// Counts from 0 in the order in which records are made.
+    pub id: u64,
+    /// 0 for the first part of a flow, 1 for what followed the first active timeout, ...
+    pub part: u32,
+    /// Initiator first.
+    pub key: FlowKey,
+    /// Initiator to responder.
+    pub forward: Counters,
+    /// Responder to initiator.
+    pub backward: Counters,
+    /// Cover packets: forward, backward. They are in no other field but `start`.
+    pub cover: [CoverCounters; 2],
+    /// First packet of either direction.
+    pub start: Nanos,
+    /// Last packet of either direction.
+    pub end: Nanos,
+    /// Why it ended.
+    pub reason: EndReason,
+    /// `Some(Out)`: the initiator is the protected device; `None`: not known which side is.
+    pub device_dir: Option<Dir>,
+    /// MAC of the initiator and of the responder; zero when not known.
+    pub mac: [Mac; 2],
+    /// Index of the device in the kernel's table, 0 when unknown.
+    pub device: u32,
+    /// Interface of the first packet, 0 when unknown.
+    pub ifindex: u32,
+    /// The first packets, at most [`chaff_abi::SEQUENCE_LEN`]; offsets are from `start`, and bit 8 of `dir_flags` is 0
+    /// for forward and 1 for backward.
+    pub sequence: Vec<SequenceEntry>,
+}
+
+impl Record {
+    /// Packets of both directions, cover excluded.
+    pub fn packets(&self) -> u64 {
+        self.forward.packets + self.backward.packets
+    }
+
+    /// IP bytes of both directions, cover excluded.
+    pub fn bytes(&self) -> u64 {
+        self.forward.bytes + self.backward.bytes
+    }
+
+    /// `end - start`.
+    pub fn duration(&self) -> Nanos {
+        self.end.since(self.start)
+    }
+
+    /// Counters seen from the device: `[out, in]`; `None` when it is not known which side the device is.
+    pub fn by_device(&self) -> Option<[&Counters; 2]> {
+        match self.device_dir? {
+            Dir::Out => Some([&self.forward, &self.backward]),
+            Dir::In => Some([&self.backward, &self.forward]),
+        }
+    }
+}
