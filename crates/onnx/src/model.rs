@@ -1,0 +1,197 @@
+use std::sync::OnceLock;
+
+use ort::environment::Environment;
+use ort::session::Session;
+use ort::session::builder::GraphOptimizationLevel;
+use ort::value::TensorRef;
+use prost::Message;
+
+use crate::check::check;
+use crate::graph::{decode, digest};
+use crate::signature::{PREFIX, golden};
+use crate::{Golden, ModelError, Port, Signature};
+
+/// Largest difference between the runtime's answer and a stored one, relative to the stored one where that is above 1.
+/// Runtimes differ by 1e-7 of the output's scale; wrong ones by far more.
+const TOLERANCE: f32 = 1e-4;
+
+/// A loaded, checked model.
+pub struct Model {
+    session: Session,
+    signature: Signature,
+    inputs: Vec<Port>,
+    outputs: Vec<Port>,
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Model")
+            .field("signature", &self.signature)
+            .field("inputs", &self.inputs)
+            .field("outputs", &self.outputs)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Model {
+    /// Loads a model: bounds, signature, kind, digest, graph, then the stored vectors against the runtime.
+    ///
+    /// # Errors
+    /// See [`ModelError`]; nothing of the file reaches the runtime before all checks but the last have passed.
+    pub fn load(bytes: &[u8], want_kind: &str) -> Result<Self, ModelError> {
+        let proto = decode(bytes)?;
+        let (signature, golden_text, signed) = Signature::from_properties(&proto.metadata_props)?;
+        if signature.kind != want_kind {
+            return Err(ModelError::WrongKind {
+                found: signature.kind,
+                want: want_kind.to_owned(),
+            });
+        }
+        let checked = check(&proto)?;
+        let ours: Vec<_> = proto
+            .metadata_props
+            .iter()
+            .filter(|p| p.key.starts_with(PREFIX))
+            .cloned()
+            .collect();
+        let found = digest(&checked.model, &ours);
+        if found != signed {
+            return Err(ModelError::Digest {
+                found,
+                want: signed.to_owned(),
+            });
+        }
+        let sizes = |ports: &[Port]| ports.iter().map(Port::elements).collect::<Vec<_>>();
+        let vectors = golden(
+            golden_text,
+            &sizes(&checked.inputs),
+            &sizes(&checked.outputs),
+        )?;
+        let mut model = Self {
+            session: session(&checked.model.encode_to_vec())?,
+            signature,
+            inputs: checked.inputs,
+            outputs: checked.outputs,
+        };
+        model.self_test(&vectors)?;
+        Ok(model)
+    }
+
+    /// What the model is.
+    pub fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    /// Its inputs, in the order [`Model::run`] takes them.
+    pub fn inputs(&self) -> &[Port] {
+        &self.inputs
+    }
+
+    /// Its outputs, in the order [`Model::run`] fills them.
+    pub fn outputs(&self) -> &[Port] {
+        &self.outputs
+    }
+
+    /// Runs the model once. Inputs and outputs are flattened, row-major.
+    ///
+    /// # Errors
+    /// [`ModelError::Shape`] when a slice has the wrong length, [`ModelError::Runtime`] when the runtime refuses.
+    pub fn run(&mut self, inputs: &[&[f32]], outputs: &mut [&mut [f32]]) -> Result<(), ModelError> {
+        let wrong = |what, index, found, want| ModelError::Shape {
+            what,
+            index,
+            found,
+            want,
+        };
+        if inputs.len() != self.inputs.len() {
+            return Err(wrong("inputs", 0, inputs.len(), self.inputs.len()));
+        }
+        if outputs.len() != self.outputs.len() {
+            return Err(wrong("outputs", 0, outputs.len(), self.outputs.len()));
+        }
+        for (i, (port, out)) in self.outputs.iter().zip(outputs.iter()).enumerate() {
+            if out.len() != port.elements() {
+                return Err(wrong("output", i, out.len(), port.elements()));
+            }
+        }
+        let mut values = Vec::with_capacity(inputs.len());
+        for (i, (port, x)) in self.inputs.iter().zip(inputs).enumerate() {
+            if x.len() != port.elements() {
+                return Err(wrong("input", i, x.len(), port.elements()));
+            }
+            let view = TensorRef::from_array_view((port.dims.clone(), *x))
+                .map_err(|e| runtime("making an input", &e))?;
+            values.push((port.name.as_str(), view));
+        }
+        let made = self
+            .session
+            .run(values)
+            .map_err(|e| runtime("running the model", &e))?;
+        for (i, (port, out)) in self.outputs.iter().zip(outputs).enumerate() {
+            let value = made.get(&port.name).ok_or_else(|| ModelError::Runtime {
+                step: "reading an output",
+                text: format!("{:?} is missing", port.name),
+            })?;
+            let (_, numbers) = value
+                .try_extract_tensor::<f32>()
+                .map_err(|e| runtime("reading an output", &e))?;
+            if numbers.len() != out.len() {
+                return Err(wrong("output", i, numbers.len(), out.len()));
+            }
+            out.copy_from_slice(numbers);
+        }
+        Ok(())
+    }
+
+    fn self_test(&mut self, vectors: &[Golden]) -> Result<(), ModelError> {
+        for (vector, golden) in vectors.iter().enumerate() {
+            let inputs: Vec<&[f32]> = golden.inputs.iter().map(Vec::as_slice).collect();
+            let mut made: Vec<Vec<f32>> =
+                golden.outputs.iter().map(|o| vec![0.0; o.len()]).collect();
+            let mut slices: Vec<&mut [f32]> = made.iter_mut().map(Vec::as_mut_slice).collect();
+            self.run(&inputs, &mut slices)?;
+            for (output, (made, want)) in made.iter().zip(&golden.outputs).enumerate() {
+                for (element, (&found, &want)) in made.iter().zip(want).enumerate() {
+                    let near = (found - want).abs() <= TOLERANCE * want.abs().max(1.0);
+                    if !near {
+                        return Err(ModelError::SelfTest {
+                            vector,
+                            output,
+                            element,
+                            found,
+                            want,
+                        });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn runtime(step: &'static str, error: &dyn std::fmt::Display) -> ModelError {
+    ModelError::Runtime {
+        step,
+        text: error.to_string(),
+    }
+}
+
+/// The process's one environment, on the tract backend.
+fn environment() -> Result<&'static Environment, ModelError> {
+    static ENVIRONMENT: OnceLock<Result<Environment, String>> = OnceLock::new();
+    let made = ENVIRONMENT.get_or_init(|| {
+        ort::set_api(ort_tract::api());
+        ort::init().build().map_err(|e| e.to_string())
+    });
+    made.as_ref().map_err(|e| runtime("starting", e))
+}
+
+pub(crate) fn session(onnx: &[u8]) -> Result<Session, ModelError> {
+    Session::builder(environment()?)
+        .map_err(|e| runtime("starting a session", &e))?
+        // Without it the backend optimises nothing and is 10 to 48 times slower.
+        .with_optimization_level(GraphOptimizationLevel::Level3)
+        .map_err(|e| runtime("setting the optimisation level", &e))?
+        .commit_from_memory(onnx)
+        .map_err(|e| runtime("loading the graph", &e))
+}
