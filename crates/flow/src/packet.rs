@@ -13,6 +13,7 @@ const NO_NEXT_HEADER: u8 = 59;
 
 /// What the first bytes of a frame are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Link {
     /// Ethernet II.
     Ethernet,
@@ -24,6 +25,8 @@ pub enum Link {
     LinuxSll2,
     /// BSD loopback: 4 bytes of address family in either byte order.
     Null,
+    /// A `LINKTYPE_` number that is not read; [`parse`] gives [`ParseError::Link`].
+    Other(u32),
 }
 
 impl Link {
@@ -47,6 +50,7 @@ impl Link {
             Self::LinuxSll => 113,
             Self::LinuxSll2 => 276,
             Self::Null => 0,
+            Self::Other(n) => n,
         }
     }
 }
@@ -74,6 +78,12 @@ pub enum Layer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParseError {
+    /// The capture's link type is not read.
+    #[error("link type {link_type} is not read")]
+    Link {
+        /// `LINKTYPE_` number.
+        link_type: u32,
+    },
     /// The link layer carries something else (ARP, EAPOL, LLC, ...).
     #[error("not IP: ethertype {ethertype:#06x}")]
     NotIp {
@@ -134,6 +144,7 @@ impl ParseError {
     /// What the frame is counted as.
     pub const fn reason(&self) -> Ignored {
         match self {
+            Self::Link { .. } => Ignored::Link,
             Self::NotIp { .. } => Ignored::NotIp,
             Self::Cut { .. } => Ignored::Truncated,
             Self::Short { .. }
@@ -424,6 +435,7 @@ fn link_header(link: Link, bytes: Bytes<'_>) -> Result<LinkHeader, ParseError> {
                 offset: 20,
             }
         }
+        Link::Other(link_type) => return Err(ParseError::Link { link_type }),
         Link::Null => {
             let h = bytes.header::<4>(Layer::Link, 0)?;
             // AF_INET is 2 everywhere; AF_INET6 is 10, 24, 28 or 30 by system. The writer's byte order is not known.

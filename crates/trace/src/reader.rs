@@ -1,0 +1,519 @@
+use std::io::{self, Read};
+use std::ops::Range;
+
+use chaff_abi::Nanos;
+use chaff_flow::Link;
+use pcap_file::Endianness;
+use pcap_file::pcap::{PcapParseError, PcapParser, PcapTsResolution};
+use pcap_file::pcapng::blocks::block_common::RawBlock;
+use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionBlock;
+use pcap_file::pcapng::{PcapNgParseError, PcapNgParser};
+
+use crate::TraceError;
+
+/// Largest packet or pcapng block that is read, bytes. libpcap stops at 262,144 for packets.
+pub const MAX_BLOCK: usize = 16 << 20;
+
+/// Twice the CPU time is spent with an 8 MB buffer: this one stays in the cache.
+const BUFFER: usize = 256 << 10;
+
+const SECTION_HEADER: u32 = 0x0a0d_0d0a;
+const INTERFACE: u32 = 1;
+const OBSOLETE_PACKET: u32 = 2;
+const SIMPLE_PACKET: u32 = 3;
+const ENHANCED_PACKET: u32 = 6;
+
+/// Kind of capture file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// pcap with microseconds or nanoseconds, in either byte order.
+    Pcap,
+    /// pcapng.
+    PcapNg,
+}
+
+/// What a capture says about one packet; its bytes are in the caller's buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Since the Unix epoch. A pcapng simple packet has no time and takes that of the packet before it.
+    pub at: Nanos,
+    /// Length on the wire as the capture says, bytes; the captured bytes can be fewer, and in odd files more.
+    pub wire_len: usize,
+    /// What the bytes begin with.
+    pub link: Link,
+    /// Interface; sections of a pcapng file go on counting, pcap has only 0.
+    pub interface: u32,
+}
+
+/// Reads packets one by one from a pcap or pcapng stream.
+///
+/// As libpcap it accepts captured lengths above the snap length or above the original length, a snap length of 0, and
+/// fractions of a second of a second or more, which it adds to the seconds.
+pub struct Reader<R: Read> {
+    input: Input<R>,
+    format: State,
+    packets: u64,
+    last: Nanos,
+    failed: bool,
+}
+
+enum State {
+    Pcap {
+        parser: PcapParser,
+        link: Link,
+        unit: u64,
+    },
+    PcapNg {
+        parser: PcapNgParser,
+        interfaces: Vec<Interface>,
+        before: u32,
+    },
+}
+
+/// Facts of a pcapng interface.
+struct Interface {
+    link: Link,
+    snaplen: u32,
+    /// Ticks per second as power of 2 (`binary`) or 10.
+    exponent: u8,
+    binary: bool,
+    /// Seconds to add.
+    offset: i64,
+}
+
+/// A packet inside the input's buffer.
+struct Found {
+    frame: Frame,
+    bytes: Range<usize>,
+}
+
+impl<R: Read> Reader<R> {
+    /// Reads the file header and finds out the format.
+    ///
+    /// # Errors
+    /// [`TraceError::Empty`], [`TraceError::Unknown`], and those of a broken header.
+    pub fn new(input: R) -> Result<Self, TraceError> {
+        let mut input = Input::new(input);
+        while input.bytes().len() < 4 && input.fill(1)? {}
+        let magic = match input.bytes() {
+            [] => return Err(TraceError::Empty),
+            [a, b, c, d, ..] => u32::from_be_bytes([*a, *b, *c, *d]),
+            short => {
+                return Err(TraceError::Unknown {
+                    magic: short.to_vec(),
+                });
+            }
+        };
+        let format = match magic {
+            0xa1b2_c3d4 | 0xa1b2_3c4d | 0xd4c3_b2a1 | 0x4d3c_b2a1 => open_pcap(&mut input)?,
+            SECTION_HEADER => open_pcapng(&mut input)?,
+            other => {
+                return Err(TraceError::Unknown {
+                    magic: other.to_be_bytes().to_vec(),
+                });
+            }
+        };
+        Ok(Self {
+            input,
+            format,
+            packets: 0,
+            last: Nanos::ZERO,
+            failed: false,
+        })
+    }
+
+    /// The next packet, its captured bytes in `buf`, which is overwritten; `None` at the end.
+    ///
+    /// # Errors
+    /// What is wrong with the file from here on; all packets before it were given. After an error there is only `None`.
+    pub fn next(&mut self, buf: &mut Vec<u8>) -> Result<Option<Frame>, TraceError> {
+        buf.clear();
+        Ok(self.next_borrowed()?.map(|(frame, bytes)| {
+            buf.extend_from_slice(bytes);
+            frame
+        }))
+    }
+
+    /// The next packet without a copy of its bytes.
+    ///
+    /// # Errors
+    /// As [`Reader::next`].
+    pub fn next_borrowed(&mut self) -> Result<Option<(Frame, &[u8])>, TraceError> {
+        if self.failed {
+            return Ok(None);
+        }
+        let found = match self.format {
+            State::Pcap { .. } => self.next_pcap(),
+            State::PcapNg { .. } => self.next_pcapng(),
+        };
+        match found {
+            Ok(Some(Found { frame, bytes })) => {
+                self.packets += 1;
+                self.last = frame.at;
+                Ok(Some((frame, self.input.buffer.get(bytes).unwrap_or(&[]))))
+            }
+            Ok(None) => {
+                self.failed = true;
+                Ok(None)
+            }
+            Err(error) => {
+                self.failed = true;
+                Err(error)
+            }
+        }
+    }
+
+    /// Kind of file.
+    pub fn format(&self) -> Format {
+        match self.format {
+            State::Pcap { .. } => Format::Pcap,
+            State::PcapNg { .. } => Format::PcapNg,
+        }
+    }
+
+    /// Packets given so far.
+    pub fn packets(&self) -> u64 {
+        self.packets
+    }
+
+    /// Bytes of the input that were used up.
+    pub fn offset(&self) -> u64 {
+        self.input.offset
+    }
+
+    fn next_pcap(&mut self) -> Result<Option<Found>, TraceError> {
+        let State::Pcap { parser, link, unit } = &self.format else {
+            return Ok(None);
+        };
+        if !self.input.has_more()? {
+            return Ok(None);
+        }
+        let packet = self.packets + 1;
+        loop {
+            let all = self.input.bytes();
+            match parser.next_raw_packet(all) {
+                Ok((rest, raw)) => {
+                    let used = all.len() - rest.len();
+                    let end = self.input.start + used;
+                    // libpcap reads the fraction as a signed number.
+                    let fraction = raw.ts_frac as i32 as i64 * *unit as i64;
+                    let at = (raw.ts_sec as i64 * 1_000_000_000)
+                        .saturating_add(fraction)
+                        .max(0);
+                    let frame = Frame {
+                        at: Nanos(at as u64),
+                        wire_len: raw.orig_len as usize,
+                        link: *link,
+                        interface: 0,
+                    };
+                    let bytes = end - raw.data.len()..end;
+                    self.input.consume(used);
+                    return Ok(Some(Found { frame, bytes }));
+                }
+                Err(PcapParseError::IncompleteBuffer(needed, had)) => {
+                    self.input.more(packet, needed, had)?
+                }
+                Err(PcapParseError::Validation(e)) => return Err(self.input.structure(packet, &e)),
+            }
+        }
+    }
+
+    fn next_pcapng(&mut self) -> Result<Option<Found>, TraceError> {
+        let State::PcapNg {
+            parser,
+            interfaces,
+            before,
+        } = &mut self.format
+        else {
+            return Ok(None);
+        };
+        let packet = self.packets + 1;
+        loop {
+            if !self.input.has_more()? {
+                return Ok(None);
+            }
+            let all = self.input.bytes();
+            let (used, block) = match parser.next_raw_block(all) {
+                Ok((rest, block)) => (all.len() - rest.len(), block),
+                Err(PcapNgParseError::IncompleteBuffer(needed, had)) => {
+                    self.input.more(packet, needed, had)?;
+                    continue;
+                }
+                Err(e) => return Err(self.input.structure(packet, &e)),
+            };
+            let offset = self.input.offset;
+            let body = self.input.start + 8;
+            let found = match block.type_ {
+                SECTION_HEADER => {
+                    *before += interfaces.len() as u32;
+                    interfaces.clear();
+                    None
+                }
+                INTERFACE => {
+                    interfaces.extend(parser.interfaces().last().map(Interface::new));
+                    None
+                }
+                OBSOLETE_PACKET | SIMPLE_PACKET | ENHANCED_PACKET => {
+                    let big = parser.section().endianness == Endianness::Big;
+                    let fields = Fields {
+                        body: &block.body,
+                        big,
+                        offset,
+                        packet,
+                    };
+                    let (mut frame, bytes) = fields.packet(&block, interfaces, self.last)?;
+                    frame.interface += *before;
+                    Some(Found {
+                        frame,
+                        bytes: body + bytes.start..body + bytes.end,
+                    })
+                }
+                _ => None,
+            };
+            self.input.consume(used);
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+    }
+}
+
+fn open_pcap<R: Read>(input: &mut Input<R>) -> Result<State, TraceError> {
+    loop {
+        let all = input.bytes();
+        match PcapParser::new(all) {
+            Ok((rest, parser)) => {
+                let used = all.len() - rest.len();
+                let header = parser.header();
+                let unit = if header.ts_resolution == PcapTsResolution::NanoSecond {
+                    1
+                } else {
+                    1000
+                };
+                // The upper bits tell about frame check sequences.
+                let link = link(u32::from(header.datalink) & 0x03ff_ffff);
+                input.consume(used);
+                return Ok(State::Pcap { parser, link, unit });
+            }
+            Err(PcapParseError::IncompleteBuffer(needed, had)) => input.more(1, needed, had)?,
+            Err(PcapParseError::Validation(e)) => return Err(input.structure(1, &e)),
+        }
+    }
+}
+
+fn open_pcapng<R: Read>(input: &mut Input<R>) -> Result<State, TraceError> {
+    loop {
+        let all = input.bytes();
+        match PcapNgParser::new(all) {
+            Ok((rest, parser)) => {
+                let used = all.len() - rest.len();
+                input.consume(used);
+                return Ok(State::PcapNg {
+                    parser,
+                    interfaces: Vec::new(),
+                    before: 0,
+                });
+            }
+            Err(PcapNgParseError::IncompleteBuffer(needed, had)) => input.more(1, needed, had)?,
+            Err(e) => return Err(input.structure(1, &e)),
+        }
+    }
+}
+
+fn link(number: u32) -> Link {
+    Link::from_pcap(number).unwrap_or(Link::Other(number))
+}
+
+impl Interface {
+    fn new(block: &InterfaceDescriptionBlock<'_>) -> Self {
+        let resolution = block.ts_resolution();
+        Self {
+            link: link(u32::from(block.linktype)),
+            snaplen: block.snaplen,
+            exponent: resolution.resolution(),
+            binary: resolution.is_bin(),
+            offset: block.ts_offset(),
+        }
+    }
+
+    fn time(&self, ticks: u64) -> Nanos {
+        let ns = if self.binary {
+            (ticks as u128 * 1_000_000_000) >> self.exponent.min(64)
+        } else {
+            ticks as u128 * 1_000_000_000 / 10u128.pow(self.exponent.min(19) as u32)
+        };
+        let ns = (ns as i128).saturating_add(self.offset as i128 * 1_000_000_000);
+        Nanos(ns.clamp(0, u64::MAX as i128) as u64)
+    }
+}
+
+/// The body of a pcapng packet block.
+struct Fields<'a> {
+    body: &'a [u8],
+    big: bool,
+    offset: u64,
+    packet: u64,
+}
+
+impl Fields<'_> {
+    fn u32(&self, at: usize) -> Result<u32, TraceError> {
+        let field = self
+            .body
+            .get(at..)
+            .and_then(|b| b.first_chunk::<4>())
+            .ok_or_else(|| self.short(at + 4))?;
+        Ok(if self.big {
+            u32::from_be_bytes(*field)
+        } else {
+            u32::from_le_bytes(*field)
+        })
+    }
+
+    fn short(&self, needed: usize) -> TraceError {
+        TraceError::Block {
+            offset: self.offset,
+            packet: self.packet,
+            needed,
+            had: self.body.len(),
+        }
+    }
+
+    /// The packet and where its bytes are in the body. Options are not looked at.
+    fn packet(
+        &self,
+        block: &RawBlock<'_>,
+        interfaces: &[Interface],
+        last: Nanos,
+    ) -> Result<(Frame, Range<usize>), TraceError> {
+        let interface = match block.type_ {
+            ENHANCED_PACKET => self.u32(0)?,
+            OBSOLETE_PACKET if self.big => self.u32(0)? >> 16,
+            OBSOLETE_PACKET => self.u32(0)? & 0xffff,
+            _ => 0,
+        };
+        let known = interfaces.len();
+        let facts = interfaces
+            .get(interface as usize)
+            .ok_or(TraceError::Interface {
+                offset: self.offset,
+                packet: self.packet,
+                interface,
+                known,
+            })?;
+        let (at, start, captured, original) = if block.type_ == SIMPLE_PACKET {
+            let original = self.u32(0)?;
+            let limit = if facts.snaplen == 0 {
+                u32::MAX
+            } else {
+                facts.snaplen
+            };
+            (last, 4, original.min(limit), original)
+        } else {
+            let ticks = ((self.u32(4)? as u64) << 32) | self.u32(8)? as u64;
+            (facts.time(ticks), 20, self.u32(12)?, self.u32(16)?)
+        };
+        let end = start + captured as usize;
+        if end > self.body.len() {
+            return Err(self.short(end));
+        }
+        let frame = Frame {
+            at,
+            wire_len: original as usize,
+            link: facts.link,
+            interface,
+        };
+        Ok((frame, start..end))
+    }
+}
+
+/// A window on the input.
+struct Input<R> {
+    reader: R,
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// Of `start`, from the beginning of the input.
+    offset: u64,
+}
+
+impl<R: Read> Input<R> {
+    fn new(reader: R) -> Self {
+        Self {
+            reader,
+            buffer: vec![0; BUFFER],
+            start: 0,
+            end: 0,
+            offset: 0,
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.start += n;
+        self.offset += n as u64;
+    }
+
+    fn has_more(&mut self) -> Result<bool, TraceError> {
+        Ok(self.start < self.end || self.fill(1)?)
+    }
+
+    /// Reads until a parser that had `had` of the `needed` bytes can go on.
+    fn more(&mut self, packet: u64, needed: usize, had: usize) -> Result<(), TraceError> {
+        let offset = self.offset;
+        if needed > MAX_BLOCK {
+            return Err(TraceError::TooLarge {
+                offset,
+                packet,
+                length: needed,
+                limit: MAX_BLOCK,
+            });
+        }
+        if self.fill(needed.saturating_sub(had).max(1))? {
+            Ok(())
+        } else {
+            Err(TraceError::Cut { offset, packet })
+        }
+    }
+
+    /// One read, with room for at least `wanted` more bytes; false at the end of the input.
+    fn fill(&mut self, wanted: usize) -> Result<bool, TraceError> {
+        self.buffer.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
+        if self.buffer.len() < self.end + wanted {
+            self.buffer.resize(self.end + wanted, 0);
+        }
+        loop {
+            match self.reader.read(&mut self.buffer[self.end..]) {
+                Ok(n) => {
+                    self.end += n;
+                    return Ok(n > 0);
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => (),
+                Err(source) => {
+                    return Err(TraceError::Read {
+                        offset: self.offset + self.end as u64,
+                        source,
+                    });
+                }
+            }
+        }
+    }
+
+    fn structure(&self, packet: u64, error: &dyn std::error::Error) -> TraceError {
+        let mut reason = error.to_string();
+        let mut cause = error.source();
+        while let Some(e) = cause {
+            reason = format!("{reason}: {e}");
+            cause = e.source();
+        }
+        TraceError::Structure {
+            offset: self.offset,
+            packet,
+            reason,
+        }
+    }
+}
