@@ -1,2 +1,89 @@
-//! (under construction)
-fn main() {}
+//! `cargo xtask`: see `cargo xtask --help`.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use xtask::command::Stop;
+use xtask::netns::{self, Layout, Topology};
+use xtask::record;
+
+/// Chaff's development tasks.
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    after_help = "Exit codes: 0 done, 1 a check failed, 2 usage, 3 missing privilege or package."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Namespaces for hands-on use: a home, its gateway, the network behind it.
+    #[command(subcommand)]
+    Netns(Netns),
+    /// Records the demo's capture from real programs in namespaces, into tests/fixtures. Needs root.
+    RecordDemo(record::Options),
+}
+
+#[derive(Subcommand)]
+enum Netns {
+    /// Makes <prefix>-home, -gw and -net, anew if they stand. Example: cargo xtask netns up --route
+    Up {
+        /// Joins home and network by a wire: captured frames cross byte for byte (default).
+        #[arg(long)]
+        bridge: bool,
+        /// Joins home and network by a router with the kernel's forwarding.
+        #[arg(long, conflicts_with = "bridge")]
+        route: bool,
+        /// First part of the namespaces' names.
+        #[arg(long, default_value = "chaff")]
+        prefix: String,
+    },
+    /// Stops what runs in the namespaces and removes them, also after a crash.
+    Down {
+        /// First part of the namespaces' names.
+        #[arg(long, default_value = "chaff")]
+        prefix: String,
+    },
+    /// Opens a shell inside one of them. Example: cargo xtask netns shell gw
+    Shell {
+        /// home, gw, net, or the full name of a namespace.
+        name: String,
+        /// First part of the namespaces' names.
+        #[arg(long, default_value = "chaff")]
+        prefix: String,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(error.downcast_ref::<Stop>().map_or(1, |stop| stop.code()))
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
+        Task::Netns(Netns::Up {
+            route,
+            prefix,
+            bridge: _,
+        }) => {
+            let layout = if route { Layout::Route } else { Layout::Bridge };
+            Topology::new(&prefix)?.up(layout)?;
+            eprintln!("up: {prefix}-home (dev0), {prefix}-gw (lan0, wan0), {prefix}-net (srv0)");
+            eprintln!("next: cargo xtask netns shell gw --prefix {prefix}");
+            Ok(())
+        }
+        Task::Netns(Netns::Down { prefix }) => Topology::new(&prefix)?.down(),
+        Task::Netns(Netns::Shell { name, prefix }) => netns::shell(&Topology::new(&prefix)?, &name),
+        Task::RecordDemo(options) => record::run(&options),
+    }
+}

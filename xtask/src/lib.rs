@@ -1,0 +1,20 @@
+//! Chaff's development tasks: the README's two commands (`cargo xtask test`, `cargo xtask demo`) and what they stand on.
+//!
+//! Start at [`netns`]: the namespaces in which the demo, the end-to-end tests and hands-on work run.
+//! It spawns the programs that a release build made and links none of Chaff's crates, so it starts fast.
+//!
+//! ```no_run
+//! use xtask::netns::{Layout, Topology};
+//! let home = Topology::new("example")?;
+//! home.up(Layout::Bridge)?; // needs root
+//! home.down()?;
+//! # Ok::<(), anyhow::Error>(())
+//! ```
+//!
+//! It is not installed and not part of a release.
+#![forbid(unsafe_code)]
+
+pub mod command;
+pub mod netns;
+pub mod packages;
+pub mod record;

@@ -1,0 +1,127 @@
+//! The Debian packages that tasks need, in one place, and their installation.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::command::{self, Stop, privileged};
+
+/// A program or file that a task needs and the Debian package that brings it.
+#[derive(Clone, Copy, Debug)]
+pub struct Package {
+    /// Debian and Ubuntu package name.
+    pub name: &'static str,
+    /// Program that shows that it is present, or a path when it starts with `/`.
+    pub probe: &'static str,
+}
+
+const fn package(name: &'static str, probe: &'static str) -> Package {
+    Package { name, probe }
+}
+
+/// What the namespaces need.
+pub const NETNS: &[Package] = &[
+    package("iproute2", "ip"),
+    package("ethtool", "ethtool"),
+    package("util-linux", "nsenter"),
+];
+
+/// What the demo uses besides the namespaces: the SVG picture as PNG.
+pub const DEMO: &[Package] = &[package("librsvg2-bin", "rsvg-convert")];
+
+/// What building Chaff needs besides Rust.
+pub const BUILD: &[Package] = &[
+    package("gcc", "cc"),
+    package("libc6-dev", "/usr/include/stdio.h"),
+];
+
+/// What rebuilding the eBPF object needs; see `build-ebpf`.
+pub const EBPF: &[Package] = &[
+    package("rustc-web", "/usr/lib/rustlib/x86_64-unknown-linux-gnu"),
+    package("cargo-web", "/usr/share/doc/cargo-web"),
+    package("rust-web-src", "/usr/src/rustc-web"),
+];
+
+/// What recording the demo capture needs: the real programs of a small home.
+pub const RECORD: &[Package] = &[
+    package("mosquitto", "mosquitto"),
+    package("mosquitto-clients", "mosquitto_pub"),
+    package("dnsmasq-base", "dnsmasq"),
+    package("curl", "curl"),
+    package("python3", "python3"),
+    package("ntpsec", "ntpd"),
+    package("ntpsec-ntpdig", "ntpdig"),
+    package("tcpdump", "tcpdump"),
+];
+
+impl Package {
+    /// Returns whether the package's program or file is there.
+    pub fn present(&self) -> bool {
+        if self.probe.starts_with('/') {
+            std::path::Path::new(self.probe).exists()
+        } else {
+            command::installed(self.probe)
+        }
+    }
+}
+
+/// Returns the names of those of `wanted` that are absent.
+pub fn missing(wanted: &[Package]) -> Vec<&'static str> {
+    wanted
+        .iter()
+        .filter(|p| !p.present())
+        .map(|p| p.name)
+        .collect()
+}
+
+/// Installs what is absent of `wanted` when root on a machine with apt.
+///
+/// # Errors
+/// [`Stop::Privilege`] with the command to type when not root or without apt; the error of apt otherwise.
+pub fn ensure(wanted: &[Package]) -> Result<()> {
+    let names = missing(wanted);
+    if names.is_empty() {
+        return Ok(());
+    }
+    let line = format!(
+        "apt-get install --yes --no-install-recommends {}",
+        names.join(" ")
+    );
+    if !privileged() || !command::installed("apt-get") {
+        return Err(Stop::Privilege.error(format_args!("missing packages; type: sudo {line}")));
+    }
+    eprintln!("installing: {}", names.join(" "));
+    let apt = |arguments: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command
+            .args(arguments)
+            .env("DEBIAN_FRONTEND", "noninteractive");
+        command::output(command)
+    };
+    apt(&["update", "--quiet"]).context("while updating the package list")?;
+    let mut arguments = vec!["install", "--yes", "--quiet", "--no-install-recommends"];
+    arguments.extend(&names);
+    apt(&arguments).with_context(|| format!("while installing {}", names.join(" ")))?;
+    let still = missing(wanted);
+    anyhow::ensure!(
+        still.is_empty(),
+        "installed, but still not found: {}",
+        still.join(" ")
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_only_what_is_absent() {
+        let wanted = [
+            package("dash", "sh"),
+            package("nothing", "no-such-program"),
+            package("etc", "/etc"),
+        ];
+        assert_eq!(missing(&wanted), ["nothing"]);
+    }
+}
