@@ -17,4 +17,5 @@
 pub mod command;
 pub mod netns;
 pub mod packages;
+pub mod picture;
 pub mod record;
