@@ -6,7 +6,7 @@ use blake2::digest::{FixedOutput, KeyInit, Update};
 use chacha20::ChaCha20;
 use chacha20::cipher::{KeyIvInit, StreamCipher};
 use chaff_abi::{Dir, Nanos};
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::Zeroize;
 
 /// Length of an epoch of Unix time; body and tag keys change with it.
 pub const EPOCH: Nanos = Nanos::from_secs(600);
@@ -54,7 +54,6 @@ pub(crate) const fn accepted(unix_now: Nanos, low: u16) -> Result<u64, WireError
 }
 
 /// Hides the eight header bytes. One per key and direction, the same in every epoch.
-#[derive(Zeroize, ZeroizeOnDrop)]
 pub(crate) struct Mask([u8; 32]);
 
 impl Mask {
@@ -73,12 +72,15 @@ impl Mask {
     }
 }
 
+impl Drop for Mask {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
 /// Keys of one epoch and direction.
-#[derive(Zeroize, ZeroizeOnDrop)]
 pub(crate) struct EpochKeys {
-    #[zeroize(skip)]
     pub(crate) epoch: u64,
-    #[zeroize(skip)]
     dir: u8,
     body: [u8; 32],
     tag: [u8; 32],
@@ -114,6 +116,13 @@ impl EpochKeys {
         mac.update(header);
         mac.update(body);
         mac.finalize_fixed().into()
+    }
+}
+
+impl Drop for EpochKeys {
+    fn drop(&mut self) {
+        self.body.zeroize();
+        self.tag.zeroize();
     }
 }
 

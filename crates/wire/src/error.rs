@@ -1,13 +1,13 @@
 use chaff_abi::Nanos;
+use core::fmt;
 
 /// Why a datagram was not made or not accepted.
 ///
 /// Whoever receives counts these by [`WireError::name`] and stays silent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WireError {
     /// Fewer bytes than the smallest datagram (receiving), or than the body asked for needs (sealing).
-    #[error("{len} bytes are too short, at least {min} are needed")]
     Short {
         /// Bytes there are, or were asked for.
         len: usize,
@@ -15,7 +15,6 @@ pub enum WireError {
         min: usize,
     },
     /// More bytes than a UDP datagram, or than the output buffer, can hold.
-    #[error("{len} bytes are too large, {max} fit")]
     TooLarge {
         /// Bytes asked for or received.
         len: usize,
@@ -23,10 +22,8 @@ pub enum WireError {
         max: usize,
     },
     /// The tag is wrong: not ours, changed on the way, or of another key or direction.
-    #[error("the tag does not match")]
     BadTag,
     /// The counter was seen before, or is older than the replay window.
-    #[error("counter {counter} of stream {stream} was seen before or is too old")]
     Replay {
         /// Stream of the datagram.
         stream: u16,
@@ -35,13 +32,11 @@ pub enum WireError {
     },
     /// The epoch is not accepted now. Without the right key the masked epoch is random, so this is also what most
     /// foreign datagrams end as.
-    #[error("epoch {epoch} is not accepted now")]
     OldEpoch {
         /// Epoch of the unmasked header.
         epoch: u16,
     },
     /// Authentic, but one stream more than [`crate::MAX_STREAMS`] in this epoch.
-    #[error("no room for stream {stream}, there are {max} in this epoch")]
     TooManyStreams {
         /// The stream that was refused.
         stream: u16,
@@ -49,13 +44,11 @@ pub enum WireError {
         max: usize,
     },
     /// Authentic, but of a layout this version does not know.
-    #[error("layout version {version} is unknown")]
     Version {
         /// Version byte of the body.
         version: u8,
     },
     /// Authentic, but the kind is unknown or the length exceeds the datagram.
-    #[error("kind {kind} with length {len} does not fit a body of {room} bytes")]
     Malformed {
         /// Kind byte.
         kind: u8,
@@ -65,13 +58,11 @@ pub enum WireError {
         room: usize,
     },
     /// All counters of this epoch are used; it works again in the next epoch.
-    #[error("all counters of epoch {epoch} are used")]
     Exhausted {
         /// The epoch.
         epoch: u16,
     },
     /// The clock went back by more than one epoch. Make a new [`crate::Sealer`] or [`crate::Opener`].
-    #[error("the clock went back by {by} s")]
     ClockBack {
         /// How far.
         by: Nanos,
@@ -114,3 +105,33 @@ impl WireError {
         Self::NAMES[self.index()]
     }
 }
+
+impl fmt::Display for WireError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Short { len, min } => {
+                write!(f, "{len} bytes are too short, at least {min} are needed")
+            }
+            Self::TooLarge { len, max } => write!(f, "{len} bytes are too large, {max} fit"),
+            Self::BadTag => f.write_str("the tag does not match"),
+            Self::Replay { stream, counter } => write!(
+                f,
+                "counter {counter} of stream {stream} was seen before or is too old"
+            ),
+            Self::OldEpoch { epoch } => write!(f, "epoch {epoch} is not accepted now"),
+            Self::TooManyStreams { stream, max } => write!(
+                f,
+                "no room for stream {stream}, there are {max} in this epoch"
+            ),
+            Self::Version { version } => write!(f, "layout version {version} is unknown"),
+            Self::Malformed { kind, len, room } => write!(
+                f,
+                "kind {kind} with length {len} does not fit a body of {room} bytes"
+            ),
+            Self::Exhausted { epoch } => write!(f, "all counters of epoch {epoch} are used"),
+            Self::ClockBack { by } => write!(f, "the clock went back by {by} s"),
+        }
+    }
+}
+
+impl core::error::Error for WireError {}

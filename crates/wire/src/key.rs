@@ -1,10 +1,12 @@
 use core::fmt;
 use hkdf::Hkdf;
 use sha2::Sha256;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroize;
 
-/// The 32-byte secret that gateway and sink share. Its memory is wiped on drop and `Debug` does not show it.
-#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+/// The 32-byte secret that gateway and sink share. Its memory is wiped on drop, `Debug` does not show it, and
+/// comparing takes the same time whatever the bytes.
+#[derive(Clone)]
 pub struct Key([u8; 32]);
 
 impl Key {
@@ -40,6 +42,20 @@ impl Key {
             .expect("32 bytes are fewer than 255 hashes");
     }
 }
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Eq for Key {}
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
