@@ -81,13 +81,34 @@ impl Generator for None_ {
 /// Names that [`by_name`] knows.
 pub const NAMES: [&str; 4] = ["none", "constant", "random", "random+"];
 
-/// The built-in generator with this name and default parameters.
-pub fn by_name(name: &str) -> Option<Box<dyn Generator>> {
+/// The built-in generator with this name for slots of length `slot`, other parameters default; where a slot is longer
+/// than the default period, a period is one slot.
+pub fn by_name(name: &str, slot: Nanos) -> Option<Box<dyn Generator>> {
+    let (constant, random, plus) = (
+        Constant::default(),
+        Random::default(),
+        RandomPlus::default(),
+    );
     Some(match name {
-        "none" => Box::new(None_::default()),
-        "constant" => Box::new(Constant::default()),
-        "random" => Box::new(Random::default()),
-        "random+" => Box::new(RandomPlus::default()),
+        "none" => Box::new(None_ { slot }),
+        "constant" => Box::new(Constant {
+            slot,
+            period: constant.period.max(slot),
+            ..constant
+        }),
+        "random" => Box::new(Random {
+            slot,
+            period: random.period.max(slot),
+            ..random
+        }),
+        "random+" => {
+            let random = Random {
+                slot,
+                period: plus.random.period.max(slot),
+                ..plus.random
+            };
+            Box::new(RandomPlus::new(random, plus.mean_from, plus.mean_to))
+        }
         _ => return None,
     })
 }
@@ -97,13 +118,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_name_gives_the_generator_of_that_name() {
-        for name in NAMES {
-            assert_eq!(
-                by_name(name).map(|g| g.name().to_owned()),
-                Some(name.into())
-            );
+    fn every_name_gives_the_generator_of_that_name_and_slot() {
+        for slot in [1, 100, 7_000, 60_000].map(Nanos::from_millis) {
+            for name in NAMES {
+                let mut g = by_name(name, slot).expect("listed");
+                assert_eq!((g.name(), g.slot()), (name, slot));
+                let mut out = vec![Demand::NONE; g.rows()];
+                let mut rng = rand_chacha::rand_core::SeedableRng::seed_from_u64(1);
+                let rng: &mut rand_chacha::ChaCha20Rng = &mut rng;
+                g.fill(&Window::new(1), rng, &mut out).expect("in range");
+            }
         }
-        assert!(by_name("envelope?").is_none());
+        assert!(by_name("envelope?", Nanos::from_millis(100)).is_none());
     }
 }
