@@ -1,15 +1,20 @@
 use chaff_abi::{FlowKey, Mac, Sample};
 
-/// VLAN tags that are walked; a frame with more is malformed.
+/// VLAN tags that are walked; a frame with more is malformed. The kernel's parser walks two in the frame.
 pub const MAX_TAGS: usize = 4;
-/// IPv6 extension headers that are walked; a packet with more is malformed.
-pub const MAX_EXTENSIONS: usize = 8;
+/// IPv6 extension headers that are walked, as in the kernel; after more the next header's number is the protocol.
+pub const MAX_EXTENSIONS: usize = 6;
 
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
 const NO_NEXT_HEADER: u8 = 59;
+const DESTINATION: u8 = 60;
 
 /// What the first bytes of a frame are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -122,17 +127,17 @@ pub enum ParseError {
         /// Where the IP header starts.
         offset: usize,
     },
-    /// A length field is smaller than its own header.
-    #[error("{layer:?} length {length} is below its minimum {minimum}")]
+    /// Lengths that contradict each other: a header longer than what it is in, or a packet longer than its frame.
+    #[error("{layer:?} has {length} bytes where {minimum} are announced or needed")]
     Length {
         /// The header.
         layer: Layer,
-        /// What the field says, bytes.
+        /// Bytes there are.
         length: usize,
-        /// The least it can be, bytes.
+        /// Bytes there must be.
         minimum: usize,
     },
-    /// More stacked headers than are walked ([`MAX_TAGS`], [`MAX_EXTENSIONS`]).
+    /// More stacked headers than are walked ([`MAX_TAGS`]).
     #[error("more stacked {layer:?} headers than are walked")]
     TooDeep {
         /// The header.
@@ -320,9 +325,8 @@ struct IpHeader {
 /// Reads the headers of a frame that had `wire_len` bytes on the wire, of which `frame` was captured.
 ///
 /// Lengths come from the IP header, so a capture that kept only the headers loses nothing. An IP length of 0, as
-/// segmentation offload leaves it in captures, stands for the rest of the frame. The key has the outer VLAN id. Ports are
-/// 0 for later fragments, and for protocols without ports. A TCP or UDP packet whose IP length has no room for its header
-/// counts under its protocol with ports 0 and no payload.
+/// segmentation offload leaves it in captures, stands for the rest of the frame; one beyond the end of the frame is malformed. The key has the outer VLAN id. Ports are
+/// 0 for later fragments and for protocols without ports. The kernel's parser gives the same for every whole frame.
 ///
 /// # Errors
 /// [`ParseError`] says what is missing and where; [`ParseError::reason`] is what to count it as. No input panics.
@@ -345,11 +349,19 @@ pub fn parse<'a>(link: Link, frame: &'a [u8], wire_len: usize) -> Result<Packet<
             }
         },
     };
-    let mut ip = match ethertype {
-        IPV4 => ipv4(bytes, ip_offset)?,
-        IPV6 => ipv6(bytes, ip_offset)?,
+    let (layer, mut ip) = match ethertype {
+        IPV4 => (Layer::Ipv4, ipv4(bytes, ip_offset)?),
+        IPV6 => (Layer::Ipv6, ipv6(bytes, ip_offset)?),
         ethertype => return Err(ParseError::NotIp { ethertype }),
     };
+    let length = wire_len.max(frame.len()) - ip_offset;
+    if ip.length > length {
+        return Err(ParseError::Length {
+            layer,
+            length,
+            minimum: ip.length,
+        });
+    }
     ip.key.vlan = outer.to_be_bytes();
 
     let mut packet = Packet {
@@ -545,45 +557,35 @@ fn ipv6(bytes: Bytes<'_>, offset: usize) -> Result<IpHeader, ParseError> {
     };
     let mut headers = 40;
     let mut part = Fragment::None;
-    let mut walked = 0;
-    // Hop-by-hop, routing, fragment, destination, mobility. ESP and AH are the protocol.
-    while let 0 | 43 | 44 | 60 | 135 = next {
-        if walked == MAX_EXTENSIONS {
-            return Err(ParseError::TooDeep {
-                layer: Layer::Extension,
-            });
-        }
-        walked += 1;
-        if headers + 8 > length {
-            return Err(ParseError::Length {
-                layer: Layer::Extension,
-                length,
-                minimum: headers + 8,
-            });
-        }
-        let e = bytes.header::<8>(Layer::Extension, offset + headers)?;
-        let size = if next == 44 {
-            8
-        } else {
-            (e[1] as usize + 1) * 8
-        };
-        if headers + size > length {
-            return Err(ParseError::Length {
-                layer: Layer::Extension,
-                length,
-                minimum: headers + size,
-            });
-        }
-        headers += size;
-        let is_fragment = next == 44;
-        next = e[0];
-        if is_fragment {
-            let field = u16::from_be_bytes([e[2], e[3]]);
-            part = fragment(field & 0xfff8 != 0, field & 1 != 0);
-            if part == Fragment::Later {
-                break;
+    for _ in 0..MAX_EXTENSIONS {
+        let at = offset + headers;
+        let size = match next {
+            HOP_BY_HOP | ROUTING | DESTINATION | AUTHENTICATION => {
+                let e = bytes.header::<2>(Layer::Extension, at)?;
+                let unit = if next == AUTHENTICATION { 4 } else { 8 };
+                next = e[0];
+                e[1] as usize * unit + 8
             }
+            FRAGMENT => {
+                let e = bytes.header::<8>(Layer::Extension, at)?;
+                next = e[0];
+                let field = u16::from_be_bytes([e[2], e[3]]);
+                part = fragment(field & 0xfff8 != 0, field & 1 != 0);
+                8
+            }
+            _ => break,
+        };
+        headers += size;
+        if part == Fragment::Later {
+            break;
         }
+    }
+    if headers > length {
+        return Err(ParseError::Length {
+            layer: Layer::Extension,
+            length,
+            minimum: headers,
+        });
     }
     let mut key = FlowKey {
         protocol: next,
@@ -620,34 +622,52 @@ fn transport_header(
 ) -> Result<usize, ParseError> {
     let room = packet.sample.payload as usize;
     match packet.key.protocol {
-        TCP if room >= 20 => {
+        TCP => {
             // Flags end at byte 14; the window is only wanted when it was captured.
             let h = bytes.header::<14>(Layer::Tcp, offset)?;
+            let header = (h[12] >> 4) as usize * 4;
+            fits(Layer::Tcp, header, 20, room)?;
             packet.key.src_port = [h[0], h[1]];
             packet.key.dst_port = [h[2], h[3]];
             packet.sample.tcp_flags = h[13] as u16;
-            let window = bytes
-                .frame
-                .get(offset + 14..offset + 16)
-                .map_or(0, |w| u16::from_be_bytes([w[0], w[1]]));
+            let window = bytes.frame.get(offset + 14..offset + 16);
             packet.tcp = Some(TcpFacts {
                 sequence: u32::from_be_bytes([h[4], h[5], h[6], h[7]]),
                 acknowledgement: u32::from_be_bytes([h[8], h[9], h[10], h[11]]),
-                window,
+                window: window.map_or(0, |w| u16::from_be_bytes([w[0], w[1]])),
             });
-            Ok(((h[12] >> 4) as usize * 4).clamp(20, room))
+            Ok(header)
         }
-        UDP if room >= 8 => {
+        UDP => {
             let h = bytes.header::<4>(Layer::Udp, offset)?;
+            fits(Layer::Udp, 8, 8, room)?;
             packet.key.src_port = [h[0], h[1]];
             packet.key.dst_port = [h[2], h[3]];
             Ok(8)
         }
-        TCP | UDP => Ok(room),
         1 | 58 => {
             packet.icmp = bytes.frame.get(offset..offset + 2).map(|h| (h[0], h[1]));
             Ok(0)
         }
         _ => Ok(0),
+    }
+}
+
+/// A header must reach its minimum and end inside the IP packet.
+fn fits(layer: Layer, header: usize, minimum: usize, room: usize) -> Result<(), ParseError> {
+    if header < minimum {
+        Err(ParseError::Length {
+            layer,
+            length: header,
+            minimum,
+        })
+    } else if header > room {
+        Err(ParseError::Length {
+            layer,
+            length: room,
+            minimum: header,
+        })
+    } else {
+        Ok(())
     }
 }
