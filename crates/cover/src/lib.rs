@@ -31,6 +31,8 @@ mod bucket;
 mod demand;
 mod error;
 mod generator;
+#[cfg(feature = "onnx")]
+mod onnx;
 mod onoff;
 mod overhead;
 pub mod parity;
@@ -43,6 +45,8 @@ pub use bucket::TokenBucket;
 pub use demand::{Demand, Window};
 pub use error::CoverError;
 pub use generator::{Generator, NAMES, None_, by_name};
+#[cfg(feature = "onnx")]
+pub use onnx::{OnnxGenerator, standard_normal};
 pub use onoff::{Constant, Random, RandomPlus};
 pub use overhead::{DirOverhead, HEADERS_V4, HEADERS_V6, Overhead};
 pub use place::{Dummy, Limits, Placed, place, place_direction};
