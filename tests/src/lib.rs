@@ -17,13 +17,14 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
 pub use xtask::command::{Running, privileged};
 pub use xtask::netns::{GATEWAY, Layout, SINK, Topology};
+pub use xtask::root;
 use xtask::{command, netns};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -147,14 +148,6 @@ pub fn program(name: &str) -> Result<PathBuf> {
     })
 }
 
-/// Returns the repository's root.
-pub fn root() -> &'static Path {
-    // The manifest is at tests/Cargo.toml, one level down.
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap_or(Path::new("."))
-}
-
 /// Returns a file of `tests/fixtures`.
 ///
 /// # Errors
@@ -165,9 +158,11 @@ pub fn fixture(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Says "skipped" and returns true without root. With `CHAFF_NO_SKIP=1` it panics instead: a CI job must not skip unseen.
+/// Says "skipped" and returns true without root, or when `CHAFF_UNPRIVILEGED` is set (`cargo xtask test --no-privileged`).
+/// With `CHAFF_NO_SKIP=1` it panics instead: a CI job must not skip unseen.
 pub fn skip_without_root(test: &str) -> bool {
-    !privileged() && skipped(test, "needs root for network namespaces")
+    let usable = privileged() && std::env::var_os("CHAFF_UNPRIVILEGED").is_none();
+    !usable && skipped(test, "needs root for network namespaces")
 }
 
 /// Says why `test` is skipped and returns true; panics when `CHAFF_NO_SKIP=1`.

@@ -19,3 +19,10 @@ pub mod netns;
 pub mod packages;
 pub mod picture;
 pub mod record;
+pub mod test;
+
+/// Returns the repository's root.
+pub fn root() -> &'static std::path::Path {
+    let manifest = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().unwrap_or(manifest)
+}

@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::command::Stop;
 use xtask::netns::{self, Layout, Topology};
-use xtask::record;
+use xtask::{record, test};
 
 /// Chaff's development tasks.
 #[derive(Parser)]
@@ -22,6 +22,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Formats, lints, builds, tests and demonstrates: what CI runs. Example: cargo xtask test --quick
+    Test(test::Options),
     /// Namespaces for hands-on use: a home, its gateway, the network behind it.
     #[command(subcommand)]
     Netns(Netns),
@@ -84,6 +86,7 @@ fn run(task: Task) -> Result<()> {
         }
         Task::Netns(Netns::Down { prefix }) => Topology::new(&prefix)?.down(),
         Task::Netns(Netns::Shell { name, prefix }) => netns::shell(&Topology::new(&prefix)?, &name),
+        Task::Test(options) => test::run(options),
         Task::RecordDemo(options) => record::run(&options),
     }
 }

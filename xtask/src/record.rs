@@ -22,9 +22,9 @@ pub struct Options {
     /// Length of the recording in seconds.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(10..=600))]
     duration: u64,
-    /// Folder for demo.pcap and devices.csv.
-    #[arg(long, default_value = "tests/fixtures")]
-    out: PathBuf,
+    /// Folder for demo.pcap and devices.csv; default: tests/fixtures.
+    #[arg(long)]
+    out: Option<PathBuf>,
     /// Seed of pauses and picture sizes (the programs' own timing still differs from run to run).
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -100,8 +100,11 @@ pub fn run(options: &Options) -> Result<()> {
     require_root("recording in namespaces")?;
     packages::ensure(packages::NETNS)?;
     packages::ensure(packages::RECORD)?;
-    fs::create_dir_all(&options.out)
-        .with_context(|| format!("while making {}", options.out.display()))?;
+    let out = options
+        .out
+        .clone()
+        .unwrap_or_else(|| crate::root().join("tests/fixtures"));
+    fs::create_dir_all(&out).with_context(|| format!("while making {}", out.display()))?;
     let scratch = std::env::temp_dir().join(format!("chaff-record-{}", std::process::id()));
     fs::create_dir_all(&scratch)?;
     let home = Home {
@@ -109,7 +112,7 @@ pub fn run(options: &Options) -> Result<()> {
         scratch,
     };
     home.build().context("while making the namespaces")?;
-    let pcap = options.out.join("demo.pcap");
+    let pcap = out.join("demo.pcap");
     home.record(options, &pcap)?;
     check(&pcap)?;
     let mut table = String::from("device,mac,ip,label\n");
@@ -122,7 +125,7 @@ pub fn run(options: &Options) -> Result<()> {
         } = device;
         table.push_str(&format!("{name},{mac},192.168.77.{host},{label}\n"));
     }
-    fs::write(options.out.join("devices.csv"), table)?;
+    fs::write(out.join("devices.csv"), table)?;
     eprintln!(
         "recorded {} ({} bytes)",
         pcap.display(),
