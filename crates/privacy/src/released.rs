@@ -1,0 +1,85 @@
+use serde::Serialize;
+
+use crate::Epsilon;
+
+/// How the noise was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Mechanism {
+    /// Integers plus discrete Laplace noise: P(x) ∝ exp(-|x| / scale).
+    DiscreteLaplace,
+}
+
+/// A value that may leave the gateway. Only this crate makes one, and only against a [`crate::Grant`].
+///
+/// ```compile_fail
+/// let forged = chaff_privacy::Released { value: 1.0 };
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[must_use]
+pub struct Released<T> {
+    pub(crate) value: T,
+    pub(crate) unit: String,
+    pub(crate) label: String,
+    pub(crate) epsilon: Epsilon,
+    pub(crate) mechanism: Mechanism,
+    pub(crate) scale: f64,
+    pub(crate) half_width: f64,
+    pub(crate) relation: &'static str,
+    pub(crate) ledger_entry: u64,
+    pub(crate) simulated: bool,
+}
+
+impl<T> Released<T> {
+    /// The noised value. It may be negative or above what is possible: clamping it would add bias.
+    pub fn value(&self) -> &T {
+        &self.value
+    }
+
+    /// What the value counts, for example `bytes`.
+    pub fn unit(&self) -> &str {
+        &self.unit
+    }
+
+    /// The label the budget was spent under.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// What the release cost.
+    pub fn epsilon(&self) -> Epsilon {
+        self.epsilon
+    }
+
+    /// How the noise was made.
+    pub fn mechanism(&self) -> Mechanism {
+        self.mechanism
+    }
+
+    /// Scale of the noise in units of the value (standard deviation is about 1.41 times as much).
+    pub fn scale(&self) -> f64 {
+        self.scale
+    }
+
+    /// Half the width of a 95 % interval around the value, for the noise only: what clamping took away is not in it.
+    /// For a histogram it holds for each bin by itself.
+    pub fn half_width(&self) -> f64 {
+        self.half_width
+    }
+
+    /// What the guarantee protects: the difference between two inputs that cannot be told apart.
+    pub fn relation(&self) -> &'static str {
+        self.relation
+    }
+
+    /// Number of the ledger's entry that paid.
+    pub fn ledger_entry(&self) -> u64 {
+        self.ledger_entry
+    }
+
+    /// Whether the noise came from a given seed: then the value protects nobody and must not leave a simulation.
+    pub fn simulated(&self) -> bool {
+        self.simulated
+    }
+}
