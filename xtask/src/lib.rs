@@ -17,6 +17,7 @@
 pub mod command;
 pub mod netns;
 pub mod packages;
+pub mod pcap;
 pub mod picture;
 pub mod record;
 pub mod test;
