@@ -13,7 +13,7 @@ pub trait Generator: Send {
     /// Length of a slot; not zero.
     fn slot(&self) -> Nanos;
 
-    /// Slots of a block, at least 1: the length of `out` in every [`Generator::fill`].
+    /// Slots of a block, 1 to 65,536: the length of `out` in every [`Generator::fill`].
     fn rows(&self) -> usize {
         1
     }

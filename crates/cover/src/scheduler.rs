@@ -12,7 +12,9 @@ pub enum Mode {
     /// Always. What the device does changes nothing.
     #[default]
     Always,
-    /// From the slot after its first real packet until `tail` after the slot of its last one, as iPET does (5 s). Shows the observer when it is active.
+    /// From its first real packet until `tail` after its last one, as iPET does (5 s). Shows the observer when the device
+    /// is active. What counts is the window at planning time, in whole slots: a scheduler that plans slots ahead starts
+    /// and stops later by as many.
     Active {
         /// How long cover goes on in silence.
         tail: Nanos,
@@ -61,6 +63,9 @@ impl Default for SchedulerConfig {
         }
     }
 }
+
+/// Longest block of a generator, slots; bounds a scheduler's memory to 1 MiB.
+const MAX_ROWS: usize = 65_536;
 
 /// Plans the cover of one device, slot by slot.
 pub struct Scheduler {
@@ -193,7 +198,14 @@ impl Scheduler {
     }
 
     fn demand(&mut self, slot: u64, past: &Window) -> Result<Demand, CoverError> {
-        let rows = self.generator.rows().max(1);
+        let rows = self.generator.rows();
+        if !(1..=MAX_ROWS).contains(&rows) {
+            return Err(CoverError::Parameter {
+                name: "rows",
+                value: rows as f64,
+                allowed: "1 to 65,536 slots in a block",
+            });
+        }
         let block = slot / rows as u64;
         if self.filled != Some(block) {
             self.filled = None;
