@@ -54,7 +54,7 @@ fn recorded(key: &Key, dir: Dir, stream: u16, at: Nanos, n: usize) -> Vec<Vec<u8
     let mut buf = [0; 1_400];
     (0..n)
         .map(|_| {
-            let len = 24 + dice.below(300);
+            let len = 24 + dice.below(120);
             sealer
                 .seal(at, Kind::Cover, b"", len, &mut buf)
                 .expect("seals")

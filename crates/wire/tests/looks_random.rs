@@ -4,7 +4,7 @@ use chaff_abi::{Dir, Nanos};
 use chaff_wire::{Key, Kind, Sealer};
 
 const LEN: usize = 64;
-const N: usize = 25_600;
+const N: usize = 12_800;
 
 /// Datagrams of one stream with the same body: consecutive counters, same epoch, same stream.
 fn datagrams() -> Vec<[u8; LEN]> {
@@ -61,9 +61,9 @@ fn consecutive_datagrams_differ_in_half_of_their_bits() {
             .map(|w| (w[0][position] ^ w[1][position]).count_ones())
             .sum();
         let share = f64::from(differing) / ((N - 1) * 8) as f64;
-        // Standard deviation 0.0011.
+        // Standard deviation 0.0016.
         assert!(
-            (share - 0.5).abs() < 0.006,
+            (share - 0.5).abs() < 0.0075,
             "position {position}: {share:.4}"
         );
     }
