@@ -1,2 +1,317 @@
-//! (under construction)
-fn main() {}
+//! `trainer`: learns cover generators from captures.
+
+use std::io::{BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use chaff_cover::{Demand, Generator as _, OnnxGenerator, Window, parity};
+use chaff_trainer::captures;
+use chaff_trainer::cover::{self, Config, Progress, Report};
+use chaff_trainer::devices::{Devices, Scope};
+use chaff_trainer::windows::Shape;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Learns cover generators from captures and writes them as signed ONNX models.
+#[derive(Parser)]
+#[command(version, after_help = "Exit codes: 0 done, 2 usage, input or output.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train one cover generator for each device, or for one of them.
+    #[command(after_long_help = "Examples:\n  \
+        trainer cover --pcap captures/ --devices devices.csv --seed 1 --output models/\n  \
+        trainer cover --pcap monday.pcap tuesday.pcap --devices devices.csv --device camera --seed 1 --output camera.onnx")]
+    Cover(Cover),
+    /// Write the demands that a generator makes, as CSV with named columns.
+    #[command(
+        after_long_help = "Example:\n  trainer perturb --model camera.onnx --slots 400 --seed 1 --output cover.csv"
+    )]
+    Perturb(Perturb),
+}
+
+#[derive(Args)]
+struct Cover {
+    /// Captures (pcap, pcapng), or folders with captures below them.
+    #[arg(long, required = true, num_args = 1..)]
+    pcap: Vec<PathBuf>,
+    /// Devices: comma-separated, columns device, mac, ip, label. Without it, every MAC address that sends from private
+    /// addresses only, and is not a router, is a device.
+    #[arg(long)]
+    devices: Option<PathBuf>,
+    /// Train for this label only.
+    #[arg(long)]
+    device: Option<String>,
+    /// Which packets count.
+    #[arg(long, value_enum, default_value = "wan")]
+    scope: ScopeArg,
+    /// Length of a slot, seconds.
+    #[arg(long, default_value_t = 0.1)]
+    omega: f64,
+    /// Length of a window, seconds.
+    #[arg(long, default_value_t = 4.0)]
+    total_time: f64,
+    /// Rounds of generators against attacker.
+    #[arg(long, default_value_t = 1)]
+    stages: u32,
+    /// Passes of a generator over its device's windows, each stage.
+    #[arg(long, default_value_t = 40)]
+    epochs: usize,
+    /// Passes of the attacker over all windows.
+    #[arg(long, default_value_t = 40)]
+    attacker_epochs: usize,
+    /// What full cover all the time would have to gain, in nats of the attacker's cross-entropy; 0: cost does not count.
+    #[arg(long, default_value_t = 0.0)]
+    overhead_weight: f64,
+    /// Most dummies of a slot and direction.
+    #[arg(long, default_value_t = 4.0)]
+    max_packets: f64,
+    /// Most cover bytes of a slot and direction.
+    #[arg(long, default_value_t = 100.0)]
+    max_payload: f64,
+    /// Most windows used of one device.
+    #[arg(long, default_value_t = 1000)]
+    max_windows: usize,
+    /// Number of this series, when several are trained independently.
+    #[arg(long, default_value_t = 0)]
+    chain: u32,
+    /// Seed: the same captures, options and seed give the same files.
+    #[arg(long)]
+    seed: u64,
+    /// Model file (with --device), or folder for LABEL.onnx of each device and report.json.
+    #[arg(long)]
+    output: PathBuf,
+    /// Where the report goes; default: report.json in the folder, or the model file's name with .json.
+    #[arg(long)]
+    report: Option<PathBuf>,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ScopeArg {
+    /// Packets between a device and the Internet.
+    Wan,
+    /// All packets of a device.
+    All,
+}
+
+#[derive(Args)]
+struct Perturb {
+    /// Generator.
+    #[arg(long)]
+    model: PathBuf,
+    /// Slots to write.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=parity::MAX_ROWS as u64))]
+    slots: u64,
+    /// Seed.
+    #[arg(long)]
+    seed: u64,
+    /// CSV file; `-` is standard output.
+    #[arg(long)]
+    output: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Cover(args) => train(args),
+        Command::Perturb(args) => perturb(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("trainer: {e:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn bar(total: u64, what: &'static str) -> Result<ProgressBar> {
+    let style = ProgressStyle::with_template("{msg:10} {bar:40} {pos}/{len} {elapsed}")?;
+    Ok(ProgressBar::new(total).with_style(style).with_message(what))
+}
+
+fn train(args: Cover) -> Result<()> {
+    let shape = Shape::new(args.omega, args.total_time)?;
+    let files = captures::find(&args.pcap)?;
+    let one_file = args.output.extension().is_some_and(|e| e == "onnx");
+    if one_file && args.device.is_none() {
+        bail!(
+            "--output {} is one file: say which device with --device, or give a folder",
+            args.output.display()
+        );
+    }
+    let devices = match &args.devices {
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("while reading {}", path.display()))?;
+            Devices::parse(&text).with_context(|| format!("in {}", path.display()))?
+        }
+        None => {
+            let looking = bar(files.len() as u64, "devices")?;
+            let found = captures::detect(&files, &mut || looking.inc(1))?;
+            looking.finish_and_clear();
+            found
+        }
+    };
+    let reading = bar(files.len() as u64, "captures")?;
+    let scope = match args.scope {
+        ScopeArg::Wan => Scope::Wan,
+        ScopeArg::All => Scope::All,
+    };
+    let mut rng = cover::stream(args.seed, "sampling");
+    let data = captures::read(
+        &files,
+        &devices,
+        shape,
+        scope,
+        args.max_windows,
+        &mut rng,
+        &mut || {
+            reading.inc(1);
+        },
+    )?;
+    reading.finish_and_clear();
+    let config = Config {
+        shape,
+        device: args.device,
+        stages: args.stages,
+        epochs: args.epochs,
+        attacker_epochs: args.attacker_epochs,
+        overhead_weight: args.overhead_weight,
+        max_packets: args.max_packets,
+        max_payload: args.max_payload,
+        max_windows: args.max_windows,
+        chain: args.chain,
+        seed: args.seed,
+    };
+    let training = bar(0, "training")?;
+    let (models, report) = cover::train(&data, &config, &mut |p: Progress| {
+        training.set_length(p.total);
+        training.set_position(p.done);
+    })?;
+    training.finish_and_clear();
+
+    let report_path = args.report.unwrap_or_else(|| {
+        if one_file {
+            args.output.with_extension("json")
+        } else {
+            args.output.join("report.json")
+        }
+    });
+    if !one_file {
+        std::fs::create_dir_all(&args.output)
+            .with_context(|| format!("while making {}", args.output.display()))?;
+    }
+    for model in &models {
+        let path = if one_file {
+            args.output.clone()
+        } else {
+            args.output.join(file_name(&model.label))
+        };
+        write(&path, &model.onnx)?;
+    }
+    let json = format!("{}\n", serde_json::to_string_pretty(&report)?);
+    write(&report_path, json.as_bytes())?;
+    if args.json {
+        print!("{json}");
+    } else {
+        summary(&report, &mut std::io::stdout().lock())?;
+    }
+    if std::io::stderr().is_terminal() {
+        eprintln!(
+            "{} model(s) in {}, report in {}",
+            models.len(),
+            args.output.display(),
+            report_path.display()
+        );
+    }
+    Ok(())
+}
+
+/// A label as the name of a file: whatever may mean something to a file system becomes `_`.
+fn file_name(label: &str) -> String {
+    let safe = |c: char| {
+        if c.is_alphanumeric() || "-_+.".contains(c) {
+            c
+        } else {
+            '_'
+        }
+    };
+    format!(
+        "{}.onnx",
+        label
+            .chars()
+            .map(safe)
+            .collect::<String>()
+            .trim_start_matches('.')
+    )
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    std::fs::write(path, bytes).with_context(|| format!("while writing {}", path.display()))
+}
+
+fn summary(r: &Report, out: &mut impl Write) -> Result<()> {
+    writeln!(
+        out,
+        "attacker's balanced accuracy on held-out windows (chance {:.3}):\n  \
+         without cover {:.3}, with cover {:.3}, with cover and retrained {:.3}",
+        r.chance, r.accuracy_before, r.accuracy_after, r.accuracy_retrained
+    )?;
+    writeln!(
+        out,
+        "{:24} {:>7} {:>6} {:>6} {:>6}   {:>22}   {:>22}",
+        "device", "windows", "before", "after", "retr.", "cover/slot in, out", "real/slot in, out"
+    )?;
+    for d in &r.devices {
+        let pair = |v: [f64; 4]| format!("{:.2}p {:.0}B, {:.2}p {:.0}B", v[0], v[1], v[2], v[3]);
+        writeln!(
+            out,
+            "{:24} {:>7} {:>6.3} {:>6.3} {:>6.3}   {:>22}   {:>22}",
+            d.label,
+            d.train_windows + d.test_windows,
+            d.recognised[0],
+            d.recognised[1],
+            d.recognised[2],
+            pair(d.cover_per_slot),
+            pair(d.real_per_slot)
+        )?;
+    }
+    for (what, lines) in [("left out", &r.left_out), ("note", &r.notes)] {
+        for line in lines {
+            writeln!(out, "{what}: {line}")?;
+        }
+    }
+    Ok(())
+}
+
+fn perturb(args: &Perturb) -> Result<()> {
+    let path = args.model.display();
+    let bytes = std::fs::read(&args.model).with_context(|| format!("while reading {path}"))?;
+    let mut generator =
+        OnnxGenerator::load(&bytes).with_context(|| format!("while loading {path}"))?;
+    let mut rng = cover::stream(args.seed, "perturb");
+    let slots = usize::try_from(args.slots)?;
+    let mut rows = vec![Demand::NONE; slots];
+    let window = Window::new(1);
+    let mut block = vec![Demand::NONE; generator.rows()];
+    for part in rows.chunks_mut(block.len()) {
+        generator.fill(&window, &mut rng, &mut block)?;
+        part.copy_from_slice(&block[..part.len()]);
+    }
+    if args.output == Path::new("-") {
+        parity::write_rows(&rows, std::io::stdout().lock())?;
+    } else {
+        let out = std::fs::File::create(&args.output)
+            .with_context(|| format!("while writing {}", args.output.display()))?;
+        parity::write_rows(&rows, BufWriter::new(out))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,326 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use chaff_abi::{Dir, Mac};
+use chaff_flow::Packet;
+
+/// Addresses that one MAC may send from before it is taken for a router.
+const MAX_ADDRESSES: usize = 4;
+/// MAC addresses remembered while looking for devices.
+const MAX_MACS: usize = 65_536;
+
+/// A device of the home.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Name, unique in its file.
+    pub name: String,
+    /// What it is called in results; devices may share it.
+    pub label: String,
+    /// Its MAC address.
+    pub mac: Option<Mac>,
+    /// Its IP addresses, for captures without a link layer.
+    pub ips: Vec<IpAddr>,
+}
+
+/// Which packets count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Only those between a device and the Internet, which is what an observer outside sees.
+    Wan,
+    /// All of the device's packets, to its neighbours and to groups too.
+    All,
+}
+
+/// The devices of a home, found by address.
+#[derive(Clone, Debug, Default)]
+pub struct Devices {
+    list: Vec<Device>,
+    by_mac: BTreeMap<Mac, Vec<usize>>,
+    by_ip: BTreeMap<IpAddr, usize>,
+}
+
+/// A devices file is not readable.
+#[derive(Debug, thiserror::Error)]
+pub enum DevicesError {
+    /// The header lacks a column.
+    #[error(
+        "line 1: no column `device`; wanted a comma-separated header such as device,mac,ip,label"
+    )]
+    Header,
+    /// A line cannot be read.
+    #[error("line {line}: {column} is {found:?}, wanted {want}")]
+    Value {
+        /// Line number, from 1.
+        line: usize,
+        /// Column.
+        column: &'static str,
+        /// Text.
+        found: String,
+        /// What it may be.
+        want: &'static str,
+    },
+    /// No device is listed.
+    #[error("no device is listed")]
+    Empty,
+}
+
+/// Whether an address stays inside a home: private, link-local, loopback, group, broadcast or unspecified.
+pub fn is_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(a) => {
+            a.is_private()
+                || a.is_link_local()
+                || a.is_loopback()
+                || a.is_multicast()
+                || a.is_broadcast()
+                || a.octets()[0] == 0
+        }
+        IpAddr::V6(a) => match a.to_ipv4_mapped() {
+            Some(v4) => is_local(IpAddr::V4(v4)),
+            None => {
+                a.is_unique_local()
+                    || a.is_unicast_link_local()
+                    || a.is_multicast()
+                    || a.is_loopback()
+                    || a.is_unspecified()
+            }
+        },
+    }
+}
+
+impl Devices {
+    /// Builds the index.
+    pub fn new(list: Vec<Device>) -> Self {
+        let mut devices = Self::default();
+        for (i, d) in list.iter().enumerate() {
+            if let Some(mac) = d.mac {
+                devices.by_mac.entry(mac).or_default().push(i);
+            }
+            for ip in &d.ips {
+                devices.by_ip.entry(*ip).or_insert(i);
+            }
+        }
+        devices.list = list;
+        devices
+    }
+
+    /// Reads a comma-separated file with the columns device, mac, ip, label in any order; others are ignored, and only
+    /// `device` is required. Several addresses are separated by spaces or `;`. There is no quoting.
+    ///
+    /// # Errors
+    /// [`DevicesError`] with the line.
+    pub fn parse(text: &str) -> Result<Self, DevicesError> {
+        let mut lines = text.trim_start_matches('\u{feff}').lines().enumerate();
+        let header: Vec<&str> = match lines.next() {
+            Some((_, line)) => line.split(',').map(str::trim).collect(),
+            None => return Err(DevicesError::Header),
+        };
+        let column = |name| header.iter().position(|c| *c == name);
+        let name_at = column("device").ok_or(DevicesError::Header)?;
+        let mut list: Vec<Device> = Vec::new();
+        for (i, line) in lines.filter(|(_, l)| !l.trim().is_empty()) {
+            let cells: Vec<&str> = line.split(',').map(str::trim).collect();
+            let cell = |at: Option<usize>| at.and_then(|at| cells.get(at)).copied().unwrap_or("");
+            let bad = |column, found: &str, want| DevicesError::Value {
+                line: i + 1,
+                column,
+                found: found.to_owned(),
+                want,
+            };
+            let name = cell(Some(name_at)).to_owned();
+            if name.is_empty() || list.iter().any(|d| d.name == name) {
+                return Err(bad("device", &name, "a name that is not on another line"));
+            }
+            let mac = cell(column("mac"));
+            let mac = match mac {
+                "" => None,
+                text => Some(
+                    text.parse()
+                        .map_err(|_| bad("mac", text, "a MAC address or nothing"))?,
+                ),
+            };
+            let ips = cell(column("ip"))
+                .split([' ', ';'])
+                .filter(|t| !t.is_empty())
+                .map(|t| {
+                    t.parse()
+                        .map_err(|_| bad("ip", t, "IP addresses separated by spaces or `;`"))
+                })
+                .collect::<Result<_, _>>()?;
+            let label = match cell(column("label")) {
+                "" => name.clone(),
+                text => text.to_owned(),
+            };
+            list.push(Device {
+                name,
+                label,
+                mac,
+                ips,
+            });
+        }
+        if list.is_empty() {
+            return Err(DevicesError::Empty);
+        }
+        Ok(Self::new(list))
+    }
+
+    /// All devices.
+    pub fn list(&self) -> &[Device] {
+        &self.list
+    }
+
+    /// The devices that a packet belongs to, with its direction as each of them sees it.
+    ///
+    /// By MAC address where the link has one, by IP address otherwise. Of several devices with one MAC (a sensor that
+    /// speaks through its hub) it is the one whose name is `session`, else the first.
+    pub fn find(
+        &self,
+        packet: &Packet<'_>,
+        session: &str,
+        scope: Scope,
+    ) -> [Option<(usize, Dir)>; 2] {
+        let ends = [
+            (
+                Dir::Out,
+                packet.src_mac,
+                packet.key.source(),
+                packet.key.destination(),
+            ),
+            (
+                Dir::In,
+                packet.dst_mac,
+                packet.key.destination(),
+                packet.key.source(),
+            ),
+        ];
+        ends.map(|(dir, mac, own, peer)| {
+            if scope == Scope::Wan && is_local(peer) {
+                return None;
+            }
+            let device = if mac == Mac::default() {
+                *self.by_ip.get(&own)?
+            } else {
+                let found = self.by_mac.get(&mac)?;
+                let named = found.iter().find(|i| self.list[**i].name == session);
+                *named.or(found.first())?
+            };
+            Some((device, dir))
+        })
+    }
+}
+
+/// Finds the devices of captures that come without a list.
+///
+/// A device is a MAC address that sends from private addresses, from at most four of them for IPv4, and never from a public IPv4
+/// address: the router does that when it passes packets on. Without a link layer it is a private address. The label is the address.
+#[derive(Clone, Debug, Default)]
+pub struct Detector {
+    macs: BTreeMap<Mac, Seen>,
+    ips: BTreeSet<IpAddr>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    addresses: BTreeSet<IpAddr>,
+    private: bool,
+    public: bool,
+}
+
+impl Detector {
+    /// Looks at a packet.
+    pub fn observe(&mut self, packet: &Packet<'_>) {
+        let source = packet.key.source();
+        let unicast = !matches!(source, IpAddr::V4(a) if a.octets()[0] == 0 || a.is_loopback());
+        let room = self.macs.len() < MAX_MACS && self.ips.len() < MAX_MACS;
+        if !unicast || !room {
+            return;
+        }
+        if packet.src_mac == Mac::default() {
+            if is_local(source) {
+                self.ips.insert(source);
+            }
+            return;
+        }
+        let seen = self.macs.entry(packet.src_mac).or_default();
+        match (is_local(source), source) {
+            (true, IpAddr::V4(_)) => {
+                seen.private = true;
+                if seen.addresses.len() <= MAX_ADDRESSES {
+                    seen.addresses.insert(source);
+                }
+            }
+            (true, IpAddr::V6(_)) => seen.private = true,
+            (false, IpAddr::V4(_)) => seen.public = true,
+            // A device may well have a public IPv6 address.
+            (false, IpAddr::V6(_)) => {}
+        }
+    }
+
+    /// The devices, in order of address.
+    pub fn finish(self) -> Devices {
+        let macs = self
+            .macs
+            .into_iter()
+            .filter(|(_, s)| s.private && !s.public && s.addresses.len() <= MAX_ADDRESSES)
+            .map(|(mac, _)| Device {
+                name: mac.to_string(),
+                label: mac.to_string(),
+                mac: Some(mac),
+                ips: Vec::new(),
+            });
+        let ips = self.ips.into_iter().map(|ip| Device {
+            name: ip.to_string(),
+            label: ip.to_string(),
+            mac: None,
+            ips: vec![ip],
+        });
+        Devices::new(macs.chain(ips).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_columns_by_name_and_names_the_bad_line() {
+        let d = Devices::parse(
+            "label,mac,device,ip\ncam,02:00:00:00:00:01,cam-1,10.0.0.1;fe80::1\n,,cam-2,\n",
+        )
+        .expect("valid");
+        assert_eq!(d.list()[0].label, "cam");
+        assert_eq!(d.list()[0].ips.len(), 2);
+        assert_eq!(
+            (d.list()[1].label.as_str(), d.list()[1].mac),
+            ("cam-2", None)
+        );
+        for (text, want) in [
+            ("", "line 1"),
+            ("name,mac\nx,y\n", "line 1"),
+            ("device,mac\nx,y\n", "line 2: mac"),
+            ("device,ip\nx,\ny,1.2.3\n", "line 3: ip"),
+            ("device\nx\nx\n", "line 3: device"),
+            ("device\n", "no device"),
+        ] {
+            let e = Devices::parse(text).expect_err("refused").to_string();
+            assert!(e.contains(want), "{text:?}: {e}");
+        }
+    }
+
+    #[test]
+    fn documentation_addresses_count_as_the_internet() {
+        for (text, local) in [
+            ("192.168.1.1", true),
+            ("192.0.2.1", false),
+            ("255.255.255.255", true),
+            ("239.1.2.3", true),
+            ("8.8.8.8", false),
+            ("fe80::1", true),
+            ("ff02::fb", true),
+            ("2001:db8::1", false),
+            ("::ffff:10.0.0.1", true),
+        ] {
+            assert_eq!(is_local(text.parse().expect("address")), local, "{text}");
+        }
+    }
+}

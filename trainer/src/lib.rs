@@ -1,0 +1,31 @@
+//! Learns cover generators from captures and writes them as signed ONNX models.
+//!
+//! `captures -> packets of each device -> windows of slots -> attacker and generators -> model files and a report`.
+//! Start at [`captures::read`], then [`cover::train`]; the program around them is `trainer`.
+//! The method is iPET's (one dense layer per device against a classifier of windows), with a cost term, whole captures
+//! held out, and a retrained attacker in the report, because a defence that only fools the attacker it was trained
+//! against is worth little.
+//!
+//! ```
+//! use chaff_abi::{Dir, Nanos};
+//! use chaff_trainer::windows::{Cutter, Shape};
+//! let mut rng = chaff_trainer::cover::stream(7, "example");
+//! let mut cutter = Cutter::new(Shape::new(0.1, 4.0)?, 1000);
+//! cutter.push(Nanos::from_millis(0), Dir::Out, 52, &mut rng);
+//! cutter.push(Nanos::from_millis(130), Dir::In, 1200, &mut rng);
+//! let windows = cutter.finish(&mut rng);
+//! assert_eq!(windows[0].slots[2..6], [1.0, 52.0, 1.0, 1200.0]); // slot 0 out, slot 1 in
+//! # Ok::<(), chaff_trainer::windows::ShapeError>(())
+//! ```
+//!
+//! Arithmetic is in 64-bit floats on one thread, and everything drawn comes from the seed: the same captures and the same
+//! options give the same model files, byte for byte, on the same machine.
+#![forbid(unsafe_code)]
+
+pub mod attacker;
+pub mod captures;
+pub mod cover;
+pub mod devices;
+pub mod generator;
+pub mod network;
+pub mod windows;
