@@ -10,6 +10,8 @@ use core::fmt;
 /// after the other is safe, also without any memory of the first: a sealer starts every epoch at the counter
 /// `floor(elapsed / EPOCH * 2^32)` and then counts up by one, so the later one is ahead as long as the system's clock
 /// was not set back between the two. What a set-back clock costs: cover with equal bytes twice, and refusals as replay.
+/// Datagrams may be sealed ahead of the time they leave, if the next sealer of the same stream begins later than the last
+/// of these times; a new random stream for every run has no such condition.
 pub struct Sealer {
     key: Key,
     mask: Mask,
