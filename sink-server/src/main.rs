@@ -1,2 +1,269 @@
-//! (under construction)
-fn main() {}
+//! `sink-server`: the far end of the cover channel. Sockets and files around [`chaff_engine::Sink`].
+
+mod config;
+mod peer;
+mod sys;
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::net::UdpSocket;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use chaff_abi::Nanos;
+use chaff_engine::{Sink, SinkReport, Verdict};
+use clap::Parser;
+use config::{Args, Settings};
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(&args) {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("sink-server: {e:#}");
+            let denied = e.chain().any(|c| {
+                c.downcast_ref::<std::io::Error>()
+                    .is_some_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied)
+            });
+            ExitCode::from(if denied { 3 } else { 2 })
+        }
+    }
+}
+
+/// Everything the sink says at its end.
+#[derive(Serialize)]
+struct Report<'a> {
+    #[serde(flatten)]
+    sink: &'a SinkReport,
+    /// Seconds from start to end.
+    duration_s: f64,
+    /// From the intended sending time to arrival; meaningful where both clocks are the same or synchronised.
+    latency_us: Quantiles,
+    /// From due time to sending of downlink dummies.
+    downlink_lateness_us: Quantiles,
+}
+
+#[derive(Serialize)]
+struct Quantiles {
+    count: u64,
+    p50: f64,
+    p99: f64,
+    max: f64,
+}
+
+impl Quantiles {
+    /// Of a histogram of nanoseconds, in microseconds.
+    fn of(h: &Histogram<u64>) -> Self {
+        let us = |ns: u64| if h.is_empty() { 0.0 } else { ns as f64 / 1e3 };
+        Self {
+            count: h.len(),
+            p50: us(h.value_at_quantile(0.5)),
+            p99: us(h.value_at_quantile(0.99)),
+            max: us(h.max()),
+        }
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let settings = Settings::new(args)?;
+    for at in &args.echo {
+        peer::echo(*at)?;
+    }
+    for (from, to) in &args.forward {
+        peer::forward(*from, *to)?;
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))
+            .context("while registering signals")?;
+    }
+    let end = args
+        .duration
+        .map(|s| sys::monotonic() + Nanos::from_secs_f64(s));
+    let Some((listen, key)) = settings.cover else {
+        eprintln!("sink-server: echo and forward only; stop with Ctrl-C");
+        while !stop.load(Ordering::Relaxed) && end.is_none_or(|end| sys::monotonic() < end) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        return Ok(ExitCode::SUCCESS);
+    };
+    let socket = UdpSocket::bind(listen)
+        .with_context(|| format!("while binding UDP {listen} for --listen"))?;
+    sys::receive_buffer(&socket, 4 << 20);
+    let start = sys::monotonic();
+    let sink = Sink::new(settings.sink, key, sys::unix() - start, start);
+    let mut server = Server::new(socket, sink, start, args)?;
+    eprintln!("sink-server: winnowing at {listen}; stop with Ctrl-C");
+    server.serve(&stop, end)?;
+    server.finish(args)
+}
+
+struct Server {
+    socket: UdpSocket,
+    sink: Sink,
+    start: Nanos,
+    packets: Option<BufWriter<File>>,
+    write_failed: bool,
+    latency: Histogram<u64>,
+    lateness: Histogram<u64>,
+}
+
+impl Server {
+    fn new(socket: UdpSocket, sink: Sink, start: Nanos, args: &Args) -> anyhow::Result<Self> {
+        let packets = match &args.packets {
+            Some(path) => {
+                let file = File::create(path)
+                    .with_context(|| format!("while creating {}", path.display()))?;
+                let mut out = BufWriter::new(file);
+                writeln!(
+                    out,
+                    "time_s,dir,size_bytes,is_dummy,device,verdict,slot,latency_us"
+                )?;
+                Some(out)
+            }
+            None => None,
+        };
+        let histogram =
+            || Histogram::new_with_max(60_000_000_000, 3).context("while making a histogram");
+        Ok(Self {
+            socket,
+            sink,
+            start,
+            packets,
+            write_failed: false,
+            latency: histogram()?,
+            lateness: histogram()?,
+        })
+    }
+
+    fn serve(&mut self, stop: &AtomicBool, end: Option<Nanos>) -> anyhow::Result<()> {
+        let mut batch = sys::Batch::new();
+        let mut out = [0; 2_048];
+        let mut clock_checked = self.start;
+        while !stop.load(Ordering::Relaxed) {
+            let now = sys::monotonic();
+            if end.is_some_and(|end| now >= end) {
+                break;
+            }
+            if now.since(clock_checked) > Nanos::from_secs(1) {
+                clock_checked = now;
+                self.sink.set_unix_offset(sys::unix() - now);
+            }
+            self.sink.handle_timeout(now);
+            while let Some(t) = self.sink.poll_transmit(now, &mut out) {
+                let sent = sys::monotonic();
+                let _counted_by_receiver = self.socket.send_to(&out[..t.len], t.to);
+                self.lateness.saturating_record(sent.since(t.due).0);
+                self.row(sent, -1, t.len, t.stream, "downlink", None, None);
+            }
+            let next = self.sink.poll_timeout().map_or(Nanos::MAX, |(t, _)| t);
+            let next = next
+                .min(end.unwrap_or(Nanos::MAX))
+                .min(now + Nanos::from_millis(200));
+            let now = sys::monotonic();
+            sys::wait(&self.socket, Duration::from_nanos(next.since(now).0))
+                .context("while waiting for datagrams")?;
+            self.receive(&mut batch)?;
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, batch: &mut sys::Batch) -> anyhow::Result<()> {
+        loop {
+            let n = batch.receive(&self.socket).context("while receiving")?;
+            let now = sys::monotonic();
+            let unix = sys::unix();
+            for i in 0..n {
+                let Some((from, datagram)) = batch.datagram(i) else {
+                    continue;
+                };
+                let len = datagram.len();
+                match self.sink.handle_datagram(now, from, datagram) {
+                    Verdict::Cover { stream, meant, .. } => {
+                        let late = meant.map(|m| unix.since(m.at));
+                        if let Some(late) = late {
+                            self.latency.saturating_record(late.0);
+                        }
+                        self.row(now, 1, len, stream, "cover", meant.map(|m| m.slot), late);
+                    }
+                    Verdict::Schedule { .. } => self.row(now, 1, len, 0, "schedule", None, None),
+                    Verdict::Refused(e) => self.row(now, 1, len, 0, e.name(), None, None),
+                }
+            }
+            if n < sys::BATCH {
+                return Ok(());
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one argument a column")]
+    fn row(
+        &mut self,
+        now: Nanos,
+        dir: i8,
+        len: usize,
+        stream: u16,
+        what: &str,
+        slot: Option<u32>,
+        late: Option<Nanos>,
+    ) {
+        let Some(out) = &mut self.packets else { return };
+        let at = now.since(self.start).as_secs_f64();
+        let dummy = u8::from(["cover", "downlink", "schedule"].contains(&what));
+        let size = len + 28;
+        let slot = slot.map(|s| s.to_string()).unwrap_or_default();
+        let late = late
+            .map(|l| format!("{:.1}", l.0 as f64 / 1e3))
+            .unwrap_or_default();
+        let done = writeln!(
+            out,
+            "{at:.6},{dir},{size},{dummy},{stream},{what},{slot},{late}"
+        );
+        if let (Err(e), false) = (&done, self.write_failed) {
+            eprintln!("sink-server: cannot write --packets ({e}); counting goes on");
+            self.write_failed = true;
+        }
+    }
+
+    fn finish(mut self, args: &Args) -> anyhow::Result<ExitCode> {
+        let report = Report {
+            sink: self.sink.report(),
+            duration_s: sys::monotonic().since(self.start).as_secs_f64(),
+            latency_us: Quantiles::of(&self.latency),
+            downlink_lateness_us: Quantiles::of(&self.lateness),
+        };
+        let text = serde_json::to_string_pretty(&report)?;
+        if let Some(path) = &args.report {
+            std::fs::write(path, &text)
+                .with_context(|| format!("while writing {}", path.display()))?;
+        }
+        if args.json {
+            println!("{text}");
+        }
+        let r = report.sink;
+        eprintln!(
+            "sink-server: {} datagrams: {} cover, {} schedules, {} refused; {} downlink dummies sent",
+            r.received.packets,
+            r.cover.packets,
+            r.schedules.packets,
+            r.refused.values().sum::<u64>(),
+            r.downlink.packets,
+        );
+        if let Some(out) = &mut self.packets {
+            if let Err(e) = out.flush() {
+                eprintln!("sink-server: cannot write --packets: {e}");
+                self.write_failed = true;
+            }
+        }
+        Ok(if self.write_failed {
+            ExitCode::from(1)
+        } else {
+            ExitCode::SUCCESS
+        })
+    }
+}

@@ -1,1 +1,36 @@
-//! (under construction)
+//! The two state machines of Chaff: [`Gateway`] in the house, [`Sink`] at the far end.
+//!
+//! They compose metering (`chaff-flow`), cover (`chaff-cover`), cover datagrams (`chaff-wire`) and private releases
+//! (`chaff-privacy`). They open no socket, read no clock and start no thread: a driver (the programs, or `chaff-sim`)
+//! hands in frames, counts, datagrams and the time through `handle_*`, and drains `poll_*` until `None`.
+//!
+//! ```
+//! use chaff_abi::Nanos;
+//! use chaff_engine::{Config, Gateway, Parts};
+//! let parts = Parts { key: None, generators: vec![], releases: None, history: vec![] };
+//! let mut gateway = Gateway::new(Config::default(), parts, [7; 32], Nanos::ZERO)?;
+//! gateway.handle_timeout(Nanos::from_secs(1));
+//! assert!(gateway.poll_event().is_none());
+//! # Ok::<(), chaff_engine::ConfigError>(())
+//! ```
+//!
+//! `now` never goes backwards: an earlier one is taken as the latest seen. Real packets pass through neither machine.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod alert;
+mod config;
+mod event;
+mod gateway;
+pub mod schedule;
+mod sink;
+mod stamp;
+mod telemetry;
+
+pub use alert::{AlertConfig, Novelty};
+pub use config::{Config, ConfigError, Device, Source, mapped};
+pub use event::{Alert, Event, Seconds, SlotTotals, Telemetry};
+pub use gateway::{Gateway, GatewayReport, OverheadReport, Parts, Transmit};
+pub use sink::{MAX_PAYLOAD, Sink, SinkConfig, SinkReport, SinkTransmit, Tally, Verdict};
+pub use stamp::Stamp;
+pub use telemetry::{Releases, TelemetryConfig, Unreleased};

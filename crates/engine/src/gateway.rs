@@ -1,0 +1,786 @@
+//! The gateway's state machine: real traffic in, records, alerts, cover and private releases out.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use chaff_abi::{Dir, DirectRecord, FlowKey, FlowValue, Mac, Nanos, SlotCounters};
+use chaff_cover::{Demand, Dummy, Generator, Overhead, Scheduler, SchedulerConfig, Window};
+use chaff_flow::{Ignored, Link, Table};
+use chaff_wire::{Key, Kind, MIN_LEN, OVERHEAD, Opener, Sealer, WireError};
+use rand::{Rng, RngCore, SeedableRng};
+use rand_chacha::ChaCha20Rng;
+use serde::Serialize;
+
+use crate::alert::History;
+use crate::config::{Config, ConfigError, Device, Source};
+use crate::event::Telemetry;
+use crate::event::{Alert, Event, Seconds, SlotTotals};
+use crate::schedule::{self, Entry};
+use crate::sink::Tally;
+use crate::stamp::Stamp;
+use crate::telemetry::{Releases, Unreleased};
+
+/// The parts that are made outside: secrets, generators, budget.
+pub struct Parts {
+    /// Key shared with the sink; without one there is no cover.
+    pub key: Option<Key>,
+    /// One generator for each unit that is covered, see [`Config::covered`].
+    pub generators: Vec<Box<dyn Generator>>,
+    /// Budget and noise of the telemetry.
+    pub releases: Option<Releases>,
+    /// What [`Gateway::history`] returned before the last stop; empty for none.
+    pub history: Vec<u8>,
+}
+
+/// A cover datagram, sealed into the caller's buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// When it should leave; may lie in the future.
+    pub at: Nanos,
+    /// Bytes of the buffer that are the datagram.
+    pub len: usize,
+    /// Index of the device it covers.
+    pub device: u32,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// Counts since the start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct GatewayReport {
+    /// Schema version of this report.
+    pub version: u32,
+    /// Frames given to the gateway, or seen by the kernel's meter.
+    pub seen: u64,
+    /// Of these, counted in a flow.
+    pub metered: u64,
+    /// Of these, not, by reason.
+    pub ignored: BTreeMap<&'static str, u64>,
+    /// Flow records made.
+    pub flows: u64,
+    /// Uplink cover handed out for sending.
+    pub cover: Tally,
+    /// Schedules handed out for sending.
+    pub schedules: Tally,
+    /// Downlink cover planned.
+    pub downlink_planned: Tally,
+    /// Authentic downlink cover received.
+    pub downlink: Tally,
+    /// Datagrams from the sink's address that are not authentic, by reason.
+    pub refused: BTreeMap<&'static str, u64>,
+    /// Slots for which no cover was planned because the gateway came too late.
+    pub slots_missed: u64,
+    /// Dummies that limits or budget removed, and generator failures.
+    pub cover_dropped: u64,
+    /// Alerts raised.
+    pub alerts: u64,
+    /// Events dropped because nobody collected them.
+    pub events_dropped: u64,
+    /// Releases made.
+    pub releases: u64,
+    /// Due releases that the budget or its storage refused.
+    pub releases_refused: u64,
+    /// Privacy budget spent.
+    pub epsilon_spent: f64,
+    /// Real traffic (IP bytes) and cover with headers, over all devices.
+    pub overhead: OverheadReport,
+}
+
+/// Cost of cover against real traffic.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct OverheadReport {
+    /// Real packets, out and in.
+    pub real_packets: [u64; 2],
+    /// Real IP bytes, out and in.
+    pub real_bytes: [u64; 2],
+    /// Planned cover packets, out and in.
+    pub cover_packets: [u64; 2],
+    /// Planned cover bytes, out and in, with IP and UDP headers.
+    pub cover_bytes: [u64; 2],
+}
+
+/// One device, or all unlisted ones (index 0).
+struct Unit {
+    device: Option<Device>,
+    stream: u16,
+    scheduler: Option<Scheduler>,
+    sealer: Option<Sealer>,
+    window: Window,
+    history: History,
+    current: SlotCounters,
+}
+
+struct Planned {
+    at: Nanos,
+    unit: usize,
+    slot: u32,
+    len: u16,
+    entries: Vec<Entry>,
+}
+
+/// Events kept for a driver that does not collect them; beyond this the newest are dropped and counted.
+const MAX_EVENTS: usize = 65_536;
+/// Unlisted MAC addresses that are announced; beyond this nobody is told.
+const MAX_ANNOUNCED: usize = 4_096;
+/// Schedules are padded to one of these lengths, UDP payload bytes.
+const SCHEDULE_BINS: [usize; 3] = [256, 576, 1_200];
+
+/// The gateway's state machine. It never touches real packets: it watches them (or the kernel's counts of them) and
+/// produces cover beside them.
+///
+/// Input: [`handle_frame`](Self::handle_frame) or the kernel's counts through [`handle_counters`](Self::handle_counters),
+/// [`handle_direct`](Self::handle_direct) and [`handle_slot`](Self::handle_slot), datagrams from the sink, time. Output:
+/// [`poll_transmit`](Self::poll_transmit), [`poll_event`](Self::poll_event), [`poll_timeout`](Self::poll_timeout).
+pub struct Gateway {
+    config: Config,
+    units: Vec<Unit>,
+    by_mac: BTreeMap<Mac, usize>,
+    by_ip: BTreeMap<[u8; 16], usize>,
+    announced: BTreeSet<Mac>,
+    table: Table,
+    opener: Option<Opener>,
+    key: Option<Key>,
+    control: Option<Sealer>,
+    control_rng: ChaCha20Rng,
+    epoch: Nanos,
+    now: Nanos,
+    next_block: u64,
+    next_slot: u64,
+    planned: VecDeque<Planned>,
+    plan_log: BTreeMap<(u64, usize), Demand>,
+    events: VecDeque<Event>,
+    releases: Option<Releases>,
+    paused: bool,
+    report: GatewayReport,
+}
+
+impl Gateway {
+    /// Makes a gateway whose slot 0 begins at `now`. The seed feeds cover only; the telemetry's noise has its own source.
+    ///
+    /// # Errors
+    /// The configuration contradicts itself or the parts.
+    pub fn new(
+        config: Config,
+        parts: Parts,
+        seed: [u8; 32],
+        now: Nanos,
+    ) -> Result<Self, ConfigError> {
+        config.check()?;
+        let covered = if parts.key.is_some() {
+            config.covered()
+        } else {
+            Vec::new()
+        };
+        if parts.key.is_some() && covered.len() != parts.generators.len() {
+            return Err(ConfigError::Generators {
+                needed: covered.len(),
+                had: parts.generators.len(),
+            });
+        }
+        if let Some(g) = parts.generators.iter().find(|g| g.slot() != config.slot) {
+            let (name, slot) = (g.name().to_owned(), g.slot());
+            return Err(ConfigError::GeneratorSlot {
+                name,
+                slot,
+                wanted: config.slot,
+            });
+        }
+        let mut rng = ChaCha20Rng::from_seed(seed);
+        let mut generators: BTreeMap<usize, Box<dyn Generator>> =
+            covered.iter().copied().zip(parts.generators).collect();
+        let stored =
+            History::restore(&parts.history, now).map_err(|what| ConfigError::History { what })?;
+        let unix = now + config.unix_offset;
+        let mut streams = BTreeSet::new();
+        let mut units = Vec::with_capacity(config.devices.len() + 1);
+        for index in 0..=config.devices.len() {
+            let device = index
+                .checked_sub(1)
+                .and_then(|i| config.devices.get(i))
+                .cloned();
+            let stream = unused_stream(&mut rng, &mut streams);
+            let unit_seed = rng.random::<[u8; 32]>();
+            let label = device.as_ref().map_or("home", |d| d.label.as_str());
+            let scheduler = generators.remove(&index).map(|generator| {
+                Scheduler::new(scheduler_config(&config, label), generator, unit_seed, now)
+            });
+            let sealer = match (&scheduler, &parts.key) {
+                (Some(_), Some(key)) => Some(Sealer::new(key, Dir::Out, stream, unix)),
+                _ => None,
+            };
+            let history = stored.get(label).cloned().unwrap_or_default();
+            units.push(Unit {
+                stream,
+                scheduler,
+                sealer,
+                window: Window::new(config.window_slots),
+                history,
+                current: SlotCounters::default(),
+                device,
+            });
+        }
+        let mut by_mac = BTreeMap::new();
+        let mut by_ip = BTreeMap::new();
+        for (i, d) in config.devices.iter().enumerate() {
+            if let Some(mac) = d.mac {
+                by_mac.insert(mac, i + 1);
+            }
+            for ip in &d.ip {
+                by_ip.insert(crate::config::mapped(*ip), i + 1);
+            }
+        }
+        let control_stream = unused_stream(&mut rng, &mut streams);
+        Ok(Self {
+            units,
+            by_mac,
+            by_ip,
+            announced: BTreeSet::new(),
+            table: Table::new(config.flow.clone()),
+            opener: parts.key.as_ref().map(|k| Opener::new(k, Dir::In)),
+            control: parts
+                .key
+                .as_ref()
+                .map(|k| Sealer::new(k, Dir::Out, control_stream, unix)),
+            key: parts.key,
+            control_rng: ChaCha20Rng::from_seed(rng.random()),
+            epoch: now,
+            now,
+            next_block: 0,
+            next_slot: 0,
+            planned: VecDeque::new(),
+            plan_log: BTreeMap::new(),
+            events: VecDeque::new(),
+            releases: parts.releases,
+            paused: false,
+            report: GatewayReport {
+                version: 1,
+                ..GatewayReport::default()
+            },
+            config,
+        })
+    }
+
+    /// Index of the device with this MAC or IP address; 0 for all others.
+    pub fn device_index(&self, mac: Mac, ip: [u8; 16]) -> usize {
+        self.by_mac
+            .get(&mac)
+            .or_else(|| self.by_ip.get(&ip))
+            .copied()
+            .unwrap_or(0)
+    }
+
+    /// Label of a device index.
+    pub fn label(&self, index: usize) -> &str {
+        self.units
+            .get(index)
+            .and_then(|u| u.device.as_ref())
+            .map_or("home", |d| &d.label)
+    }
+
+    /// Stream numbers of the covered devices in this run, with their index.
+    pub fn streams(&self) -> impl Iterator<Item = (u16, usize)> + '_ {
+        self.units
+            .iter()
+            .enumerate()
+            .filter(|(_, u)| u.scheduler.is_some())
+            .map(|(i, u)| (u.stream, i))
+    }
+
+    /// Takes one frame that passed the device side, `wire_len` bytes long on the wire.
+    pub fn handle_frame(&mut self, now: Nanos, dir: Dir, frame: &[u8], wire_len: usize) {
+        let now = self.advance(now);
+        self.report.seen += 1;
+        let packet = match chaff_flow::parse(Link::Ethernet, frame, wire_len) {
+            Ok(packet) => packet,
+            Err(e) => {
+                self.ignore(e.reason());
+                return;
+            }
+        };
+        self.report.metered += u64::from(packet.sample.segments.max(1));
+        let (mac, key) = match dir {
+            Dir::Out => (packet.src_mac, packet.key),
+            Dir::In => (packet.dst_mac, packet.key.reversed()),
+        };
+        let unit = self.device_index(mac, key.src);
+        let slot = &mut self.units[unit].current;
+        slot.packets[dir.index()] += u64::from(packet.sample.segments.max(1));
+        slot.bytes[dir.index()] += u64::from(packet.sample.bytes);
+        slot.payload[dir.index()] += u64::from(packet.sample.payload);
+        self.table.observe(now, Some(dir), &packet);
+        if unit == 0 {
+            self.announce(mac);
+        }
+        self.alert_on_peer(now, unit, &key);
+    }
+
+    /// Takes what the kernel counted of one flow since it was last drained.
+    pub fn handle_counters(&mut self, now: Nanos, key: FlowKey, value: &FlowValue) {
+        let now = self.advance(now);
+        self.table.absorb(now, key, value);
+        if value.counters.iter().all(|c| c.packets == 0) {
+            return;
+        }
+        let unit = self.known(value.device);
+        if unit == 0 {
+            self.announce(Mac(value.mac));
+        }
+        self.alert_on_peer(now, unit, &key);
+    }
+
+    /// Takes a frame that found no room in the kernel's map.
+    pub fn handle_direct(&mut self, now: Nanos, record: &DirectRecord) {
+        let now = self.advance(now);
+        self.table.absorb_direct(now, record);
+        if record.cover == 0 {
+            let unit = self.known(record.device);
+            self.alert_on_peer(now, unit, &record.key);
+        }
+    }
+
+    /// Takes the real counts of a finished slot, one element a device (index 0: all unlisted). Slots come in order;
+    /// numbers that were left out count as empty. With [`Source::Frames`] the gateway does this itself.
+    pub fn handle_slot(&mut self, now: Nanos, slot: u64, counts: &[SlotCounters]) {
+        self.advance(now);
+        if slot < self.next_slot {
+            return;
+        }
+        if slot > self.next_slot + self.config.window_slots as u64 {
+            self.next_slot = slot - self.config.window_slots as u64;
+        }
+        while self.next_slot < slot {
+            self.close_slot(self.next_slot, &[]);
+        }
+        self.close_slot(slot, counts);
+    }
+
+    fn close_slot(&mut self, slot: u64, counts: &[SlotCounters]) {
+        self.next_slot = slot + 1;
+        let end = self.epoch + self.config.slot.times(slot + 1);
+        for i in 0..self.units.len() {
+            let real = counts.get(i).copied().unwrap_or_default();
+            let cover = self.plan_log.remove(&(slot, i)).unwrap_or_default();
+            let unit = &mut self.units[i];
+            unit.window.push(real);
+            for d in Dir::BOTH {
+                self.report.overhead.real_packets[d.index()] += real.packets[d.index()];
+                self.report.overhead.real_bytes[d.index()] += real.bytes[d.index()];
+            }
+            let bytes = real.bytes[0] + real.bytes[1];
+            if let (Some(config), true) = (&self.config.alerts, i > 0) {
+                if let Some(novelty) = unit.history.count(end, bytes, config) {
+                    self.raise(end, i, novelty);
+                }
+            }
+            if let Some(r) = &mut self.releases {
+                r.count(slot, i, bytes);
+            }
+            let empty = real == SlotCounters::default() && cover == Demand::default();
+            if !empty && self.config.slot_events {
+                self.push(Event::Slot(Box::new(SlotTotals {
+                    slot,
+                    device: i as u32,
+                    real,
+                    cover,
+                })));
+            }
+        }
+        self.plan_log.retain(|(s, _), _| *s > slot);
+        if let Some(r) = &mut self.releases {
+            r.note_due(slot + 1, self.config.slot);
+        }
+    }
+
+    /// Makes the next due private release, the only thing that may leave the house. `store` must append the bytes it is
+    /// given to the budget ledger and return only when they are durable; nothing is answered before.
+    pub fn poll_release(
+        &mut self,
+        store: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> Option<Result<Telemetry, Unreleased>> {
+        let made = self.releases.as_mut()?.poll(store)?;
+        match &made {
+            Ok(_) => self.report.releases += 1,
+            Err(_) => self.report.releases_refused += 1,
+        }
+        Some(made)
+    }
+
+    /// Takes a datagram from the sink's address, decrypting it in place. `Ok` is the stream of authentic downlink cover.
+    ///
+    /// # Errors
+    /// It is not authentic, old or a replay; counted by reason.
+    pub fn handle_datagram(&mut self, now: Nanos, datagram: &mut [u8]) -> Result<u16, WireError> {
+        let now = self.advance(now);
+        let len = datagram.len();
+        let Some(opener) = &mut self.opener else {
+            return Err(WireError::BadTag);
+        };
+        match opener.open(now + self.config.unix_offset, datagram) {
+            Ok(opened) => {
+                self.report.downlink.add(len);
+                Ok(opened.header.stream)
+            }
+            Err(e) => {
+                *self.report.refused.entry(e.name()).or_default() += 1;
+                Err(e)
+            }
+        }
+    }
+
+    /// Stops or resumes cover. Metering, alerts and telemetry go on.
+    pub fn set_paused(&mut self, paused: bool) {
+        self.paused = paused;
+        if paused {
+            self.planned.clear();
+        }
+    }
+
+    /// Whether cover is stopped.
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Sets the Unix time at `now == 0` anew, after a step of the wall clock.
+    pub fn set_unix_offset(&mut self, unix_offset: Nanos) {
+        self.config.unix_offset = unix_offset;
+    }
+
+    /// When to call [`Gateway::handle_timeout`] next, and why.
+    pub fn poll_timeout(&self) -> Option<(Nanos, &'static str)> {
+        let block = (self.block_time(self.next_block), "plan cover");
+        let slot = match self.config.source {
+            Source::Frames => Some((
+                self.epoch + self.config.slot.times(self.next_slot + 1),
+                "slot end",
+            )),
+            Source::Kernel => None,
+        };
+        let flows = self.table.poll_timeout().map(|t| (t, "flow timeout"));
+        [Some(block), slot, flows].into_iter().flatten().min()
+    }
+
+    /// Does what is due at `now`. Safe to call early or late; late calls serve everything in deadline order, but cover
+    /// whose time has passed is not sent.
+    pub fn handle_timeout(&mut self, now: Nanos) {
+        let now = self.advance(now);
+        loop {
+            let slot_end = self.epoch + self.config.slot.times(self.next_slot + 1);
+            let slot_due = self.config.source == Source::Frames && slot_end <= now;
+            let block_at = self.block_time(self.next_block);
+            if slot_due && slot_end <= block_at {
+                let counts: Vec<_> = self
+                    .units
+                    .iter_mut()
+                    .map(|u| std::mem::take(&mut u.current))
+                    .collect();
+                self.close_slot(self.next_slot, &counts);
+            } else if block_at <= now {
+                self.plan_block(now, self.next_block);
+                self.next_block += 1;
+            } else {
+                break;
+            }
+        }
+        self.table.handle_timeout(now);
+        self.collect_records();
+    }
+
+    /// Ends the input: every open flow becomes a record, and the running slot is closed.
+    pub fn finish(&mut self, now: Nanos) {
+        self.handle_timeout(now);
+        if self.config.source == Source::Frames {
+            let counts: Vec<_> = self
+                .units
+                .iter_mut()
+                .map(|u| std::mem::take(&mut u.current))
+                .collect();
+            self.close_slot(self.next_slot, &counts);
+        }
+        self.table.finish(now);
+        self.collect_records();
+    }
+
+    fn block_time(&self, block: u64) -> Nanos {
+        self.epoch + self.config.slot.times(block * self.config.plan_slots)
+    }
+
+    fn plan_block(&mut self, now: Nanos, block: u64) {
+        if self.key.is_none() || self.paused {
+            return;
+        }
+        let first = block * self.config.plan_slots + self.config.lead_slots;
+        let mut uplink: Vec<Planned> = Vec::new();
+        let mut downlink: Vec<(Nanos, Entry)> = Vec::new();
+        let mut dummies: Vec<Dummy> = Vec::new();
+        let mut has_downlink = false;
+        for slot in first..first + self.config.plan_slots {
+            let start = self.epoch + self.config.slot.times(slot);
+            if start < now {
+                self.report.slots_missed += 1;
+                continue;
+            }
+            for i in 0..self.units.len() {
+                let unit = &mut self.units[i];
+                let Some(scheduler) = &mut unit.scheduler else {
+                    continue;
+                };
+                has_downlink = true;
+                dummies.clear();
+                if scheduler.plan(slot, &unit.window, &mut dummies).is_err() {
+                    self.report.cover_dropped += 1;
+                    continue;
+                }
+                let mut total = Demand::default();
+                for d in &dummies {
+                    total.packets[d.dir.index()] += 1;
+                    total.bytes[d.dir.index()] += u32::from(d.payload);
+                    let cost = u64::from(d.payload) + u64::from(self.config.header_bytes);
+                    self.report.overhead.cover_packets[d.dir.index()] += 1;
+                    self.report.overhead.cover_bytes[d.dir.index()] += cost;
+                    match d.dir {
+                        Dir::Out => uplink.push(Planned {
+                            at: d.at,
+                            unit: i,
+                            slot: slot as u32,
+                            len: d.payload,
+                            entries: Vec::new(),
+                        }),
+                        Dir::In => {
+                            self.report.downlink_planned.add(usize::from(d.payload));
+                            downlink.push((
+                                d.at,
+                                Entry {
+                                    stream: unit.stream,
+                                    payload: d.payload,
+                                    offset: Nanos::ZERO,
+                                },
+                            ));
+                        }
+                    }
+                }
+                self.plan_log.insert((slot, i), total);
+            }
+        }
+        if has_downlink && self.config.downlink {
+            self.plan_schedules(now, &mut downlink, &mut uplink);
+        }
+        uplink.sort_by_key(|p| (p.at, p.unit));
+        self.planned.extend(uplink);
+    }
+
+    /// Puts the downlink's dummies into schedules of constant lengths. An empty block sends one too: it keeps the lease,
+    /// and its absence would say something.
+    fn plan_schedules(
+        &mut self,
+        now: Nanos,
+        downlink: &mut [(Nanos, Entry)],
+        uplink: &mut Vec<Planned>,
+    ) {
+        downlink.sort_by_key(|(at, e)| (*at, e.stream));
+        let body = |len: usize| len - OVERHEAD - 4;
+        let per_message = schedule::capacity(body(SCHEDULE_BINS[2]));
+        let mut chunks: Vec<&[(Nanos, Entry)]> = downlink.chunks(per_message).collect();
+        if chunks.is_empty() {
+            chunks.push(&[]);
+        }
+        for chunk in chunks {
+            let jitter = self.control_rng.random_range(0..self.config.slot.0.max(1));
+            let at = now + Nanos(jitter);
+            let need = schedule::encoded_len(chunk.len());
+            let len = SCHEDULE_BINS
+                .into_iter()
+                .find(|bin| body(*bin) >= need)
+                .unwrap_or(SCHEDULE_BINS[2]);
+            let entries = chunk
+                .iter()
+                .map(|(due, e)| Entry {
+                    offset: due.since(at),
+                    ..*e
+                })
+                .collect();
+            uplink.push(Planned {
+                at,
+                unit: CONTROL,
+                slot: 0,
+                len: len as u16,
+                entries,
+            });
+        }
+    }
+
+    /// Seals the next planned datagram into `buf` (1,500 bytes are enough). Datagrams come in time order, before they
+    /// are due: the caller sends them at [`Transmit::at`].
+    pub fn poll_transmit(&mut self, buf: &mut [u8]) -> Option<Transmit> {
+        loop {
+            let p = self.planned.pop_front()?;
+            let unix = p.at + self.config.unix_offset;
+            let total = usize::from(p.len).max(MIN_LEN);
+            let (sealed, device, kind) = if p.unit == CONTROL {
+                let mut body = Vec::with_capacity(total);
+                schedule::encode(unix, &p.entries, &mut body);
+                let sealer = self.control.as_mut()?;
+                (
+                    sealer.seal(unix, Kind::Schedule, &body, total, buf),
+                    0,
+                    Kind::Schedule,
+                )
+            } else {
+                let mut room = [0u8; Stamp::LEN];
+                let body = Stamp {
+                    slot: p.slot,
+                    at: unix,
+                }
+                .encode(&mut room, total);
+                let Some(sealer) = self.units[p.unit].sealer.as_mut() else {
+                    continue;
+                };
+                (
+                    sealer.seal(unix, Kind::Cover, body, total, buf),
+                    p.unit,
+                    Kind::Cover,
+                )
+            };
+            let Ok(sealed) = sealed else {
+                self.report.cover_dropped += 1;
+                continue;
+            };
+            let len = sealed.len();
+            if kind == Kind::Cover {
+                self.report.cover.add(len);
+            } else {
+                self.report.schedules.add(len);
+            }
+            return Some(Transmit {
+                at: p.at,
+                len,
+                device: device as u32,
+                kind,
+            });
+        }
+    }
+
+    /// The next event, or `None`.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The counts so far.
+    pub fn report(&self) -> GatewayReport {
+        let mut report = self.report.clone();
+        report.epsilon_spent = self.releases.as_ref().map_or(0.0, Releases::spent);
+        for u in &self.units {
+            if let Some(s) = &u.scheduler {
+                let o: Overhead = s.overhead();
+                report.cover_dropped += o
+                    .by_dir
+                    .iter()
+                    .map(|d| d.capped_packets + d.budget_packets)
+                    .sum::<u64>();
+            }
+        }
+        report
+    }
+
+    /// What the alerts learnt, for [`Parts::history`] at the next start.
+    pub fn history(&self) -> Vec<u8> {
+        History::store(
+            self.units
+                .iter()
+                .enumerate()
+                .map(|(i, u)| (self.label(i), &u.history)),
+            self.now,
+        )
+    }
+
+    /// Flows that are open now.
+    pub fn open_flows(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Start of slot 0.
+    pub fn epoch(&self) -> Nanos {
+        self.epoch
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn advance(&mut self, now: Nanos) -> Nanos {
+        self.now = self.now.max(now);
+        self.now
+    }
+
+    fn known(&self, device: u32) -> usize {
+        let i = device as usize;
+        if i < self.units.len() { i } else { 0 }
+    }
+
+    fn ignore(&mut self, reason: Ignored) {
+        *self.report.ignored.entry(reason.name()).or_default() += 1;
+    }
+
+    fn announce(&mut self, mac: Mac) {
+        let group = mac.0[0] & 1 == 1 || mac == Mac::default();
+        if !group && self.announced.len() < MAX_ANNOUNCED && self.announced.insert(mac) {
+            self.push(Event::NewDevice(mac));
+        }
+    }
+
+    fn alert_on_peer(&mut self, now: Nanos, unit: usize, key: &FlowKey) {
+        let Some(config) = &self.config.alerts else {
+            return;
+        };
+        if unit == 0 {
+            return;
+        }
+        if let Some(novelty) = self.units[unit].history.observe(now, key, config) {
+            self.raise(now, unit, novelty);
+        }
+    }
+
+    fn raise(&mut self, at: Nanos, unit: usize, novelty: crate::alert::Novelty) {
+        self.report.alerts += 1;
+        let device = self.label(unit).to_owned();
+        self.push(Event::Alert(Alert {
+            at: Seconds(at),
+            device,
+            novelty,
+        }));
+    }
+
+    fn collect_records(&mut self) {
+        while let Some(record) = self.table.poll_record() {
+            self.report.flows += 1;
+            self.push(Event::Flow(Box::new(record)));
+        }
+    }
+
+    fn push(&mut self, event: Event) {
+        if self.events.len() < MAX_EVENTS {
+            self.events.push_back(event);
+        } else {
+            self.report.events_dropped += 1;
+        }
+    }
+}
+
+/// Stands for the control stream where a unit index is expected.
+const CONTROL: usize = usize::MAX;
+
+fn unused_stream(rng: &mut impl RngCore, used: &mut BTreeSet<u16>) -> u16 {
+    loop {
+        let stream = rng.random::<u16>();
+        if stream != u16::MAX && used.insert(stream) {
+            return stream;
+        }
+    }
+}
+
+fn scheduler_config(config: &Config, label: &str) -> SchedulerConfig {
+    SchedulerConfig {
+        label: label.to_owned(),
+        header_bytes: config.header_bytes,
+        ..config.cover.clone()
+    }
+}

@@ -1,0 +1,253 @@
+//! A home in virtual time: gateway and sink agree on every datagram, whatever the link does.
+
+use std::cell::RefCell;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::rc::Rc;
+
+use chaff_abi::{Dir, Mac, Nanos};
+use chaff_cover::{Constant, Generator};
+use chaff_engine::{Config, Device, Event, Gateway, Parts, Sink, SinkConfig, Verdict};
+use chaff_sim::frame::Path;
+use chaff_sim::nodes::{GatewayNode, LAN, SinkNode, Source, WAN};
+use chaff_sim::{Link, Sim};
+use chaff_wire::Key;
+
+const UNIX: Nanos = Nanos::from_secs(1_700_000_000);
+
+fn path() -> Path {
+    Path {
+        src_mac: Mac([2, 0, 0, 0, 0, 1]),
+        dst_mac: Mac([2, 0, 0, 0, 0, 2]),
+        src: SocketAddrV4::new(Ipv4Addr::new(10, 99, 0, 1), 40_000),
+        dst: SocketAddrV4::new(Ipv4Addr::new(10, 99, 0, 2), 4_789),
+    }
+}
+
+struct Home {
+    gateway: Rc<RefCell<Gateway>>,
+    sink: Rc<RefCell<Sink>>,
+    seen: Rc<RefCell<Vec<(Nanos, usize, bool)>>>,
+    slots: Vec<(u64, u32, [u32; 2], [u32; 2])>,
+    flows: Vec<u64>,
+}
+
+/// 10 s of a device that sends 50 packets a second and gets half as many back.
+fn real(dir: Dir) -> impl Iterator<Item = (Nanos, Vec<u8>)> {
+    let every = if dir == Dir::Out { 1 } else { 2 };
+    let device = Path {
+        src_mac: Mac([2, 0, 0x5e, 0x10, 0, 1]),
+        dst_mac: Mac([2, 0, 0x5e, 0x10, 0, 9]),
+        src: SocketAddrV4::new(Ipv4Addr::new(192, 168, 77, 2), 5_000),
+        dst: SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 7), 443),
+    };
+    let device = if dir == Dir::Out {
+        device
+    } else {
+        device.reversed()
+    };
+    (0..500u64).filter(move |i| i % every == 0).map(move |i| {
+        let mut frame = Vec::new();
+        device.build(&vec![0xab; 20 + (i as usize * 37) % 900], &mut frame);
+        (Nanos::from_millis(1_000 + i * 20), frame)
+    })
+}
+
+fn run(seed: u8, link: Link, seconds: u64) -> Home {
+    let key = Key::from_bytes([9; 32]);
+    let config = Config {
+        devices: vec![Device {
+            label: "cam".into(),
+            mac: Some(Mac([2, 0, 0x5e, 0x10, 0, 1])),
+            ip: vec![],
+            cover: true,
+        }],
+        unix_offset: UNIX,
+        ..Config::default()
+    };
+    let generators: Vec<Box<dyn Generator>> = vec![Box::new(Constant::default())];
+    let parts = Parts {
+        key: Some(key.clone()),
+        generators,
+        releases: None,
+        history: vec![],
+    };
+    let gateway = Gateway::new(config, parts, [seed; 32], Nanos::ZERO).expect("valid");
+    let gateway = Rc::new(RefCell::new(gateway));
+    let sink = Rc::new(RefCell::new(Sink::new(
+        SinkConfig::default(),
+        key,
+        UNIX,
+        Nanos::ZERO,
+    )));
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    let mut sim = Sim::new(u64::from(seed));
+    let devices = sim.add("devices", Box::new(Source::new(real(Dir::Out))));
+    let servers = sim.add("servers", Box::new(Source::new(real(Dir::In))));
+    let gw = sim.add(
+        "gateway",
+        Box::new(GatewayNode::new(
+            Rc::clone(&gateway),
+            path(),
+            Box::new(|_| {}),
+        )),
+    );
+    let note = Rc::clone(&seen);
+    let on_datagram = Box::new(move |now, len, v| {
+        note.borrow_mut()
+            .push((now, len, matches!(v, Verdict::Cover { .. })))
+    });
+    let far = sim.add(
+        "sink",
+        Box::new(SinkNode::new(
+            Rc::clone(&sink),
+            path(),
+            on_datagram,
+            Box::new(|_| {}),
+        )),
+    );
+    sim.connect((devices, 0), (gw, LAN), Link::default());
+    sim.connect((gw, WAN), (far, 0), link);
+    sim.connect((far, 1), (servers, 0), Link::default());
+    let end = Nanos::from_secs(seconds);
+    sim.run_until(end);
+    gateway.borrow_mut().finish(end);
+    let (mut slots, mut flows) = (Vec::new(), Vec::new());
+    while let Some(event) = gateway.borrow_mut().poll_event() {
+        match event {
+            Event::Slot(s) => slots.push((s.slot, s.device, s.cover.packets, s.cover.bytes)),
+            Event::Flow(r) => flows.push(r.packets()),
+            Event::Alert(_) | Event::NewDevice(_) => {}
+        }
+    }
+    Home {
+        gateway,
+        sink,
+        seen,
+        slots,
+        flows,
+    }
+}
+
+#[test]
+fn every_dummy_arrives_is_authentic_and_is_counted_once() {
+    let home = run(
+        1,
+        Link {
+            delay: Nanos::from_millis(20),
+            ..Link::default()
+        },
+        20,
+    );
+    let (g, s) = (
+        home.gateway.borrow().report(),
+        home.sink.borrow().report().clone(),
+    );
+    assert!(s.cover.packets > 100, "{s:?}");
+    assert!(s.refused.is_empty() && g.refused.is_empty(), "{s:?}");
+    assert_eq!(s.received.packets, s.cover.packets + s.schedules.packets);
+    assert!(
+        s.downlink.packets > 50 && s.downlink_dropped.is_empty(),
+        "{s:?}"
+    );
+    assert!(
+        g.downlink.packets <= s.downlink.packets && g.downlink.packets + 5 > s.downlink.packets
+    );
+    assert_eq!((g.seen, g.metered), (750, 750));
+    assert_eq!(home.flows, vec![750]);
+    assert_eq!(g.slots_missed, 0);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_datagrams_and_another_seed_others() {
+    let (a, b, c) = (
+        run(1, Link::default(), 12),
+        run(1, Link::default(), 12),
+        run(2, Link::default(), 12),
+    );
+    assert_eq!(*a.seen.borrow(), *b.seen.borrow());
+    assert_eq!(a.slots, b.slots);
+    assert_ne!(*a.seen.borrow(), *c.seen.borrow());
+}
+
+#[test]
+fn loss_on_the_link_loses_cover_but_no_real_packet_is_uncounted() {
+    let home = run(
+        3,
+        Link {
+            loss: 0.3,
+            ..Link::default()
+        },
+        15,
+    );
+    let (g, s) = (
+        home.gateway.borrow().report(),
+        home.sink.borrow().report().clone(),
+    );
+    let arrived = s.cover.packets as f64 / g.cover.packets as f64;
+    assert!((0.6..0.8).contains(&arrived), "{arrived}");
+    assert!(
+        g.seen >= 500,
+        "every frame from the device is seen: {}",
+        g.seen
+    );
+    assert_eq!(home.flows.iter().sum::<u64>(), g.metered);
+}
+
+#[test]
+fn downlink_cover_ends_when_the_gateway_goes_silent() {
+    let home = run(4, Link::default(), 10);
+    home.gateway.borrow_mut().set_paused(true);
+    let before = home.sink.borrow().report().downlink.packets;
+    let mut sink = home.sink.borrow_mut();
+    let mut buf = [0; 2_048];
+    let mut now = Nanos::from_secs(10);
+    while let Some((at, _)) = sink.poll_timeout() {
+        now = now.max(at);
+        sink.handle_timeout(now);
+        while sink.poll_transmit(now, &mut buf).is_some() {}
+        assert!(now < Nanos::from_secs(16), "still sending");
+    }
+    assert!(sink.report().downlink.packets - before < 200);
+    assert_eq!(sink.pending(), 0);
+}
+
+#[test]
+fn forged_and_replayed_datagrams_are_refused_silently() {
+    let key = Key::from_bytes([9; 32]);
+    let mut sink = Sink::new(SinkConfig::default(), key.clone(), UNIX, Nanos::ZERO);
+    let mut sealer = chaff_wire::Sealer::new(&key, Dir::Out, 7, UNIX);
+    let from = "192.0.2.1:1".parse().expect("an address");
+    let mut buf = [0; 200];
+    let sealed = sealer
+        .seal(UNIX, chaff_wire::Kind::Cover, &[], 120, &mut buf)
+        .expect("seals")
+        .to_vec();
+    assert!(matches!(
+        sink.handle_datagram(Nanos(1), from, &mut sealed.clone()),
+        Verdict::Cover { stream: 7, .. }
+    ));
+    assert!(matches!(
+        sink.handle_datagram(Nanos(2), from, &mut sealed.clone()),
+        Verdict::Refused(_)
+    ));
+    for bit in 0..sealed.len() * 8 {
+        let mut forged = sealed.clone();
+        forged[bit / 8] ^= 1 << (bit % 8);
+        assert!(
+            matches!(
+                sink.handle_datagram(Nanos(3), from, &mut forged),
+                Verdict::Refused(_)
+            ),
+            "bit {bit}"
+        );
+    }
+    for cut in 0..sealed.len() {
+        let mut cut = sealed[..cut].to_vec();
+        assert!(matches!(
+            sink.handle_datagram(Nanos(4), from, &mut cut),
+            Verdict::Refused(_)
+        ));
+    }
+    assert_eq!(sink.poll_transmit(Nanos::from_secs(1), &mut buf), None);
+    assert_eq!(sink.report().cover.packets, 1);
+}

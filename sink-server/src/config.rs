@@ -1,0 +1,218 @@
+//! Command line and configuration file of the sink.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use chaff_abi::Nanos;
+use chaff_engine::SinkConfig;
+use chaff_wire::Key;
+use clap::Parser;
+use serde::Deserialize;
+
+/// Receives cover traffic, throws it away, and sends the downlink cover its gateway asks for.
+#[derive(Parser, Debug)]
+#[command(
+    name = "sink-server",
+    version,
+    after_help = "Examples:
+  sink-server --listen 192.0.2.7:4789 --key sink.key
+  sink-server --listen [::]:4789 --key sink.key --packets packets.csv --report report.json
+  sink-server --echo 192.0.2.7:7                       only the echo role, for replayed flows
+
+The key file holds the 32 bytes shared with the gateway, hexadecimal or base64, and must not be readable by others:
+  (umask 077; head -c32 /dev/urandom | base64 > sink.key)
+
+Exit codes: 0 done, 1 ran but an output could not be written, 2 usage or configuration, 3 missing privilege."
+)]
+pub(crate) struct Args {
+    /// Address and UDP port for cover datagrams.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// File with the key shared with the gateway, mode 0600.
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// TOML file with limits; command-line flags win.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Write a CSV line for every datagram (time_s,dir,size_bytes,is_dummy,device,verdict,slot,latency_us).
+    #[arg(long, value_name = "FILE")]
+    pub packets: Option<PathBuf>,
+    /// Write the counts as JSON at exit.
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Also answer UDP and TCP at this address with what was sent there.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub echo: Vec<SocketAddr>,
+    /// Also pass UDP and TCP from an address on to another.
+    #[arg(long, value_name = "LISTEN=TARGET", value_parser = forward)]
+    pub forward: Vec<(SocketAddr, SocketAddr)>,
+    /// Stop after this many seconds.
+    #[arg(long, value_name = "S")]
+    pub duration: Option<f64>,
+    /// Print the report as JSON on standard output at exit.
+    #[arg(long)]
+    pub json: bool,
+    /// Say more; repeat for still more.
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+fn forward(text: &str) -> Result<(SocketAddr, SocketAddr), String> {
+    let (from, to) = text
+        .split_once('=')
+        .ok_or("expected LISTEN=TARGET, such as 192.0.2.7:80=127.0.0.1:8080")?;
+    let parse = |s: &str| s.parse().map_err(|e| format!("`{s}`: {e}"));
+    Ok((parse(from)?, parse(to)?))
+}
+
+/// The configuration file. All keys are optional.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct File {
+    /// As `--listen`.
+    pub listen: Option<SocketAddr>,
+    /// As `--key`.
+    pub key_file: Option<PathBuf>,
+    /// Downlink cover stops when the gateway was silent for this long, seconds, 1 to 60. Default 5.
+    pub lease_s: Option<f64>,
+    /// Downlink bytes per authentic uplink byte, 0 to 100. Default 4.
+    pub ratio: Option<f64>,
+    /// Most downlink bytes per second, 0 to 1e9. Default 250000.
+    pub bytes_per_second: Option<f64>,
+}
+
+/// What a run needs, checked.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// Cover socket and key; absent when only echo or forward is wanted.
+    pub cover: Option<(SocketAddr, Key)>,
+    /// Limits.
+    pub sink: SinkConfig,
+}
+
+impl Settings {
+    /// Merges and checks command line and file.
+    ///
+    /// # Errors
+    /// Something is missing, unreadable, or out of range.
+    pub(crate) fn new(args: &Args) -> anyhow::Result<Self> {
+        let (file, base) = match &args.config {
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .with_context(|| format!("while reading {}", path.display()))?;
+                let file: File = toml::from_str(&text)
+                    .map_err(|e| anyhow::anyhow!("{}", e.to_string().trim_end()))
+                    .with_context(|| format!("in {}", path.display()))?;
+                (file, path.parent().map(Path::to_owned).unwrap_or_default())
+            }
+            None => (File::default(), PathBuf::new()),
+        };
+        let mut sink = SinkConfig::default();
+        if let Some(s) = file.lease_s {
+            within("lease_s", s, 1.0, 60.0)?;
+            sink.lease = Nanos::from_secs_f64(s);
+        }
+        if let Some(r) = file.ratio {
+            within("ratio", r, 0.0, 100.0)?;
+            sink.ratio = r;
+        }
+        if let Some(r) = file.bytes_per_second {
+            within("bytes_per_second", r, 0.0, 1e9)?;
+            sink.bytes_per_second = r;
+        }
+        let key = args.key.clone().or(file.key_file.map(|k| base.join(k)));
+        let cover = match (args.listen.or(file.listen), key) {
+            (Some(listen), Some(key)) => Some((listen, read_key(&key)?)),
+            (Some(_), None) => bail!(
+                "--listen needs --key FILE: without a key no cover can be told from forgeries"
+            ),
+            (None, Some(_)) => bail!("--key needs --listen ADDR:PORT"),
+            (None, None) if args.echo.is_empty() && args.forward.is_empty() => {
+                bail!(
+                    "nothing to do: give --listen ADDR:PORT with --key FILE, or --echo, or --forward"
+                )
+            }
+            (None, None) => None,
+        };
+        if let Some(s) = args.duration {
+            within("--duration", s, 0.0, 1e9)?;
+        }
+        Ok(Self { cover, sink })
+    }
+}
+
+fn within(key: &str, value: f64, low: f64, high: f64) -> anyhow::Result<()> {
+    if !(low..=high).contains(&value) {
+        bail!("{key} is {value}, allowed is {low} to {high}");
+    }
+    Ok(())
+}
+
+/// Reads a key file, which nobody else may read.
+fn read_key(path: &Path) -> anyhow::Result<Key> {
+    use std::os::unix::fs::PermissionsExt;
+    let meta = std::fs::metadata(path)
+        .with_context(|| format!("while reading the key file {}", path.display()))?;
+    let mode = meta.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        bail!(
+            "key file {} has mode {mode:04o}: others can read it; run chmod 600 on it",
+            path.display()
+        );
+    }
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("while reading {}", path.display()))?;
+    Key::parse(&text).with_context(|| format!("in key file {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(args: &[&str]) -> String {
+        let args = Args::try_parse_from(["sink-server"].iter().chain(args));
+        match args
+            .map_err(anyhow::Error::from)
+            .and_then(|a| Settings::new(&a))
+        {
+            Ok(s) => format!("{s:?}"),
+            Err(e) => format!("{e:#}"),
+        }
+    }
+
+    #[test]
+    fn says_what_is_missing_or_out_of_range() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let file = dir.path().join("sink.toml");
+        let path = file.to_str().expect("utf-8");
+        assert!(settings(&[]).contains("nothing to do"));
+        assert!(settings(&["--listen", "127.0.0.1:1"]).contains("--key FILE"));
+        assert!(settings(&["--forward", "x"]).contains("LISTEN=TARGET"));
+        for (text, want) in [
+            ("ratio = -1.0", "ratio is -1, allowed is 0 to 100"),
+            ("lease = 1", "unknown field `lease`"),
+            ("lease_s = 0.5", "lease_s is 0.5, allowed is 1 to 60"),
+        ] {
+            std::fs::write(&file, text).expect("write");
+            let e = settings(&["--config", path]);
+            assert!(
+                e.contains(want) && (text.starts_with("ratio") || e.contains("lease")),
+                "{e}"
+            );
+        }
+    }
+
+    #[test]
+    fn refuses_a_key_that_others_can_read() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().expect("temp dir");
+        let file = dir.path().join("k");
+        std::fs::write(&file, "00".repeat(32)).expect("write");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("chmod");
+        let e = format!("{:#}", read_key(&file).expect_err("mode"));
+        assert!(e.contains("0644") && e.contains("chmod 600"), "{e}");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+        assert!(read_key(&file).is_ok());
+    }
+}
