@@ -218,7 +218,7 @@ pub struct TcpFacts {
 }
 
 /// A checked view of one frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Packet<'a> {
     /// Source to destination as in the packet.
     pub key: FlowKey,
@@ -325,8 +325,9 @@ struct IpHeader {
 /// Reads the headers of a frame that had `wire_len` bytes on the wire, of which `frame` was captured.
 ///
 /// Lengths come from the IP header, so a capture that kept only the headers loses nothing. An IP length of 0, as
-/// segmentation offload leaves it in captures, stands for the rest of the frame; one beyond the end of the frame is malformed. The key has the outer VLAN id. Ports are
-/// 0 for later fragments and for protocols without ports. The kernel's parser gives the same for every whole frame.
+/// segmentation offload leaves it in captures, stands for the rest of the frame; one beyond the end of the frame is
+/// malformed. The key has the outer VLAN id. Ports are 0 for later fragments and for protocols without ports. The kernel's
+/// parser gives the same for every whole frame that has its length in the header.
 ///
 /// # Errors
 /// [`ParseError`] says what is missing and where; [`ParseError::reason`] is what to count it as. No input panics.

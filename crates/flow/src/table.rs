@@ -274,7 +274,11 @@ impl Table {
         }
         rest.sort_unstable();
         for (_, slot) in rest {
-            self.end(slot, EndReason::EndOfInput);
+            // Nothing is left in the kernel: deadlines hold without grace.
+            self.expire_before(slot, self.now);
+            if self.flows.get(slot as usize).is_some_and(|f| f.serial != 0) {
+                self.end(slot, EndReason::EndOfInput);
+            }
         }
         self.idle = Deadlines::default();
         self.active = Deadlines::default();

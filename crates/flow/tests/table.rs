@@ -1,0 +1,543 @@
+//! The flow table against a naive model, and against itself fed by a simulated kernel.
+
+use std::collections::BTreeMap;
+
+use chaff_abi::{
+    Counters, CoverCounters, Dir, DirectRecord, FlowKey, FlowValue, Mac, Nanos, SEQUENCE_LEN,
+    Sample, SequenceEntry,
+};
+use chaff_flow::{EndReason, Packet, Record, Table, TableConfig};
+use proptest::prelude::*;
+
+const IDLE: u64 = 120_000_000;
+const ACTIVE: u64 = 1_800_000_000;
+
+/// One packet of a test stream. Times are in µs unless a test says otherwise.
+#[derive(Clone, Copy, Debug)]
+struct Event {
+    gap: u64,
+    flow: u8,
+    dir: Dir,
+    bytes: u32,
+    flags: u16,
+    drain: bool,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let gap = prop_oneof![Just(0u64), 1..5_000_000u64, 1..200_000_000u64];
+    (
+        gap,
+        0..5u8,
+        any::<bool>(),
+        28..2000u32,
+        0..256u16,
+        prop::bool::weighted(0.15),
+    )
+        .prop_map(|(gap, flow, out, bytes, flags, drain)| Event {
+            gap,
+            flow,
+            dir: if out { Dir::Out } else { Dir::In },
+            bytes,
+            flags,
+            drain,
+        })
+}
+
+/// Device-first key. Flows 0 and 1 have devices on either side of the canonical order.
+fn key(flow: u8) -> FlowKey {
+    FlowKey {
+        src: FlowKey::mapped([10, 0, 0, 100 + flow * 30]),
+        dst: FlowKey::mapped([10, 0, 0, 150]),
+        src_port: [0, 99],
+        dst_port: [1, flow],
+        protocol: 6,
+        version: 4,
+        ..FlowKey::default()
+    }
+}
+
+fn sample(e: &Event) -> Sample {
+    Sample {
+        wire: e.bytes + 14,
+        bytes: e.bytes,
+        payload: e.bytes - 28,
+        segments: 1,
+        tcp_flags: e.flags,
+    }
+}
+
+const DEVICE: Mac = Mac([2, 0, 0, 0, 0, 1]);
+
+fn packet(e: &Event) -> Packet<'static> {
+    let mut p = Packet {
+        key: key(e.flow),
+        sample: sample(e),
+        src_mac: DEVICE,
+        ..Packet::default()
+    };
+    if e.dir == Dir::In {
+        p.key = p.key.reversed();
+        (p.src_mac, p.dst_mac) = (p.dst_mac, p.src_mac);
+    }
+    p
+}
+
+fn config() -> TableConfig {
+    TableConfig {
+        idle_timeout: Nanos::from_micros(IDLE),
+        active_timeout: Nanos::from_micros(ACTIVE),
+        ..TableConfig::default()
+    }
+}
+
+fn records(table: &mut Table) -> Vec<Record> {
+    std::iter::from_fn(|| table.poll_record()).collect()
+}
+
+/// Order and number of records depend on when the timer is served; what they hold does not.
+fn sorted(mut records: Vec<Record>) -> Vec<Record> {
+    records.sort_by_key(|r| (r.start, r.key, r.end));
+    for r in &mut records {
+        r.id = 0;
+    }
+    records
+}
+
+fn observed(events: &[Event], unit: u64, timer: bool) -> Vec<Record> {
+    let mut table = Table::new(config());
+    let mut now = Nanos::ZERO;
+    let mut out = Vec::new();
+    for e in events {
+        let next = now + Nanos(e.gap * unit);
+        while let Some(at) = table.poll_timeout().filter(|at| timer && *at <= next) {
+            table.handle_timeout(at);
+            out.extend(records(&mut table));
+        }
+        now = next;
+        table.observe(now, Some(e.dir), &packet(e));
+    }
+    table.finish(now);
+    out.extend(records(&mut table));
+    assert!(table.is_empty());
+    out
+}
+
+/// What a flow's packets make, the slow way.
+struct Model {
+    key: FlowKey,
+    first_dir: Dir,
+    part: u32,
+    last: u64,
+    packets: Vec<(u64, Event)>,
+}
+
+impl Model {
+    fn record(&self, reason: EndReason) -> Record {
+        let mut sides = [Counters::EMPTY; 2];
+        let mut sequence = Vec::new();
+        let start = self.packets[0].0;
+        for (at, e) in &self.packets {
+            let side = usize::from(e.dir != self.first_dir);
+            sides[side].add(Nanos(*at), sample(e));
+            if sequence.len() < SEQUENCE_LEN {
+                sequence.push(SequenceEntry {
+                    offset_us: ((at - start) / 1000).min(u32::MAX as u64) as u32,
+                    bytes: e.bytes as u16,
+                    dir_flags: (side as u16) << 8 | e.flags,
+                });
+            }
+        }
+        let mut mac = [Mac::default(); 2];
+        mac[self.first_dir.index()] = DEVICE;
+        Record {
+            id: 0,
+            part: self.part,
+            key: self.key,
+            forward: sides[0],
+            backward: sides[1],
+            cover: [CoverCounters::default(); 2],
+            start: Nanos(start),
+            end: Nanos(self.last),
+            reason,
+            device_dir: Some(self.first_dir),
+            mac,
+            device: 0,
+            ifindex: 0,
+            sequence,
+        }
+    }
+
+    /// Ends what must end before `at`; gives whether the flow goes on.
+    fn expire(&mut self, at: u64, out: &mut Vec<Record>) -> bool {
+        let idle = self.last + IDLE * 1000;
+        if let Some((start, _)) = self.packets.first() {
+            let active = start + ACTIVE * 1000;
+            if active < idle && active <= at {
+                out.push(self.record(EndReason::Active));
+                self.packets.clear();
+                self.part += 1;
+            }
+        }
+        if idle > at {
+            return true;
+        }
+        if !self.packets.is_empty() {
+            out.push(self.record(EndReason::Idle));
+        }
+        false
+    }
+}
+
+/// Runs the model; `begins(i)` hears of packets that begin a record of a flow seen before.
+fn modelled(events: &[Event], unit: u64, begins: &mut dyn FnMut(usize)) -> Vec<Record> {
+    let mut flows: BTreeMap<u8, Model> = BTreeMap::new();
+    let mut out = Vec::new();
+    let mut now = 0;
+    for (i, e) in events.iter().enumerate() {
+        now += e.gap * unit;
+        if let Some(flow) = flows.get_mut(&e.flow) {
+            let before = out.len();
+            let goes_on = flow.expire(now, &mut out);
+            if out.len() > before {
+                begins(i);
+            }
+            if !goes_on {
+                flows.remove(&e.flow);
+            }
+        }
+        let first = packet(e).key;
+        let flow = flows.entry(e.flow).or_insert(Model {
+            key: first,
+            first_dir: e.dir,
+            part: 0,
+            last: now,
+            packets: vec![],
+        });
+        flow.packets.push((now, *e));
+        flow.last = now;
+    }
+    for flow in flows.values_mut() {
+        if flow.expire(now, &mut out) && !flow.packets.is_empty() {
+            out.push(flow.record(EndReason::EndOfInput));
+        }
+    }
+    out
+}
+
+/// The same packets through kernel generations that end at random, and wherever a record begins.
+fn absorbed(events: &[Event], unit: u64) -> Vec<Record> {
+    let mut cuts = vec![false; events.len()];
+    modelled(events, unit, &mut |i| cuts[i] = true);
+    let mut table = Table::new(config());
+    let mut generation: BTreeMap<FlowKey, FlowValue> = BTreeMap::new();
+    let mut now = Nanos::ZERO;
+    for (e, cut) in events.iter().zip(cuts) {
+        now += Nanos(e.gap * unit);
+        if e.drain || cut {
+            // Any order of flows will do; this one is not the order of arrival.
+            for (k, v) in std::mem::take(&mut generation).iter().rev() {
+                table.absorb(now, *k, v);
+            }
+            // The packet at `now` itself is still in the kernel.
+            table.handle_timeout(now - Nanos(1));
+        }
+        let value = generation.entry(key(e.flow)).or_insert(FlowValue {
+            first: now,
+            first_dir: e.dir as u8,
+            mac: DEVICE.0,
+            ..FlowValue::EMPTY
+        });
+        value.counters[e.dir.index()].add(now, sample(e));
+        if (value.sequence_len as usize) < SEQUENCE_LEN {
+            value.sequence[value.sequence_len as usize] = SequenceEntry {
+                offset_us: now.since(value.first).as_micros().min(u32::MAX as u64) as u32,
+                bytes: e.bytes as u16,
+                dir_flags: (e.dir as u16) << 8 | e.flags,
+            };
+            value.sequence_len += 1;
+        }
+    }
+    for (k, v) in &generation {
+        table.absorb(now, *k, v);
+    }
+    table.finish(now);
+    records(&mut table)
+}
+
+proptest! {
+    #[test]
+    fn the_table_agrees_with_a_naive_model(events in prop::collection::vec(event(), 1..200)) {
+        let expected = sorted(modelled(&events, 1000, &mut |_| ()));
+        prop_assert_eq!(sorted(observed(&events, 1000, false)), expected.clone());
+        prop_assert_eq!(sorted(observed(&events, 1000, true)), expected);
+    }
+
+    #[test]
+    fn kernel_generations_make_the_records_of_the_packets(events in prop::collection::vec(event(), 1..200)) {
+        prop_assert_eq!(sorted(absorbed(&events, 1000)), sorted(observed(&events, 1000, true)));
+    }
+
+    /// Offsets of single packets are whole microseconds since the start of their generation: with finer times two
+    /// roundings can differ from one by a microsecond. All else is exact.
+    #[test]
+    fn kernel_generations_are_exact_but_for_a_microsecond_in_the_sequence(
+        events in prop::collection::vec(event(), 1..200),
+    ) {
+        let (mut a, mut b) = (sorted(absorbed(&events, 997)), sorted(observed(&events, 997, true)));
+        for (x, y) in a.iter_mut().zip(&mut b) {
+            for (p, q) in x.sequence.iter_mut().zip(&mut y.sequence) {
+                prop_assert!(p.offset_us.abs_diff(q.offset_us) <= 1);
+                p.offset_us = q.offset_us;
+            }
+        }
+        prop_assert_eq!(a, b);
+    }
+
+    #[test]
+    fn a_full_table_ends_the_least_recently_active_flow(
+        touches in prop::collection::vec((0..40u8, 0..3u64), 1..300),
+        room in 1..8usize,
+    ) {
+        let mut table = Table::new(TableConfig { max_flows: room, ..config() });
+        let mut recent: Vec<u8> = Vec::new();
+        let mut now = 0;
+        let mut packets = 0;
+        for (flow, gap) in touches {
+            // Distinct times, so that there is one least recent flow.
+            now += gap + 1;
+            let e = Event { gap: 0, flow: 0, dir: Dir::Out, bytes: 60, flags: 0, drain: false };
+            let mut p = packet(&e);
+            p.key.src_port[1] = flow;
+            table.observe(Nanos::from_micros(now), None, &p);
+            let expected = match recent.iter().position(|f| *f == flow) {
+                Some(i) => { recent.remove(i); None }
+                None if recent.len() == room => Some(recent.remove(0)),
+                None => None,
+            };
+            recent.push(flow);
+            let got = records(&mut table);
+            prop_assert_eq!(got.iter().map(|r| r.key.src_port[1]).next(), expected);
+            prop_assert!(got.iter().all(|r| r.reason == EndReason::Resource));
+            packets += got.iter().map(Record::packets).sum::<u64>();
+            prop_assert_eq!(table.len(), recent.len());
+        }
+        table.finish(Nanos::from_micros(now));
+        packets += records(&mut table).iter().map(Record::packets).sum::<u64>();
+        prop_assert_eq!(packets, table.stats().packets);
+    }
+
+    #[test]
+    fn output_does_not_depend_on_the_hash_seed(events in prop::collection::vec(event(), 1..100), seed: u64) {
+        let run = |seed| {
+            let mut table = Table::new(TableConfig { hash_seed: seed, max_flows: 3, ..config() });
+            let mut now = Nanos::ZERO;
+            for e in &events {
+                now += Nanos::from_micros(e.gap);
+                table.observe(now, Some(e.dir), &packet(e));
+            }
+            table.finish(now);
+            records(&mut table)
+        };
+        prop_assert_eq!(run(seed), run(0));
+    }
+}
+
+fn at(flow: u8, dir: Dir) -> Packet<'static> {
+    packet(&Event {
+        gap: 0,
+        flow,
+        dir,
+        bytes: 100,
+        flags: 2,
+        drain: false,
+    })
+}
+
+#[test]
+fn expires_idle_flow_at_its_deadline() {
+    let mut table = Table::new(config());
+    table.observe(Nanos::from_secs(1), None, &at(0, Dir::Out));
+    assert_eq!(table.poll_timeout(), Some(Nanos::from_secs(121)));
+    table.handle_timeout(Nanos::from_secs(121) - Nanos(1));
+    assert_eq!(table.poll_record(), None);
+    table.handle_timeout(Nanos::from_secs(121));
+    let r = table.poll_record().expect("idle");
+    assert_eq!(
+        (r.reason, r.end, r.device_dir),
+        (EndReason::Idle, Nanos::from_secs(1), None)
+    );
+    assert!(table.is_empty());
+}
+
+#[test]
+fn a_cut_flow_keeps_its_initiator() {
+    let mut table = Table::new(config());
+    for s in (0..1800).step_by(100) {
+        table.observe(Nanos::from_secs(s), Some(Dir::Out), &at(0, Dir::Out));
+    }
+    table.observe(Nanos::from_secs(1801), Some(Dir::In), &at(0, Dir::In));
+    let first = table.poll_record().expect("cut");
+    table.finish(Nanos::from_secs(1801));
+    let second = table.poll_record().expect("the rest");
+    assert_eq!(
+        (first.reason, first.part, second.reason, second.part),
+        (EndReason::Active, 0, EndReason::EndOfInput, 1)
+    );
+    assert_eq!(first.key, second.key);
+    assert_eq!(
+        (
+            second.forward.packets,
+            second.backward.packets,
+            second.device_dir
+        ),
+        (0, 1, Some(Dir::Out))
+    );
+    assert_eq!(second.start, Nanos::from_secs(1801));
+}
+
+#[test]
+fn a_cut_flow_without_more_packets_leaves_no_second_record() {
+    let mut table = Table::new(config());
+    for s in (0..1800).step_by(100) {
+        table.observe(Nanos::from_secs(s), None, &at(0, Dir::Out));
+    }
+    table.handle_timeout(Nanos::from_secs(9999));
+    assert_eq!(records(&mut table).len(), 1);
+    assert!(table.is_empty());
+    assert_eq!(table.poll_timeout(), None);
+}
+
+#[test]
+fn a_clock_that_goes_back_is_clamped_and_counted() {
+    let mut table = Table::new(config());
+    table.observe(Nanos::from_secs(10), None, &at(0, Dir::Out));
+    table.observe(Nanos::from_secs(3), None, &at(0, Dir::Out));
+    table.finish(Nanos::from_secs(3));
+    let r = table.poll_record().expect("one");
+    assert_eq!(
+        (r.start, r.end, r.forward.iat_max),
+        (Nanos::from_secs(10), Nanos::from_secs(10), 0)
+    );
+    assert_eq!(table.stats().clamped, 1);
+}
+
+#[test]
+fn frames_from_the_ring_join_the_flow_of_the_map() {
+    let mut table = Table::new(config());
+    let now = Nanos::from_secs(5);
+    let mut value = FlowValue {
+        first: now,
+        mac: DEVICE.0,
+        device: 7,
+        ..FlowValue::EMPTY
+    };
+    value.counters[0].add(
+        now,
+        Sample {
+            wire: 74,
+            bytes: 60,
+            payload: 0,
+            segments: 1,
+            tcp_flags: 2,
+        },
+    );
+    table.absorb(now, key(1), &value);
+    let later = now + Nanos::from_millis(3);
+    let direct = DirectRecord {
+        key: key(1),
+        at: later,
+        wire: 3042,
+        bytes: 3000,
+        payload: 2900,
+        segments: 2,
+        tcp_flags: 16,
+        dir: Dir::In as u8,
+        mac: DEVICE.0,
+        ..DirectRecord::default()
+    };
+    table.absorb_direct(later, &direct);
+    table.absorb_direct(
+        later,
+        &DirectRecord {
+            cover: 1,
+            segments: 1,
+            bytes: 500,
+            ..direct
+        },
+    );
+    table.finish(later);
+    let r = table.poll_record().expect("one flow");
+    assert_eq!((r.forward.packets, r.backward.packets, r.device), (1, 2, 7));
+    assert_eq!(
+        (r.cover[1].packets, r.cover[1].bytes, r.end),
+        (1, 500, later)
+    );
+    assert_eq!(r.sequence.len(), 1);
+    assert_eq!(
+        (r.sequence[0].offset_us, r.sequence[0].dir_flags),
+        (3000, 0x110)
+    );
+    assert_eq!(table.stats().packets, 4);
+}
+
+#[test]
+fn kernel_flows_wait_for_the_next_drain_before_the_timer_ends_them() {
+    let mut table = Table::new(config());
+    let mut value = FlowValue {
+        first: Nanos::from_secs(1),
+        ..FlowValue::EMPTY
+    };
+    value.counters[0].add(
+        Nanos::from_secs(1),
+        Sample {
+            segments: 1,
+            bytes: 60,
+            ..Sample::default()
+        },
+    );
+    table.absorb(Nanos::from_secs(2), key(0), &value);
+    table.handle_timeout(Nanos::from_secs(125));
+    assert_eq!(table.poll_record(), None);
+    table.handle_timeout(Nanos::from_secs(126));
+    assert_eq!(table.poll_record().expect("due").reason, EndReason::Idle);
+}
+
+#[test]
+fn a_flow_of_cover_alone_makes_a_record() {
+    let mut table = Table::new(config());
+    let mut value = FlowValue {
+        first: Nanos::from_secs(1),
+        ..FlowValue::EMPTY
+    };
+    value.cover[0] = CoverCounters {
+        packets: 3,
+        bytes: 900,
+    };
+    table.absorb(Nanos::from_secs(2), key(0), &value);
+    table.finish(Nanos::from_secs(3));
+    let r = table.poll_record().expect("one");
+    assert_eq!(
+        (r.packets(), r.cover[0].packets, r.start, r.end),
+        (0, 3, Nanos::from_secs(1), Nanos::from_secs(2))
+    );
+}
+
+#[test]
+fn memory_stays_bounded_while_every_packet_is_a_new_flow() {
+    let mut table = Table::new(TableConfig {
+        max_flows: 100,
+        ..config()
+    });
+    for i in 0..20_000u64 {
+        let mut p = at(0, Dir::Out);
+        p.key.src_port = (i as u16).to_be_bytes();
+        p.key.dst[12] = (i >> 16) as u8;
+        table.observe(Nanos::from_micros(i), None, &p);
+        assert!(table.len() <= 100);
+        while table.poll_record().is_some() {}
+    }
+    assert_eq!(
+        (table.stats().evicted, table.stats().peak_flows),
+        (19_900, 100)
+    );
+}
