@@ -21,6 +21,18 @@ pub struct Sample {
     pub tcp_flags: u16,
 }
 
+impl Sample {
+    /// Wire packets as a number to add: `segments`, at least 1.
+    #[inline(always)]
+    pub const fn packets(&self) -> u64 {
+        if self.segments == 0 {
+            1
+        } else {
+            self.segments as u64
+        }
+    }
+}
+
 /// Statistics of one direction of a flow. 128 bytes, no padding.
 ///
 /// All are sums, minima and maxima, so two parts of a flow merge exactly ([`Counters::merge`]). The sum of
@@ -43,7 +55,8 @@ pub struct Counters {
     pub first: Nanos,
     /// Time of the last packet.
     pub last: Nanos,
-    /// Sum of squared inter-arrival times, µs² (each time rounded down to a microsecond before squaring).
+    /// Sum of squared inter-arrival times, µs² (each time rounded down to a microsecond and limited to
+    /// 2³² - 1 µs before squaring).
     pub iat_sq: u64,
     /// Smallest inter-arrival time, ns; `u64::MAX` with fewer than two packets.
     pub iat_min: u64,
@@ -83,11 +96,18 @@ impl Counters {
     /// Adds one frame that was seen at `at`. Times that go backwards count as equal to the last one.
     #[inline(always)]
     pub fn add(&mut self, at: Nanos, s: Sample) {
-        let segments = if s.segments == 0 {
-            1
-        } else {
-            s.segments as u64
-        };
+        self.note(at, s);
+        self.packets += s.packets();
+        self.bytes += s.bytes as u64;
+        self.wire += s.wire as u64;
+        self.payload += s.payload as u64;
+    }
+
+    /// [`Counters::add`] without the four totals `packets`, `bytes`, `wire` and `payload`: the kernel adds those
+    /// afterwards with atomic instructions, so that they stay exact when several CPUs count one flow.
+    #[inline(always)]
+    pub fn note(&mut self, at: Nanos, s: Sample) {
+        let segments = s.packets();
         if self.packets == 0 {
             self.first = at;
             self.last = at;
@@ -104,10 +124,6 @@ impl Counters {
         } else {
             s.bytes
         };
-        self.packets += segments;
-        self.bytes += s.bytes as u64;
-        self.wire += s.wire as u64;
-        self.payload += s.payload as u64;
         self.bytes_sq += (each as u64 * each as u64) * segments;
         if each < self.bytes_min {
             self.bytes_min = each;
@@ -132,8 +148,14 @@ impl Counters {
 
     #[inline(always)]
     fn add_iat(&mut self, iat: u64) {
+        // 2^32 µs are 71 minutes; without the limit the product would need 128 bits, which the BPF target lacks.
         let us = iat / 1_000;
-        self.iat_sq = self.iat_sq.saturating_add(us.saturating_mul(us));
+        let us = if us > u32::MAX as u64 {
+            u32::MAX as u64
+        } else {
+            us
+        };
+        self.iat_sq = self.iat_sq.saturating_add(us * us);
         if iat < self.iat_min {
             self.iat_min = iat;
         }

@@ -20,8 +20,14 @@ pub mod map {
     pub const SLOTS: &str = "SLOTS";
     /// `RINGBUF` of [`super::DirectRecord`].
     pub const RECORDS: &str = "RECORDS";
-    /// `PERCPU_ARRAY` of `u64`, index [`super::Reason`].
+    /// `PERCPU_ARRAY` of one `[u64; COUNT]`, indexed by [`super::Reason`].
     pub const REASONS: &str = "REASONS";
+    /// Two generations of flows: `HASH` of [`crate::FlowKey`] (device first) to [`crate::FlowValue`].
+    pub const FLOWS: [&str; 2] = ["FLOWS_0", "FLOWS_1"];
+    /// `ARRAY` of one `u32`: which of [`FLOWS`] the programs fill (0 or 1).
+    pub const GENERATION: &str = "GENERATION";
+    /// `PERCPU_ARRAY` of one [`crate::FlowValue`], where the programs build a new flow.
+    pub const SCRATCH: &str = "SCRATCH";
 }
 
 /// Names of the kernel's programs.
@@ -156,21 +162,23 @@ pub enum Reason {
     Malformed = 5,
     /// Cover in a flow map or ring record (counted on the network side).
     Cover = 6,
-    /// Seen on the network side, from the network.
+    /// Seen on the network side, from the network, cover included.
     WanIn = 7,
-    /// Seen on the network side, to the network.
+    /// Seen on the network side, to the network, cover included.
     WanOut = 8,
     /// Bytes (IP length; frame length when not IP) on the network side, from the network.
     WanInBytes = 9,
     /// Bytes on the network side, to the network.
     WanOutBytes = 10,
+    /// Cover lost to flow records: map and ring were full.
+    CoverLost = 11,
 }
 
 impl Reason {
     /// How many there are.
-    pub const COUNT: u32 = 11;
+    pub const COUNT: u32 = 12;
     /// All of them in index order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Seen,
         Self::Flow,
         Self::Ring,
@@ -182,6 +190,7 @@ impl Reason {
         Self::WanOut,
         Self::WanInBytes,
         Self::WanOutBytes,
+        Self::CoverLost,
     ];
 
     /// The name used in reports and metrics.
@@ -198,6 +207,7 @@ impl Reason {
             Self::WanOut => "wan_out",
             Self::WanInBytes => "wan_in_bytes",
             Self::WanOutBytes => "wan_out_bytes",
+            Self::CoverLost => "cover_lost",
         }
     }
 }
