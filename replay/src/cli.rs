@@ -44,6 +44,9 @@ pub(crate) struct Args {
     /// Only frames from the devices (out) or to them (in).
     #[arg(long, value_name = "out|in")]
     direction: Option<Direction>,
+    /// Leave out frames that neither come from nor go to a device (with --interface and --device this is so anyway).
+    #[arg(long)]
+    only_devices: bool,
     /// Leave out frames between two devices.
     #[arg(long)]
     skip_local: bool,
@@ -166,6 +169,7 @@ impl Args {
             Direction::Out => Dir::Out,
             Direction::In => Dir::In,
         });
+        options.only_devices = self.only_devices;
         options.skip_local = self.skip_local;
         options.pacing = self.pacing()?;
         options.loops = self.loops;

@@ -95,6 +95,8 @@ pub struct Options {
     pub device_list: Option<PathBuf>,
     /// Only frames of one direction.
     pub only: Option<Dir>,
+    /// Leave out frames that neither come from nor go to a device (one interface with devices: always so).
+    pub only_devices: bool,
     /// Leave out frames between two of the devices.
     pub skip_local: bool,
     /// Send times.
@@ -134,6 +136,7 @@ impl Options {
             devices: Vec::new(),
             device_list: None,
             only: None,
+            only_devices: false,
             skip_local: false,
             pacing: Pacing::Capture { speed: 1.0 },
             loops: 1,

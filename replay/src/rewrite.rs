@@ -353,7 +353,7 @@ fn adjust(b: &mut [u8], at: usize, old: &[u8], new: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use etherparse::{NetHeaders, PacketBuilder, PacketHeaders, TransportHeader, VlanId};
+    use etherparse::{NetHeaders, PacketBuilder, PacketHeaders, VlanId};
     use proptest::prelude::*;
 
     /// Recomputes every checksum of the packet from scratch and compares.

@@ -122,8 +122,9 @@ fn devices(
     observer: &mut dyn Observer,
 ) -> Result<Devices, ReplayError> {
     let devices = Devices::parse(&options.devices, options.device_list.as_deref())?;
-    let needed =
-        options.only.is_some() || matches!(options.target, Target::Pair(..) | Target::Udp(..));
+    let needed = options.only.is_some()
+        || options.only_devices
+        || matches!(options.target, Target::Pair(..) | Target::Udp(..));
     if !devices.is_empty() || !needed {
         return Ok(devices);
     }
@@ -142,7 +143,7 @@ fn plan_options(options: &Options, devices: &Devices, ports: &[Port]) -> PlanOpt
         only: options
             .only
             .or_else(|| (shape == Shape::Payloads).then_some(Dir::Out)),
-        involving: !devices.is_empty() && ports.len() == 1,
+        involving: options.only_devices || (!devices.is_empty() && ports.len() == 1),
         skip_local: options.skip_local,
         rewrite: options.rewrite.clone(),
         pad: options.pad,
