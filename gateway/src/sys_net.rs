@@ -1,0 +1,361 @@
+//! The system calls that the standard library has no safe form of: batched datagrams, socket options, a wait with an
+//! absolute deadline, thread priority. All unsafe code of the cover channel is here, behind safe functions.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, RawFd};
+use std::ptr;
+use std::sync::atomic::AtomicU32;
+
+use chaff_abi::Nanos;
+
+/// Datagrams per system call at most.
+pub const MAX_BATCH: usize = 64;
+
+/// The kernel's monotonic clock, as the meter's time stamps use it.
+pub fn monotonic_now() -> Nanos {
+    let mut t = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `t` is a valid, writable timespec for the duration of the call.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut t) };
+    Nanos(t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64)
+}
+
+fn check(result: libc::c_long) -> io::Result<usize> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result as usize)
+    }
+}
+
+fn set_option(fd: RawFd, level: i32, name: i32, value: i32) -> io::Result<()> {
+    // SAFETY: the option value points to an i32 that lives through the call, with its size.
+    let result = unsafe {
+        libc::setsockopt(
+            fd,
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of::<i32>() as libc::socklen_t,
+        )
+    };
+    check(result.into()).map(drop)
+}
+
+/// The socket that cover leaves through: connected to the sink, marked, never fragmented, behind real traffic.
+///
+/// `SO_MARK` is `mark` unless that is 0. `SO_PRIORITY` is the lowest (`TC_PRIO_FILLER`): it orders the local queue
+/// and does not show on the wire, unlike a DSCP value, which would tell cover apart. The don't-fragment bit is set.
+///
+/// # Errors
+/// What the system says; `PermissionDenied` when the mark needs CAP_NET_ADMIN or CAP_NET_RAW.
+pub fn open_cover_socket(local: SocketAddr, sink: SocketAddr, mark: u32) -> io::Result<UdpSocket> {
+    const FILLER: i32 = 1;
+    const BUFFER: i32 = 1 << 20;
+    let socket = UdpSocket::bind(local)?; // close-on-exec
+    let fd = socket.as_raw_fd();
+    if mark != 0 {
+        set_option(fd, libc::SOL_SOCKET, libc::SO_MARK, mark as i32)?;
+    }
+    set_option(fd, libc::SOL_SOCKET, libc::SO_PRIORITY, FILLER)?;
+    for (plain, forced) in [
+        (libc::SO_SNDBUF, libc::SO_SNDBUFFORCE),
+        (libc::SO_RCVBUF, libc::SO_RCVBUFFORCE),
+    ] {
+        // Beyond the system's limit where allowed, else up to it.
+        if set_option(fd, libc::SOL_SOCKET, forced, BUFFER).is_err() {
+            set_option(fd, libc::SOL_SOCKET, plain, BUFFER)?;
+        }
+    }
+    if sink.is_ipv4() {
+        set_option(
+            fd,
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            libc::IP_PMTUDISC_DO,
+        )?;
+    } else {
+        set_option(
+            fd,
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU_DISCOVER,
+            libc::IPV6_PMTUDISC_DO,
+        )?;
+    }
+    socket.connect(sink)?;
+    Ok(socket)
+}
+
+fn empty_header() -> libc::mmsghdr {
+    // SAFETY: mmsghdr is plain data of integers and pointers; all zero is its valid empty value.
+    unsafe { std::mem::zeroed() }
+}
+
+fn iovec(bytes: *mut u8, len: usize) -> libc::iovec {
+    libc::iovec {
+        iov_base: bytes.cast(),
+        iov_len: len,
+    }
+}
+
+/// Sends up to [`MAX_BATCH`] datagrams on a connected socket in one call, without blocking.
+///
+/// Returns how many went out, from the front.
+///
+/// # Errors
+/// The error of the first datagram when none went out.
+pub fn send_batch(socket: &UdpSocket, datagrams: &[Vec<u8>]) -> io::Result<usize> {
+    let datagrams = &datagrams[..datagrams.len().min(MAX_BATCH)];
+    let mut parts = [iovec(ptr::null_mut(), 0); MAX_BATCH];
+    let mut headers = [empty_header(); MAX_BATCH];
+    for (i, bytes) in datagrams.iter().enumerate() {
+        parts[i] = iovec(bytes.as_ptr().cast_mut(), bytes.len());
+        headers[i].msg_hdr.msg_iov = &raw mut parts[i];
+        headers[i].msg_hdr.msg_iovlen = 1;
+    }
+    // SAFETY: the first `datagrams.len()` headers point to parts of this frame, which point to the datagrams' bytes;
+    // all outlive the call, and the kernel only reads the bytes.
+    let sent = unsafe {
+        libc::sendmmsg(
+            socket.as_raw_fd(),
+            headers.as_mut_ptr(),
+            datagrams.len() as libc::c_uint,
+            libc::MSG_DONTWAIT,
+        )
+    };
+    check(sent.into())
+}
+
+/// Room for a batch of received datagrams; allocated once.
+#[derive(Debug)]
+pub struct RecvBatch {
+    bytes: Vec<u8>,
+    each: usize,
+    lengths: [usize; MAX_BATCH],
+    truncated: [bool; MAX_BATCH],
+    filled: usize,
+}
+
+impl RecvBatch {
+    /// Makes room for [`MAX_BATCH`] datagrams of up to `each` bytes.
+    pub fn new(each: usize) -> Self {
+        Self {
+            bytes: vec![0; each.max(1) * MAX_BATCH],
+            each: each.max(1),
+            lengths: [0; MAX_BATCH],
+            truncated: [false; MAX_BATCH],
+            filled: 0,
+        }
+    }
+
+    /// The datagrams of the last [`recv_batch`], each with whether it was longer than the room for it.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&mut [u8], bool)> {
+        self.bytes
+            .chunks_exact_mut(self.each)
+            .zip(self.lengths)
+            .zip(self.truncated)
+            .take(self.filled)
+            .map(|((bytes, len), truncated)| (&mut bytes[..len], truncated))
+    }
+}
+
+/// Receives what is there, up to [`MAX_BATCH`] datagrams, without blocking. Returns how many; at least 1.
+///
+/// # Errors
+/// `WouldBlock` when there is none.
+pub fn recv_batch(socket: &UdpSocket, into: &mut RecvBatch) -> io::Result<usize> {
+    into.filled = 0;
+    let mut parts = [iovec(ptr::null_mut(), 0); MAX_BATCH];
+    let mut headers = [empty_header(); MAX_BATCH];
+    for (i, room) in into.bytes.chunks_exact_mut(into.each).enumerate() {
+        parts[i] = iovec(room.as_mut_ptr(), room.len());
+        headers[i].msg_hdr.msg_iov = &raw mut parts[i];
+        headers[i].msg_hdr.msg_iovlen = 1;
+    }
+    // SAFETY: the headers point to parts of this frame, which point to disjoint chunks of `into.bytes` that are
+    // borrowed mutably until the call returns; no timeout is passed.
+    let received = unsafe {
+        libc::recvmmsg(
+            socket.as_raw_fd(),
+            headers.as_mut_ptr(),
+            MAX_BATCH as libc::c_uint,
+            libc::MSG_DONTWAIT as _,
+            ptr::null_mut(),
+        )
+    };
+    let received = check(received.into())?;
+    for (i, header) in headers.iter().enumerate().take(received) {
+        into.lengths[i] = (header.msg_len as usize).min(into.each);
+        into.truncated[i] = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
+    }
+    into.filled = received;
+    Ok(received)
+}
+
+/// Sleeps while `word` is `expected`, until woken or until `deadline` on the monotonic clock.
+///
+/// One system call with an absolute deadline: a thread that is delayed between reading the clock and sleeping does
+/// not sleep longer for it, and a change of `word` before the call is not missed. Returns early at will.
+pub fn wait_until(word: &AtomicU32, expected: u32, deadline: Option<Nanos>) {
+    let time = deadline.map(|d| libc::timespec {
+        tv_sec: (d.0 / 1_000_000_000).min(i32::MAX as u64) as libc::time_t,
+        tv_nsec: (d.0 % 1_000_000_000) as _,
+    });
+    // SAFETY: `word` is an aligned 32-bit word and `time` a timespec, both alive through the call; the kernel reads them.
+    unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            word.as_ptr(),
+            libc::FUTEX_WAIT_BITSET | libc::FUTEX_PRIVATE_FLAG,
+            expected,
+            time.as_ref().map_or(ptr::null(), ptr::from_ref),
+            ptr::null::<u32>(),
+            libc::FUTEX_BITSET_MATCH_ANY,
+        );
+    }
+}
+
+/// Wakes one thread that sleeps in [`wait_until`] on `word`.
+pub fn wake(word: &AtomicU32) {
+    // SAFETY: `word` is an aligned 32-bit word that is alive through the call; waking only uses its address.
+    unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            word.as_ptr(),
+            libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG,
+            1,
+        );
+    }
+}
+
+/// Makes the calling thread real-time (`SCHED_FIFO`), not its children.
+///
+/// # Errors
+/// `PermissionDenied` without CAP_SYS_NICE or a sufficient RLIMIT_RTPRIO.
+pub fn make_realtime(priority: i32) -> io::Result<()> {
+    let param = libc::sched_param {
+        sched_priority: priority,
+    };
+    // SAFETY: `param` is a valid sched_param alive through the call; pid 0 is the calling thread.
+    let result = unsafe {
+        libc::sched_setscheduler(
+            0,
+            libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK,
+            &raw const param,
+        )
+    };
+    check(result.into()).map(drop)
+}
+
+/// Sets how late the kernel may wake the calling thread to save power to the least; the default is 50 µs. Real-time
+/// threads have none.
+pub fn wake_precisely() {
+    // SAFETY: PR_SET_TIMERSLACK takes one integer and touches no memory.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong, 0, 0, 0) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::Ordering;
+
+    fn pair() -> (UdpSocket, UdpSocket) {
+        let sink = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let cover = open_cover_socket(
+            "127.0.0.1:0".parse().unwrap(),
+            sink.local_addr().unwrap(),
+            0,
+        )
+        .unwrap();
+        (cover, sink)
+    }
+
+    #[test]
+    fn a_batch_arrives_as_sent() {
+        let (cover, sink) = pair();
+        let datagrams: Vec<Vec<u8>> = (0..5u8).map(|i| vec![i; 100 + usize::from(i)]).collect();
+        assert_eq!(send_batch(&cover, &datagrams).unwrap(), 5);
+        let mut batch = RecvBatch::new(103);
+        let mut got = Vec::new();
+        while got.len() < 5 {
+            if recv_batch(&sink, &mut batch).is_ok() {
+                got.extend(batch.iter_mut().map(|(b, cut)| (b.to_vec(), cut)));
+            }
+        }
+        for (i, (bytes, cut)) in got.iter().enumerate() {
+            assert_eq!((bytes[0], bytes.len()), (i as u8, (100 + i).min(103)));
+            assert_eq!(*cut, i == 4);
+        }
+        assert_eq!(
+            recv_batch(&sink, &mut batch).unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
+        assert_eq!(batch.iter_mut().count(), 0);
+    }
+
+    #[test]
+    fn more_than_a_batch_is_sent_in_part() {
+        let (cover, _sink) = pair();
+        let datagrams = vec![vec![0u8; 30]; MAX_BATCH + 5];
+        assert_eq!(send_batch(&cover, &datagrams).unwrap(), MAX_BATCH);
+        assert_eq!(send_batch(&cover, &[]).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_wait_ends_at_its_absolute_deadline() {
+        let word = AtomicU32::new(7);
+        let deadline = monotonic_now() + Nanos::from_millis(5);
+        while monotonic_now() < deadline {
+            wait_until(&word, 7, Some(deadline));
+        }
+        // Neither a changed word nor a past deadline sleeps: these would hang otherwise.
+        wait_until(&word, 8, None);
+        wait_until(&word, 7, Some(Nanos::ZERO));
+        word.store(8, Ordering::SeqCst);
+        wake(&word);
+    }
+
+    fn option(socket: &UdpSocket, level: i32, name: i32) -> i32 {
+        let (mut value, mut len) = (0i32, size_of::<i32>() as libc::socklen_t);
+        // SAFETY: value and length are valid and match for an integer option.
+        unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                level,
+                name,
+                (&raw mut value).cast(),
+                &raw mut len,
+            )
+        };
+        value
+    }
+
+    #[test]
+    fn cover_is_marked_unfragmented_and_last_in_the_queue() {
+        let (local, sink) = (
+            "127.0.0.1:0".parse().unwrap(),
+            "127.0.0.1:9".parse().unwrap(),
+        );
+        let socket = match open_cover_socket(local, sink, 0xc0ffee) {
+            Ok(socket) => socket,
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                println!("skipped: needs CAP_NET_ADMIN or CAP_NET_RAW");
+                return;
+            }
+            Err(e) => panic!("{e}"),
+        };
+        let option = |level, name| option(&socket, level, name);
+        assert_eq!(option(libc::SOL_SOCKET, libc::SO_MARK), 0xc0ffee);
+        assert_eq!(option(libc::SOL_SOCKET, libc::SO_PRIORITY), 1);
+        assert_eq!(
+            option(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
+            libc::IP_PMTUDISC_DO
+        );
+        assert_eq!(socket.peer_addr().unwrap(), sink);
+        let error = send_batch(&socket, &[vec![0u8; 65_536]]).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE));
+    }
+}
