@@ -1,5 +1,5 @@
 use std::fmt::Write as _;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::IpAddr;
 
 use chaff_abi::{Counters, Dir, Mac, SequenceEntry};
@@ -394,19 +394,19 @@ impl Record {
     /// # Errors
     /// Those of `out`.
     pub fn write_csv(&self, out: &mut impl io::Write) -> io::Result<()> {
-        let mut line = String::with_capacity(512);
+        let mut line = Vec::with_capacity(1024);
         for (i, field) in FIELDS.iter().enumerate() {
             if i > 0 {
-                line.push(',');
+                line.push(b',');
             }
             match (field.get)(self) {
                 Value::Missing => (),
-                Value::List(items) => push_list(&mut line, &items, ' '),
-                value => push_scalar(&mut line, &value),
+                Value::List(items) => push_list(&mut line, &items, b' '),
+                value => push_scalar(&mut line, &value)?,
             }
         }
-        line.push('\n');
-        out.write_all(line.as_bytes())
+        line.push(b'\n');
+        out.write_all(&line)
     }
 
     /// Writes one line with a JSON object.
@@ -414,28 +414,28 @@ impl Record {
     /// # Errors
     /// Those of `out`.
     pub fn write_json(&self, out: &mut impl io::Write) -> io::Result<()> {
-        let mut line = String::with_capacity(1024);
+        let mut line = Vec::with_capacity(2048);
         for (i, field) in FIELDS.iter().enumerate() {
-            line.push_str(if i == 0 { "{\"" } else { ",\"" });
-            line.push_str(field.name);
-            line.push_str("\":");
+            line.extend_from_slice(if i == 0 { b"{\"" } else { b",\"" });
+            line.extend_from_slice(field.name.as_bytes());
+            line.extend_from_slice(b"\":");
             match (field.get)(self) {
-                Value::Missing => line.push_str("null"),
+                Value::Missing => line.extend_from_slice(b"null"),
                 Value::List(items) => {
-                    line.push('[');
-                    push_list(&mut line, &items, ',');
-                    line.push(']');
+                    line.push(b'[');
+                    push_list(&mut line, &items, b',');
+                    line.push(b']');
                 }
                 value if field.kind == Kind::Text => {
-                    line.push('"');
-                    push_scalar(&mut line, &value);
-                    line.push('"');
+                    line.push(b'"');
+                    push_scalar(&mut line, &value)?;
+                    line.push(b'"');
                 }
-                value => push_scalar(&mut line, &value),
+                value => push_scalar(&mut line, &value)?,
             }
         }
-        line.push_str("}\n");
-        out.write_all(line.as_bytes())
+        line.extend_from_slice(b"}\n");
+        out.write_all(&line)
     }
 }
 
@@ -455,7 +455,7 @@ pub fn fields_markdown() -> String {
     out
 }
 
-fn push_list(out: &mut String, items: &[u64], separator: char) {
+fn push_list(out: &mut Vec<u8>, items: &[u64], separator: u8) {
     for (i, n) in items.iter().enumerate() {
         if i > 0 {
             out.push(separator);
@@ -464,22 +464,20 @@ fn push_list(out: &mut String, items: &[u64], separator: char) {
     }
 }
 
-fn push_scalar(out: &mut String, value: &Value) {
-    // Writing to a string cannot fail.
-    let _ = match value {
-        Value::Unsigned(n) => {
-            push_number(out, *n);
-            Ok(())
-        }
-        Value::Float(x) => write!(out, "{x}"),
-        Value::Ip(ip) => write!(out, "{ip}"),
-        Value::Mac(mac) => write!(out, "{mac}"),
-        Value::Word(word) => out.write_str(word),
-        Value::List(_) | Value::Missing => Ok(()),
-    };
+fn push_scalar(out: &mut Vec<u8>, value: &Value) -> io::Result<()> {
+    match value {
+        Value::Unsigned(n) => push_number(out, *n),
+        Value::Float(x) => write!(out, "{x}")?,
+        Value::Ip(ip) => write!(out, "{ip}")?,
+        Value::Mac(mac) => write!(out, "{mac}")?,
+        Value::Word(word) => out.extend_from_slice(word.as_bytes()),
+        Value::List(_) | Value::Missing => (),
+    }
+    Ok(())
 }
 
-fn push_number(out: &mut String, mut n: u64) {
+/// Most of a row is numbers, so they go around the formatting machinery.
+fn push_number(out: &mut Vec<u8>, mut n: u64) {
     let mut digits = [0u8; 20];
     let mut at = digits.len();
     loop {
@@ -490,5 +488,5 @@ fn push_number(out: &mut String, mut n: u64) {
             break;
         }
     }
-    out.extend(digits[at..].iter().map(|&d| d as char));
+    out.extend_from_slice(&digits[at..]);
 }
