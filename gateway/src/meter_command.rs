@@ -21,8 +21,12 @@ Examples:
   gateway meter monday.pcap tuesday.pcapng --output - --format jsonl --idle-timeout 60
   zcat week.pcap.gz | gateway meter - --output flows.csv --devices devices.csv --report report.json
 
-Every packet ends up in one record or is counted by the reason why not; the report has the sum. Exit codes: 0 done;
-1 an input was damaged (what came before the damage is in the output); 2 wrong usage, no such file, not a capture.")]
+Every packet ends up in one record or is counted by the reason why not; the report has the sum.
+
+Exit codes:
+  0  done
+  1  an input was damaged (what came before the damage is in the output), or the output could not be written on
+  2  wrong usage, no such file, not a capture")]
 pub struct Args {
     /// Captures (pcap, pcapng), read one after another as one source; `-` is standard input.
     #[arg(required = true, value_name = "INPUT")]
@@ -77,14 +81,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.explain {
         eprint!("{}", chaff_flow::fields_markdown());
     }
-    let devices = match check(&args) {
-        Ok(devices) => devices,
+    let (devices, output) = match check(&args).and_then(|d| Ok((d, open_output(&args.output)?))) {
+        Ok(parts) => parts,
         Err(e) => {
             eprintln!("error: {e:#}");
             return Ok(ExitCode::from(2));
         }
     };
-    let output = open_output(&args.output)?;
     let result = Meter::new(&args, devices, output).run(&args.input);
     let summary = match result {
         Err(e) if is_broken_pipe(&e) => return Ok(ExitCode::SUCCESS),
@@ -105,6 +108,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         eprintln!(
             "note: {n} packets were older than one before them and count as simultaneous with it"
         );
+        for (before, input) in summary.inputs.iter().zip(summary.inputs.iter().skip(1)) {
+            if input.first.is_some_and(|first| first < before.last) {
+                eprintln!(
+                    "note: {} begins before {} ends; give captures in the order of time",
+                    input.path, before.path
+                );
+            }
+        }
     }
     let damaged = summary.inputs.iter().any(|i| i.error.is_some());
     if !summary.is_balanced() {
@@ -309,7 +320,11 @@ impl Meter {
     /// Reads one input to its end or its first damage. Fails only when the output does.
     fn read(&mut self, path: &Path) -> anyhow::Result<()> {
         let mut input = InputSummary {
-            path: path.display().to_string(),
+            path: if is_dash(path) {
+                "standard input".into()
+            } else {
+                path.display().to_string()
+            },
             packets: 0,
             bytes: 0,
             first: None,
