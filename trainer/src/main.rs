@@ -1,5 +1,6 @@
 //! `trainer`: learns cover generators from captures.
 
+use std::collections::BTreeSet;
 use std::io::{BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -25,7 +26,7 @@ struct Cli {
 enum Command {
     /// Train one cover generator for each device, or for one of them.
     #[command(after_long_help = "Examples:\n  \
-        trainer cover --pcap captures/ --devices devices.csv --seed 1 --output models/\n  \
+        trainer cover --pcap captures/ --devices devices.csv --shared --stages 10 --seed 1 --output models/\n  \
         trainer cover --pcap monday.pcap tuesday.pcap --devices devices.csv --device camera --seed 1 --output camera.onnx")]
     Cover(Cover),
     /// Write the demands that a generator makes, as CSV with named columns.
@@ -56,11 +57,14 @@ struct Cover {
     /// Length of a window, seconds.
     #[arg(long, default_value_t = 4.0)]
     total_time: f64,
+    /// One generator for all devices: cover that does not itself tell which device it is for.
+    #[arg(long, conflicts_with = "device")]
+    shared: bool,
     /// Rounds of generators against attacker.
     #[arg(long, default_value_t = 1)]
     stages: u32,
     /// Passes of a generator over its device's windows, each stage.
-    #[arg(long, default_value_t = 40)]
+    #[arg(long, default_value_t = 3)]
     epochs: usize,
     /// Passes of the attacker over all windows.
     #[arg(long, default_value_t = 40)]
@@ -181,6 +185,7 @@ fn train(args: Cover) -> Result<()> {
     let config = Config {
         shape,
         device: args.device,
+        shared: args.shared,
         stages: args.stages,
         epochs: args.epochs,
         attacker_epochs: args.attacker_epochs,
@@ -191,6 +196,12 @@ fn train(args: Cover) -> Result<()> {
         chain: args.chain,
         seed: args.seed,
     };
+    let names: BTreeSet<String> = data.labels.iter().map(|l| file_name(l)).collect();
+    if names.len() < data.labels.len() {
+        bail!(
+            "two labels give the same file name; labels may differ in letters, digits and - _ + ."
+        );
+    }
     let training = bar(0, "training")?;
     let (models, report) = cover::train(&data, &config, &mut |p: Progress| {
         training.set_length(p.total);
@@ -223,6 +234,12 @@ fn train(args: Cover) -> Result<()> {
         print!("{json}");
     } else {
         summary(&report, &mut std::io::stdout().lock())?;
+    }
+    if report.accuracy_retrained > report.accuracy_before {
+        eprintln!(
+            "warning: an attacker who learns from this cover tells the devices apart better than without it; \
+             try --shared --stages 10, or fewer --epochs"
+        );
     }
     if std::io::stderr().is_terminal() {
         eprintln!(

@@ -1,0 +1,225 @@
+//! Training end to end: generated captures, and real ones where they are at hand.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use chaff_abi::Nanos;
+use chaff_cover::{Demand, Generator, OnnxGenerator, Window, parity};
+use chaff_flow::Link;
+use chaff_trace::PcapWriter;
+
+const HOME: [[u8; 4]; 3] = [[192, 168, 1, 10], [192, 168, 1, 11], [192, 168, 1, 12]];
+
+/// An Ethernet, IPv4, UDP frame between a device and a server on the Internet, through a router.
+fn frame(device: u8, out: bool, payload: usize) -> Vec<u8> {
+    let (mac, router) = ([2, 0, 0, 0, 0, device], [2, 0, 0, 0, 1, 1]);
+    let (own, server) = (HOME[usize::from(device)], [203, 0, 113, 5]);
+    let mut f = Vec::new();
+    f.extend(if out { router } else { mac });
+    f.extend(if out { mac } else { router });
+    f.extend([8, 0, 0x45, 0]);
+    f.extend(((28 + payload) as u16).to_be_bytes());
+    f.extend([0, 0, 0, 0, 64, 17, 0, 0]);
+    f.extend(if out { own } else { server });
+    f.extend(if out { server } else { own });
+    f.extend([0x13, 0x88, 0x01, 0xbb]);
+    f.extend(((8 + payload) as u16).to_be_bytes());
+    f.extend([0, 0]);
+    f.resize(42 + payload, 0);
+    f
+}
+
+/// Three devices with rhythms of their own: a sensor (one small packet every 5 s), a camera (steady, out), a speaker
+/// (bursts in).
+fn capture(path: &Path, seconds: u64) {
+    let mut packets = Vec::new();
+    for ms in (0..seconds * 1000).step_by(100) {
+        if ms % 5000 == 0 {
+            packets.push((ms, frame(0, true, 40)));
+            packets.push((ms + 30, frame(0, false, 60)));
+        }
+        if ms % 300 == 0 {
+            packets.push((ms + 7, frame(1, true, 500)));
+        }
+        if ms % 9000 == 0 {
+            packets.push((ms + 3, frame(2, true, 30)));
+        }
+        if ms % 9000 < 1500 {
+            packets.push((ms + 11, frame(2, false, 90)));
+        }
+    }
+    let file = std::fs::File::create(path).expect("create");
+    let mut writer = PcapWriter::new(file, Link::Ethernet).expect("header");
+    for (ms, f) in packets {
+        writer
+            .write(Nanos::from_millis(ms), &f, f.len())
+            .expect("write");
+    }
+}
+
+fn trainer(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_trainer"))
+        .args(args)
+        .output()
+        .expect("starts")
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+fn report(path: &Path) -> serde_json::Value {
+    serde_json::from_slice(&std::fs::read(path).expect("report")).expect("JSON")
+}
+
+#[test]
+fn a_seed_gives_the_same_models_and_they_hide_the_devices() {
+    let dir = tempfile::tempdir().expect("folder");
+    let (a, b) = (dir.path().join("a.pcap"), dir.path().join("b.pcap"));
+    capture(&a, 400);
+    capture(&b, 300);
+    let run = |name: &str, seed: &str| -> PathBuf {
+        let out = dir.path().join(name);
+        let done = trainer(&[
+            "cover",
+            "--pcap",
+            text(&a),
+            text(&b),
+            "--seed",
+            seed,
+            "--epochs",
+            "5",
+            "--attacker-epochs",
+            "20",
+            "--output",
+            text(&out),
+        ]);
+        assert!(
+            done.status.success(),
+            "{}",
+            String::from_utf8_lossy(&done.stderr)
+        );
+        out
+    };
+    let (one, two, other) = (run("one", "7"), run("two", "7"), run("other", "8"));
+    // Without a devices file a device is a MAC address; the router is none.
+    let models = [
+        "02:00:00:00:00:00",
+        "02:00:00:00:00:01",
+        "02:00:00:00:00:02",
+    ];
+    for label in models {
+        let name = format!("{}.onnx", label.replace(':', "_"));
+        let bytes = std::fs::read(one.join(&name)).expect("model");
+        assert_eq!(bytes, std::fs::read(two.join(&name)).expect("model"));
+        assert_ne!(bytes, std::fs::read(other.join(&name)).expect("model"));
+        let mut g = OnnxGenerator::load(&bytes).expect("loads");
+        assert_eq!(g.signature().device_label, label);
+        assert_eq!((g.slot(), g.rows()), (Nanos::from_millis(100), 40));
+        let mut demands = [Demand::NONE; 40];
+        let mut rng = chaff_trainer::cover::stream(1, "test");
+        g.fill(&Window::new(1), &mut rng, &mut demands)
+            .expect("runs");
+        assert!(demands.iter().all(|d| d.packets.iter().all(|p| *p <= 4)));
+        assert!(demands.iter().all(|d| d.bytes.iter().all(|b| *b <= 100)));
+        assert!(demands.iter().any(|d| d.bytes != [0, 0]));
+    }
+    let r = report(&one.join("report.json"));
+    assert_eq!(r, report(&two.join("report.json")));
+    let accuracy = |name: &str| r[name].as_f64().expect("number");
+    assert!(accuracy("accuracy_before") > 0.95, "{r}");
+    assert!(accuracy("accuracy_after") < 0.7, "{r}");
+
+    let csv = dir.path().join("cover.csv");
+    let model = one.join("02_00_00_00_00_01.onnx");
+    let done = trainer(&[
+        "perturb",
+        "--model",
+        text(&model),
+        "--slots",
+        "70",
+        "--seed",
+        "3",
+        "--output",
+        text(&csv),
+    ]);
+    assert!(
+        done.status.success(),
+        "{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    let table = std::fs::read(&csv).expect("csv");
+    assert!(table.starts_with(b"in_packets,in_bytes,out_packets,out_bytes\n"));
+    assert_eq!(parity::read_rows(&table[..]).expect("reads").len(), 70);
+}
+
+#[test]
+fn what_cannot_be_trained_is_said_in_one_line() {
+    let dir = tempfile::tempdir().expect("folder");
+    let pcap = dir.path().join("a.pcap");
+    capture(&pcap, 60);
+    let devices = dir.path().join("devices.csv");
+    std::fs::write(&devices, "device,mac\ncam,02:00:00:00:00:01\n").expect("write");
+    let out = dir.path().join("out");
+    let text_file = dir.path().join("b.pcap");
+    std::fs::write(&text_file, "no capture at all").expect("write");
+    let base = ["--pcap", text(&pcap), "--seed", "1", "--output", text(&out)];
+    let cases: [(&[&str], &str); 6] = [
+        (&["--devices", text(&devices)], "at least two devices"),
+        (&["--device", "toaster"], "no device \"toaster\""),
+        (&["--omega", "0.3"], "a window of 4 s with slots of 0.3 s"),
+        (&["--max-packets", "0"], "--max-packets"),
+        (&["--pcap", text(&text_file)], "while reading"),
+        (&["--devices", text(&text_file)], "line 1"),
+    ];
+    for (extra, want) in cases {
+        let done = trainer(&[&["cover"], &base[..], extra].concat());
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(2), "{said}");
+        assert!(said.contains(want), "{extra:?}: {said}");
+        assert!(!out.exists());
+    }
+}
+
+#[test]
+fn real_devices_are_told_apart_less_with_cover() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/iot");
+    if !folder.exists() {
+        println!("skipped: no captures at ../shared/data/iot");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("folder");
+    let names = ["HueBridge", "D-LinkSensor", "WeMoLink", "fw-tplink-plug"];
+    let captures: Vec<PathBuf> = names.iter().map(|n| folder.join(n)).collect();
+    let list = folder.join("devices.csv");
+    let mut args = vec!["cover", "--pcap"];
+    args.extend(captures.iter().map(|p| text(p)));
+    args.extend([
+        "--devices",
+        text(&list),
+        "--seed",
+        "1",
+        "--epochs",
+        "5",
+        "--attacker-epochs",
+        "8",
+        "--max-windows",
+        "120",
+        "--output",
+        text(dir.path()),
+    ]);
+    let done = trainer(&args);
+    assert!(
+        done.status.success(),
+        "{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    let r = report(&dir.path().join("report.json"));
+    let accuracy = |name: &str| r[name].as_f64().expect("number");
+    assert!(accuracy("accuracy_before") > 0.45, "{r}");
+    assert!(
+        accuracy("accuracy_after") < accuracy("accuracy_before") - 0.15,
+        "{r}"
+    );
+    assert_eq!(r["devices"].as_array().map(Vec::len), Some(4));
+}
