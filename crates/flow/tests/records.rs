@@ -121,3 +121,12 @@ fn names_are_unique_and_documented() {
     );
     assert_eq!(fields_markdown().lines().count(), FIELDS.len() + 2);
 }
+
+/// To refresh: `gateway meter --explain ...` prints the table.
+#[test]
+fn the_committed_field_table_is_up_to_date() {
+    let committed = include_str!("../FIELDS.md");
+    let table = committed.split_once("\n\n").expect("a title").1;
+    let fresh = fields_markdown();
+    assert_eq!(table, fresh, "FIELDS.md should be:\n{fresh}");
+}
