@@ -15,7 +15,7 @@ use crate::windows::{COLUMNS, Shape, Window};
 pub const REPORT_VERSION: u32 = 1;
 
 /// Fewest windows that make a label usable.
-const MIN_WINDOWS: usize = 8;
+const MIN_WINDOWS: usize = 4;
 /// Share of windows held out.
 const HELD_OUT: f64 = 0.3;
 

@@ -199,7 +199,7 @@ fn train(args: Cover) -> Result<()> {
     let names: BTreeSet<String> = data.labels.iter().map(|l| file_name(l)).collect();
     if names.len() < data.labels.len() {
         bail!(
-            "two labels give the same file name; labels may differ in letters, digits and - _ + ."
+            "two labels give the same file name once `/`, `\\` and control characters are replaced by `_`"
         );
     }
     let training = bar(0, "training")?;
@@ -252,23 +252,20 @@ fn train(args: Cover) -> Result<()> {
     Ok(())
 }
 
-/// A label as the name of a file: whatever may mean something to a file system becomes `_`.
+/// A label as the name of a file: what would lead out of the folder, or hide the file, becomes `_`.
 fn file_name(label: &str) -> String {
     let safe = |c: char| {
-        if c.is_alphanumeric() || "-_+.".contains(c) {
-            c
-        } else {
+        if c == '/' || c == '\\' || c.is_control() {
             '_'
+        } else {
+            c
         }
     };
-    format!(
-        "{}.onnx",
-        label
-            .chars()
-            .map(safe)
-            .collect::<String>()
-            .trim_start_matches('.')
-    )
+    let name: String = label.chars().map(safe).collect();
+    match name.strip_prefix('.') {
+        Some(rest) => format!("_{rest}.onnx"),
+        None => format!("{name}.onnx"),
+    }
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {

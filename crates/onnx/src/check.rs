@@ -28,7 +28,7 @@ const MAX_CONSTANTS: usize = 1024;
 const MAX_PORTS: usize = 8;
 /// Most dimensions of a tensor.
 const MAX_RANK: usize = 6;
-/// Most elements of a tensor.
+/// Most elements of all values together: a product of small constants can be large, and constants are folded at load.
 const MAX_ELEMENTS: usize = 1 << 23;
 
 /// An input or an output of a model.
@@ -143,6 +143,11 @@ fn finish(
     outputs: &[Port],
     known: &BTreeMap<String, Fact>,
 ) -> Result<(), ModelError> {
+    let total = known
+        .values()
+        .map(|f| f.dims.iter().product::<usize>())
+        .sum();
+    bound("the elements of all values together", total, MAX_ELEMENTS)?;
     let used: BTreeSet<&str> = nodes
         .iter()
         .flat_map(|n| n.input.iter().map(String::as_str))

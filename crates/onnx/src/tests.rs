@@ -273,6 +273,62 @@ fn odd_graphs_are_refused_with_the_place() {
     assert!(refusal(&opset).to_string().contains("operator sets"));
 }
 
+/// A chain of `nodes` operators, each on the output of the one before.
+fn chain(
+    nodes: usize,
+    mut op: impl FnMut(&mut Graph, &Value) -> Value,
+) -> Result<Vec<u8>, ModelError> {
+    let mut g = Graph::new("chain");
+    let mut x = g.input("x", &[1, 4]);
+    for _ in 0..nodes {
+        x = op(&mut g, &x);
+    }
+    g.output("y", &x, &[1, 4]);
+    let golden = Golden {
+        inputs: vec![vec![0.0; 4]],
+        outputs: vec![vec![0.0; 4]],
+    };
+    g.to_bytes(&signature(), &[golden])
+}
+
+#[test]
+fn the_longest_graph_loads_and_a_longer_one_is_refused() {
+    let bytes = chain(crate::MAX_NODES, |g, x| g.tanh(x)).expect("allowed");
+    Model::load(&bytes, IPET_GENERATOR).expect("loads");
+    let error = chain(crate::MAX_NODES + 1, |g, x| g.tanh(x)).expect_err("refused");
+    assert!(matches!(
+        error,
+        ModelError::TooLarge {
+            part: "the nodes",
+            ..
+        }
+    ));
+}
+
+#[test]
+fn small_constants_do_not_multiply_into_gigabytes() {
+    let mut g = Graph::new("bomb");
+    let mut x = g.input("x", &[1, 1, 1]);
+    for _ in 0..3 {
+        let a = g.constant(&[1, 2000, 1], &[1.0; 2000]);
+        let b = g.constant(&[1, 1, 2000], &[1.0; 2000]);
+        let product = g.mul(&a, &b);
+        x = g.add(&x, &product);
+    }
+    g.output("y", &x, &[1, 2000, 2000]);
+    let error = g.to_bytes(&signature(), &[]).expect_err("refused");
+    assert!(
+        matches!(
+            error,
+            ModelError::TooLarge {
+                found: 24_012_001,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
 /// Applies an operator chosen by number to the values made so far.
 fn grow(g: &mut Graph, made: &mut Vec<(Value, Vec<usize>)>, op: u8, n: usize) {
     let (x, dims) = made.last().expect("the input").clone();
