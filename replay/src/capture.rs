@@ -174,3 +174,69 @@ fn shift(packets: &mut [Packet]) {
         p.at = p.at - first;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chaff_trace::PcapWriter;
+
+    fn file(dir: &Path, name: &str, times_ms: &[u64]) -> PathBuf {
+        let path = dir.join(name);
+        let mut w = PcapWriter::new(File::create(&path).unwrap(), Link::Ethernet).unwrap();
+        for &t in times_ms {
+            w.write(Nanos::from_millis(t), &[t as u8; 20], 90).unwrap();
+        }
+        path
+    }
+
+    fn times(c: &Capture) -> Vec<(u64, u32)> {
+        c.packets
+            .iter()
+            .map(|p| (p.at.as_millis(), p.file))
+            .collect()
+    }
+
+    #[test]
+    fn files_start_together_or_keep_their_distance() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = [
+            file(dir.path(), "a", &[500, 510]),
+            file(dir.path(), "b", &[100, 105]),
+        ];
+        let together = Capture::load(&files, &LoadOptions::default()).unwrap();
+        assert_eq!(times(&together), [(0, 0), (0, 1), (5, 1), (10, 0)]);
+        let apart = LoadOptions {
+            keep_gaps: true,
+            ..LoadOptions::default()
+        };
+        let apart = Capture::load(&files, &apart).unwrap();
+        assert_eq!(times(&apart), [(0, 1), (5, 1), (400, 0), (410, 0)]);
+        assert_eq!(
+            (apart.frame(&apart.packets[2])[0], apart.packets[2].wire_len),
+            (244, 90)
+        );
+    }
+
+    #[test]
+    fn order_in_a_file_is_kept_when_its_times_go_backwards() {
+        let dir = tempfile::tempdir().unwrap();
+        let c = Capture::load(
+            &[file(dir.path(), "a", &[7, 9, 8, 10])],
+            &LoadOptions::default(),
+        )
+        .unwrap();
+        assert_eq!(times(&c), [(0, 0), (2, 0), (2, 0), (3, 0)]);
+        assert_eq!(c.clamped, 1);
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let small = LoadOptions {
+            max_bytes: 100,
+            ..LoadOptions::default()
+        };
+        let e = Capture::load(&[file(dir.path(), "a", &[1, 2, 3])], &small).unwrap_err();
+        assert!(matches!(e, ReplayError::Memory { packet: 2, .. }), "{e}");
+    }
+}

@@ -123,6 +123,9 @@ pub(crate) struct Args {
     /// Print the report as JSON.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Say more on the way.
+    #[arg(long, short, conflicts_with = "quiet")]
+    pub(crate) verbose: bool,
     /// No progress bar, no notes.
     #[arg(long, short)]
     pub(crate) quiet: bool,

@@ -29,6 +29,7 @@ fn replay(args: &cli::Args) -> Result<bool, ReplayError> {
     sys::catch_interrupts();
     let mut screen = Screen {
         quiet: args.quiet,
+        verbose: args.verbose,
         bar: ProgressBar::hidden(),
     };
     let report = run(&options, &mut screen);
@@ -79,6 +80,7 @@ fn chain(e: &ReplayError) -> String {
 
 struct Screen {
     quiet: bool,
+    verbose: bool,
     bar: ProgressBar,
 }
 
@@ -86,6 +88,12 @@ impl Observer for Screen {
     fn note(&mut self, line: &str) {
         if !self.quiet {
             self.bar.suspend(|| eprintln!("replay: {line}"));
+        }
+    }
+
+    fn detail(&mut self, line: &str) {
+        if self.verbose {
+            self.note(line);
         }
     }
 

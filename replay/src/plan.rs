@@ -544,4 +544,34 @@ mod tests {
             Err(ReplayError::Memory { .. })
         ));
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, ..proptest::prelude::ProptestConfig::with_cases(2_000) })]
+        #[test]
+        fn arbitrary_packets_never_panic(
+            mut bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..120),
+            link in 0usize..5, shape in 0usize..3, head in 0usize..5, longer in 0u32..300,
+        ) {
+            let types: [[u8; 2]; 5] = [[0x08, 0], [0x86, 0xdd], [0x81, 0], [0x88, 0xa8], [0x08, 6]];
+            if bytes.len() > 15 {
+                bytes[12..14].copy_from_slice(&types[head]);
+                bytes[14] = if head == 0 { 0x45 } else { 0x60 };
+            }
+            let mut c = capture(&[], 0);
+            let len = bytes.len() as u32;
+            let links = [Link::Ethernet, Link::RawIp, Link::LinuxSll, Link::LinuxSll2, Link::Null];
+            c.packets.push(Packet {
+                at: Nanos::ZERO, offset: 0, len, wire_len: len + longer, file: 0, number: 1, link: links[link],
+            });
+            c.bytes = bytes;
+            let mut o = options(2);
+            o.shape = [Shape::Frames, Shape::IpPackets, Shape::Payloads][shape];
+            o.oversize = Oversize::Truncate;
+            o.rewrite = Rewrite::parse(&["ip=10.0.0.1,ip=fd00::1,vlan=strip,src-mac=02:00:00:00:00:05,dst-mac=02:00:00:00:00:06"]).unwrap();
+            if let Ok(plan) = Plan::new(&c, &o) {
+                let sent: usize = plan.lanes.iter().map(|l| l.slots.len()).sum();
+                proptest::prop_assert_eq!(sent, 1);
+            }
+        }
+    }
 }

@@ -28,6 +28,8 @@ const TICK: Duration = Duration::from_millis(100);
 pub trait Observer {
     /// Something the user should know, one line.
     fn note(&mut self, line: &str);
+    /// Something only the curious want to know, one line.
+    fn detail(&mut self, line: &str);
     /// Before the first packet: packets in all, or `None` when there is no end.
     fn start(&mut self, total: Option<u64>);
     /// Now and then: packets sent so far.
@@ -40,6 +42,7 @@ pub struct Silent;
 
 impl Observer for Silent {
     fn note(&mut self, _: &str) {}
+    fn detail(&mut self, _: &str) {}
     fn start(&mut self, _: Option<u64>) {}
     fn progress(&mut self, _: u64) {}
 }
@@ -60,6 +63,19 @@ pub fn run(options: &Options, observer: &mut dyn Observer) -> Result<Report, Rep
     let damage = capture.damage.clone();
     drop(capture);
     say_selection(options, &plan, observer);
+    for (port, lane) in ports.iter().zip(&plan.lanes) {
+        observer.detail(&format!(
+            "{}: {} packets, {} bytes a loop",
+            port.outlet.name,
+            lane.slots.len(),
+            lane.bytes.len()
+        ));
+    }
+    observer.detail(&format!(
+        "one loop takes {:.6} s, the next starts after {:.6} s",
+        plan.length.as_secs_f64(),
+        plan.period / 1e9
+    ));
 
     let compared = ports.iter().any(|p| p.input.is_some());
     let mut matchers = matchers(options, &ports, &plan.lanes);

@@ -176,6 +176,43 @@ fn a_missing_echo_fails_only_when_asked() {
 }
 
 #[test]
+fn an_interrupted_replay_still_reports() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = capture(dir.path(), &[b"one", b"two"]);
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let at = socket.local_addr().unwrap().to_string();
+    let child = Command::new(env!("CARGO_BIN_EXE_replay"))
+        .args([
+            file.to_str().unwrap(),
+            "--udp",
+            &at,
+            "--loop",
+            "0",
+            "--json",
+            "--grace",
+            "0",
+        ])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The first datagram is the sign that it runs.
+    socket.recv(&mut [0; 64]).unwrap();
+    let pid = child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-INT", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let o = child.wait_with_output().unwrap();
+    assert_eq!(o.status.code(), Some(0));
+    let report: Value = serde_json::from_slice(&o.stdout).unwrap();
+    assert_eq!(report["stopped"], true);
+    assert!(report["packets"].as_u64().unwrap() > 0);
+}
+
+#[test]
 fn the_report_keeps_its_form() {
     let dir = tempfile::tempdir().unwrap();
     let file = capture(dir.path(), &[b"one", b"two"]);
