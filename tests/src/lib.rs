@@ -128,7 +128,7 @@ impl Drop for Home {
     }
 }
 
-/// Returns the built program `chaff-<name>` of the same profile as this test.
+/// Returns the built program `name` (gateway, replay, sink-server, trainer) of the same profile as this test.
 ///
 /// # Errors
 /// When it is not built: `cargo test -p chaff-tests` alone does not build programs, `cargo build --release` does.
@@ -138,11 +138,11 @@ pub fn program(name: &str) -> Result<PathBuf> {
     let found = folders
         .by_ref()
         .take(2)
-        .map(|dir| dir.join(format!("chaff-{name}")))
+        .map(|dir| dir.join(name))
         .find(|p| p.is_file());
     found.with_context(|| {
         format!(
-            "no program chaff-{name} beside {}; build the workspace first",
+            "no program {name} beside {}; build the workspace first",
             test.display()
         )
     })

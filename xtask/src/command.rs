@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io::Write as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -108,6 +110,30 @@ pub fn shown(command: &Command) -> String {
         text.push_str(&argument.to_string_lossy());
     }
     text
+}
+
+/// Notices Ctrl-C and SIGTERM, so that a task can stop its programs and remove its namespaces before it ends.
+#[derive(Clone, Debug)]
+pub struct Interrupt {
+    raised: Arc<AtomicBool>,
+}
+
+impl Interrupt {
+    /// Starts watching; from now on the signals no longer end this process by themselves.
+    pub fn watch() -> Result<Self> {
+        let raised = Arc::new(AtomicBool::new(false));
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+            signal_hook::flag::register(signal, Arc::clone(&raised))
+                .context("while asking for signals")?;
+        }
+        Ok(Self { raised })
+    }
+
+    /// Fails once a signal has come.
+    pub fn check(&self) -> Result<()> {
+        anyhow::ensure!(!self.raised.load(Ordering::Relaxed), "interrupted");
+        Ok(())
+    }
 }
 
 /// A running program that is stopped when this is dropped.

@@ -14,12 +14,18 @@
 //! It is not installed and not part of a release.
 #![forbid(unsafe_code)]
 
+mod account;
+pub mod build_ebpf;
 pub mod command;
+pub mod demo;
+mod input;
+mod live;
 pub mod netns;
 pub mod packages;
 pub mod pcap;
 pub mod picture;
 pub mod record;
+mod report;
 pub mod test;
 
 /// Returns the repository's root.

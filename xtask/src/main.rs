@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use xtask::build_ebpf::{self, Toolchain};
 use xtask::command::Stop;
 use xtask::netns::{self, Layout, Topology};
-use xtask::{record, test};
+use xtask::{demo, record, test};
 
 /// Chaff's development tasks.
 #[derive(Parser)]
@@ -22,11 +23,28 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Runs a capture through the gateway with cover, checks that everything adds up, and draws it.
+    #[command(after_help = "Examples:
+  cargo xtask demo
+  cargo xtask demo --cover random+ --duration 20
+  cargo xtask demo --pcap capture.pcap --devices devices.csv --speed 4
+
+Live in namespaces as root (sudo), in virtual time otherwise.")]
+    Demo(demo::Options),
     /// Formats, lints, builds, tests and demonstrates: what CI runs. Example: cargo xtask test --quick
     Test(test::Options),
     /// Namespaces for hands-on use: a home, its gateway, the network behind it.
     #[command(subcommand)]
     Netns(Netns),
+    /// Rebuilds the kernel programs' object. Example: cargo xtask build-ebpf --check
+    BuildEbpf {
+        /// Compares with the committed object instead of replacing it.
+        #[arg(long)]
+        check: bool,
+        /// Where rustc comes from.
+        #[arg(long, value_enum, default_value_t)]
+        toolchain: Toolchain,
+    },
     /// Records the demo's capture from real programs in namespaces, into tests/fixtures. Needs root.
     RecordDemo(record::Options),
 }
@@ -86,7 +104,9 @@ fn run(task: Task) -> Result<()> {
         }
         Task::Netns(Netns::Down { prefix }) => Topology::new(&prefix)?.down(),
         Task::Netns(Netns::Shell { name, prefix }) => netns::shell(&Topology::new(&prefix)?, &name),
+        Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(options),
+        Task::BuildEbpf { check, toolchain } => build_ebpf::run(check, toolchain),
         Task::RecordDemo(options) => record::run(&options),
     }
 }

@@ -26,20 +26,16 @@ pub const NETNS: &[Package] = &[
     package("util-linux", "nsenter"),
 ];
 
-/// What the demo uses besides the namespaces: the SVG picture as PNG.
-pub const DEMO: &[Package] = &[package("librsvg2-bin", "rsvg-convert")];
+/// What the demo uses besides the namespaces: a witness on the uplink, and the picture as PNG.
+pub const DEMO: &[Package] = &[
+    package("tcpdump", "tcpdump"),
+    package("librsvg2-bin", "rsvg-convert"),
+];
 
 /// What building Chaff needs besides Rust.
 pub const BUILD: &[Package] = &[
     package("gcc", "cc"),
     package("libc6-dev", "/usr/include/stdio.h"),
-];
-
-/// What rebuilding the eBPF object needs; see `build-ebpf`.
-pub const EBPF: &[Package] = &[
-    package("rustc-web", "/usr/lib/rustlib/x86_64-unknown-linux-gnu"),
-    package("cargo-web", "/usr/share/doc/cargo-web"),
-    package("rust-web-src", "/usr/src/rustc-web"),
 ];
 
 /// What recording the demo capture needs: the real programs of a small home.

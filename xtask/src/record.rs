@@ -45,7 +45,7 @@ const DEVICES: [Device; 4] = [
         name: "sensor",
         mac: "02:00:5e:10:00:01",
         host: 10,
-        label: "mqtt-sensor",
+        label: "sensor",
     },
     Device {
         name: "camera",
