@@ -34,6 +34,10 @@ fn ip(args: &str) {
 impl Lab {
     /// `None`, with a word why, where namespaces cannot be made.
     pub(crate) fn new() -> Option<Self> {
+        if std::env::var_os("CHAFF_UNPRIVILEGED").is_some() {
+            println!("skipped: CHAFF_UNPRIVILEGED is set");
+            return None;
+        }
         let prefix = format!(
             "chaff-replay-{}-{}",
             std::process::id(),
