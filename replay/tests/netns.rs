@@ -15,7 +15,7 @@ use lab::{Lab, drain, forwarding};
 const DEVICE: [u8; 6] = [2, 0, 0, 0, 0, 9];
 const PEER: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
-/// A frame from the device, or to it, told apart by `n`.
+/// A frame from the device, or to it, told apart by `n`; every seventh is IPv6.
 fn frame(out: bool, n: u16, payload: usize) -> Vec<u8> {
     let (src, dst) = if out { (DEVICE, PEER) } else { (PEER, DEVICE) };
     let (from, to) = if out {
@@ -24,6 +24,15 @@ fn frame(out: bool, n: u16, payload: usize) -> Vec<u8> {
         ([192, 0, 2, 1], [10, 0, 0, 9])
     };
     let mut b = Vec::new();
+    if n % 7 == 1 {
+        let v6 = |a: [u8; 4]| [[0xfd; 4], [0; 4], [0; 4], a].concat().try_into().unwrap();
+        PacketBuilder::ethernet2(src, dst)
+            .ipv6(v6(from), v6(to), 64)
+            .udp(n, 4460)
+            .write(&mut b, &vec![n as u8; payload])
+            .unwrap();
+        return b;
+    }
     PacketBuilder::ethernet2(src, dst)
         .ipv4(from, to, 64)
         .udp(n, 4460)
