@@ -5,7 +5,8 @@
 //! ```
 //! One datagram per millisecond on loopback. Lateness is the time of the system call minus the due time. Prints JSON:
 //! per method the median over rounds of p50, p99, p99.9 and the worst in microseconds, and the ratios to tokio that
-//! are the bars. `plain` asks for no real-time priority. Exit code 1 when a bar is missed.
+//! are the bars. The injector asks for real-time priority as it does live, unless `plain` is given; tokio's thread is
+//! ordinary, and `tokio_realtime` shows how much of the difference is priority. Exit code 1 when a bar is missed.
 
 use std::net::UdpSocket;
 use std::process::ExitCode;
@@ -14,13 +15,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use chaff_abi::Nanos;
 use chaff_gateway::injector::{Injector, InjectorOptions};
-use chaff_gateway::sys_net::{monotonic_now, open_cover_socket};
+use chaff_gateway::sys_net::{make_realtime, monotonic_now, open_cover_socket};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 const STEP: Nanos = Nanos::from_millis(1);
 const PAYLOAD: [u8; 172] = [0; 172];
-const METHODS: [&str; 3] = ["injector", "injector_spin", "tokio"];
+const METHODS: [&str; 4] = ["injector", "injector_spin", "tokio", "tokio_realtime"];
 const SPIN: Duration = Duration::from_micros(150);
 const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p99", 0.99), ("p999", 0.999), ("max", 1.0)];
 
@@ -87,12 +88,23 @@ fn main() -> anyhow::Result<ExitCode> {
     for round in 0..rounds {
         for offset in 0..METHODS.len() {
             let m = (offset + round as usize) % METHODS.len(); // each method runs first, second and third
-            let lateness = if METHODS[m] == "tokio" {
-                tokio_timer(sends)?
-            } else {
-                let (lateness, got) = injector(sends, fifo, METHODS[m] == "injector_spin")?;
-                realtime = got;
-                lateness
+            let lateness = match METHODS[m] {
+                "tokio" => tokio_timer(sends)?,
+                // A thread of its own, so that only it is real-time; where that is not allowed it is ordinary too.
+                "tokio_realtime" => std::thread::scope(|scope| {
+                    let thread = scope.spawn(|| {
+                        let _ = fifo.then(|| make_realtime(10));
+                        tokio_timer(sends)
+                    });
+                    thread
+                        .join()
+                        .map_err(|_| anyhow::anyhow!("the tokio thread panicked"))?
+                })?,
+                method => {
+                    let (lateness, got) = injector(sends, fifo, method == "injector_spin")?;
+                    realtime = got;
+                    lateness
+                }
             };
             for (q, (_, quantile)) in QUANTILES.iter().enumerate() {
                 seen[m][q].push(lateness.value_at_quantile(*quantile) as f64 / 1e3);

@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::noise::{Noised, add_laplace};
 use crate::{Epsilon, Mechanism, Noise, Released};
 
-const RELATION: &str = "all rows of one user added or removed";
+const USER: &str = "one user";
 
 /// The right to one release, paid for and stored. Using it consumes it.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,6 +23,7 @@ pub struct Bounds {
     upper: i64,
     resolution: f64,
     unit: String,
+    user: String,
 }
 
 /// The bounds cannot be used.
@@ -80,6 +81,7 @@ impl Bounds {
             upper: high as i64,
             resolution,
             unit: String::new(),
+            user: USER.to_owned(),
         })
     }
 
@@ -87,6 +89,13 @@ impl Bounds {
     #[must_use]
     pub fn unit(mut self, unit: &str) -> Self {
         unit.clone_into(&mut self.unit);
+        self
+    }
+
+    /// Says what stands for a user in the rows, for example `one day of one device`; the release repeats it.
+    #[must_use]
+    pub fn protects(mut self, user: &str) -> Self {
+        user.clone_into(&mut self.user);
         self
     }
 
@@ -139,11 +148,13 @@ impl Grant {
         let sum = bounded_sum(rows, per_user);
         let noised = add_laplace(&[sum], per_user.sensitivity(), self.epsilon, noise)?;
         let resolution = per_user.resolution;
-        Ok(
-            self.release(noised, resolution, &per_user.unit, simulated, |values| {
-                values[0] as f64 * resolution
-            }),
-        )
+        Ok(self.release(
+            noised,
+            resolution,
+            (&per_user.unit, &per_user.user),
+            simulated,
+            |values| values[0] as f64 * resolution,
+        ))
     }
 
     /// Releases how many different users there are. Noise: discrete Laplace of scale 1 / ε.
@@ -158,7 +169,7 @@ impl Grant {
         let simulated = matches!(noise, Noise::Seeded(_));
         let users: BTreeSet<U> = users.into_iter().collect();
         let noised = add_laplace(&[users.len() as i128], 1, self.epsilon, noise)?;
-        Ok(self.release(noised, 1.0, "users", simulated, |values| values[0]))
+        Ok(self.release(noised, 1.0, ("users", USER), simulated, |values| values[0]))
     }
 
     /// Releases how many users fall in each of `bins` bins; rows are (user, bin).
@@ -180,14 +191,18 @@ impl Grant {
         let per_user = per_user.clamp(1, bins.max(1));
         let counts = bounded_histogram(rows, bins, per_user);
         let noised = add_laplace(&counts, per_user as u64, self.epsilon, noise)?;
-        Ok(self.release(noised, 1.0, "users per bin", simulated, |values| values))
+        Ok(
+            self.release(noised, 1.0, ("users per bin", USER), simulated, |values| {
+                values
+            }),
+        )
     }
 
     fn release<T>(
         self,
         noised: Noised,
         resolution: f64,
-        unit: &str,
+        (unit, user): (&str, &str),
         simulated: bool,
         convert: impl FnOnce(Vec<i64>) -> T,
     ) -> Released<T> {
@@ -199,7 +214,7 @@ impl Grant {
             label: self.label,
             epsilon: self.epsilon,
             mechanism: Mechanism::DiscreteLaplace,
-            relation: RELATION,
+            relation: format!("all rows of {user} added or removed"),
             ledger_entry: self.entry,
             simulated,
         }
@@ -292,7 +307,10 @@ mod tests {
     #[test]
     fn a_release_carries_what_is_needed_to_read_it() {
         let mut rng = ChaCha20Rng::seed_from_u64(1);
-        let bounds = Bounds::new(0.0, 3000.0, 0.5).unwrap().unit("bytes");
+        let bounds = Bounds::new(0.0, 3000.0, 0.5)
+            .unwrap()
+            .unit("bytes")
+            .protects("one slot of one device");
         let released = grant(0.5)
             .sum([(1, 10.0)], &bounds, Noise::Seeded(&mut rng))
             .unwrap();
@@ -302,7 +320,7 @@ mod tests {
             serde_json::json!({
                 "value": *released.value(), "unit": "bytes", "label": "test", "epsilon": 0.5,
                 "mechanism": "discrete_laplace", "scale": 6000.0, "half_width": released.half_width(),
-                "relation": RELATION, "ledger_entry": 1, "simulated": true,
+                "relation": "all rows of one slot of one device added or removed", "ledger_entry": 1, "simulated": true,
             })
         );
         assert!((released.half_width() / released.scale() - 20f64.ln()).abs() < 0.001);

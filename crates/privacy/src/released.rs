@@ -26,7 +26,7 @@ pub struct Released<T> {
     pub(crate) mechanism: Mechanism,
     pub(crate) scale: f64,
     pub(crate) half_width: f64,
-    pub(crate) relation: &'static str,
+    pub(crate) relation: String,
     pub(crate) ledger_entry: u64,
     pub(crate) simulated: bool,
 }
@@ -69,8 +69,8 @@ impl<T> Released<T> {
     }
 
     /// What the guarantee protects: the difference between two inputs that cannot be told apart.
-    pub fn relation(&self) -> &'static str {
-        self.relation
+    pub fn relation(&self) -> &str {
+        &self.relation
     }
 
     /// Number of the ledger's entry that paid.
