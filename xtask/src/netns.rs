@@ -187,9 +187,42 @@ impl Topology {
             }
         }
         match layout {
-            Layout::Bridge => self.bridge(),
-            Layout::Route => self.route(),
+            Layout::Bridge => self.bridge()?,
+            Layout::Route => self.route()?,
         }
+        self.settle(layout)
+    }
+
+    /// Waits until the kernel has noticed every carrier: until then, up to a second, interfaces drop what they are given.
+    fn settle(&self, layout: Layout) -> Result<()> {
+        let ready = || -> Result<bool> {
+            for (short, interface, _) in INTERFACES {
+                if interface == "br0" && layout == Layout::Route {
+                    continue;
+                }
+                let name = self.space(short);
+                let link = output(words(&format!(
+                    "ip -n {name} -oneline link show {interface}"
+                )))?;
+                if !link.contains(" state UP ") {
+                    return Ok(false);
+                }
+            }
+            if layout == Layout::Route {
+                return Ok(true);
+            }
+            let ports = output(words(&format!("bridge -n {} link show", self.gateway())))?;
+            Ok(ports.matches("state forwarding").count() == 2)
+        };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !ready()? {
+            ensure!(
+                Instant::now() < deadline,
+                "the links were not up within 10 s"
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
     }
 
     fn bridge(&self) -> Result<()> {

@@ -163,56 +163,57 @@ impl Picture {
 
     /// (a) What the gateway knows: real and cover bytes, out above zero, in below.
     fn stacked<DB: DrawingBackend>(&self, area: &Panel<DB>, slots: &[Slot]) -> Result<()> {
-        let top = slots.iter().map(|s| s[0] + s[1]).fold(0.1, f64::max) * 1.12;
-        let bottom = slots.iter().map(|s| s[2] + s[3]).fold(0.1, f64::max) * 1.12;
-        let bar = self.bar();
-        let mut chart = chart(
-            area,
-            &format!("What the gateway knows: bytes per {}", seconds(bar)),
-        )
-        .build_cartesian_2d(0.0..self.seconds, -bottom..top)
-        .map_err(plain)?;
-        axes(&mut chart, "kB   (in below 0, out above)", &absolute)?;
-        let stack = |first: usize, sign: f64, cover: bool| {
-            slots.iter().enumerate().map(move |(i, s)| {
-                let (low, high) = if cover {
-                    (s[first], s[first] + s[first + 1])
-                } else {
-                    (0.0, s[first])
-                };
-                let (left, right) = ((i as f64 + 0.06) * bar, (i as f64 + 0.94) * bar);
-                let right = right.min(self.seconds);
-                Rectangle::new(
-                    [(left, sign * low), (right, sign * high)],
-                    if cover { COVER } else { REAL }.filled(),
-                )
-            })
-        };
-        for cover in [false, true] {
-            chart.draw_series(stack(0, 1.0, cover)).map_err(plain)?;
-            chart.draw_series(stack(2, -1.0, cover)).map_err(plain)?;
-        }
-        zero_line(&mut chart, self.seconds)
+        let bars = slots.iter().enumerate().flat_map(|(i, s)| {
+            [
+                self.rectangle(i, 0.0, s[0], REAL),
+                self.rectangle(i, s[0], s[0] + s[1], COVER),
+                self.rectangle(i, 0.0, -s[2], REAL),
+                self.rectangle(i, -s[2], -s[2] - s[3], COVER),
+            ]
+        });
+        self.bytes_chart(area, slots, "What the gateway knows", bars)
     }
 
     /// (b) What an observer on the link sees: one sum, and no way to split it.
     fn observer<DB: DrawingBackend>(&self, area: &Panel<DB>, slots: &[Slot]) -> Result<()> {
-        let top = slots.iter().map(|s| s[0] + s[1]).fold(0.1, f64::max) * 1.12;
-        let bottom = slots.iter().map(|s| s[2] + s[3]).fold(0.1, f64::max) * 1.12;
-        let bar = self.bar();
+        let bars = slots.iter().enumerate().flat_map(|(i, s)| {
+            [s[0] + s[1], -s[2] - s[3]].map(|sum| self.rectangle(i, 0.0, sum, TOTAL))
+        });
+        self.bytes_chart(area, slots, "What an observer sees", bars)
+    }
+
+    fn rectangle(&self, slot: usize, from: f64, to: f64, colour: RGBColor) -> Bar {
+        let (left, right) = (
+            (slot as f64 + 0.06) * self.bar(),
+            (slot as f64 + 0.94) * self.bar(),
+        );
+        Rectangle::new(
+            [(left, from), (right.min(self.seconds), to)],
+            colour.filled(),
+        )
+    }
+
+    fn bytes_chart<DB: DrawingBackend>(
+        &self,
+        area: &Panel<DB>,
+        slots: &[Slot],
+        caption: &str,
+        bars: impl Iterator<Item = Bar>,
+    ) -> Result<()> {
+        let most = |first: usize| {
+            slots
+                .iter()
+                .map(|s| s[first] + s[first + 1])
+                .fold(0.1, f64::max)
+                * 1.12
+        };
         let mut chart = chart(
             area,
-            &format!("What an observer sees: bytes per {}", seconds(bar)),
+            &format!("{caption}: bytes per {}", seconds(self.bar())),
         )
-        .build_cartesian_2d(0.0..self.seconds, -bottom..top)
+        .build_cartesian_2d(0.0..self.seconds, -most(2)..most(0))
         .map_err(plain)?;
         axes(&mut chart, "kB   (in below 0, out above)", &absolute)?;
-        let bars = slots.iter().enumerate().flat_map(|(i, s)| {
-            let (left, right) = ((i as f64 + 0.06) * bar, (i as f64 + 0.94) * bar);
-            let right = right.min(self.seconds);
-            [s[0] + s[1], -s[2] - s[3]]
-                .map(|value| Rectangle::new([(left, 0.0), (right, value)], TOTAL.filled()))
-        });
         chart.draw_series(bars).map_err(plain)?;
         zero_line(&mut chart, self.seconds)
     }
@@ -276,6 +277,7 @@ impl Picture {
     }
 }
 
+type Bar = Rectangle<(f64, f64)>;
 type Panel<DB> = DrawingArea<DB, Shift>;
 type Chart<'a, DB> = ChartContext<
     'a,
