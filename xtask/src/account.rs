@@ -36,7 +36,9 @@ pub(crate) struct Account {
 /// Makes the account of a live run from the files in its folder.
 pub(crate) fn live(run: &Run) -> Result<Account> {
     let gateway = Json::read(&run.out.join("report.json"))?;
-    let engine = gateway.at("/gateway").unwrap_or(gateway.clone());
+    let engine = gateway
+        .at("/gateway")
+        .context("report.json has no gateway")?;
     let replay = Json::read(&run.out.join("replay.json"))?;
     let sink = Json::read(&run.out.join("sink.json"))?;
     let packets = witnessed(run, &run.out.join("uplink.pcap"))?;
@@ -48,10 +50,12 @@ pub(crate) fn live(run: &Run) -> Result<Account> {
     let altered = replay.sum("/verify/directions", "altered")?
         + replay.sum("/verify/directions", "foreign")?
         + replay.sum("/verify/directions", "duplicated")?;
-    let in_home = replay
-        .list("/verify/directions")?
-        .last()
-        .map_or(Ok(0), |d| d.number("/ignored"))?;
+    let mut in_home = 0;
+    for direction in replay.list("/verify/directions")? {
+        if direction.text("/to").starts_with("dev0") {
+            in_home += direction.number("/ignored")?;
+        }
+    }
     let mut checks = vec![
         Check::new("frames in the capture = replayed", run.frames, replayed),
         Check::new(
@@ -72,7 +76,10 @@ pub(crate) fn live(run: &Run) -> Result<Account> {
         ),
     ];
     checks.extend(metered(run, &engine)?);
-    checks.extend(winnowed(&engine, &sink)?);
+    // What the injector gave to the kernel; without cover there is no injector.
+    let injector = gateway.at("/injector/stats");
+    let sent = injector.map_or(Ok(0), |stats| stats.number("/sent"))?;
+    checks.extend(winnowed(sent, &engine, &sink)?);
     let on_wire = sink.number("/received/packets")? + sink.number("/downlink/packets")?;
     checks.push(Check::new(
         "cover at both ends = on the uplink by tcpdump",
@@ -107,6 +114,14 @@ pub(crate) fn live(run: &Run) -> Result<Account> {
         micros(worst("/lateness_ns/p50")?),
         micros(worst("/lateness_ns/p99")?)
     ));
+    if let Some(late) = gateway.at("/injector/lateness_us") {
+        let us = |key: &str| Ok::<_, anyhow::Error>(micros((late.float(key)? * 1000.0) as u64));
+        facts.push(format!(
+            "cover late: p50 {}, p99 {}",
+            us("/p50")?,
+            us("/p99")?
+        ));
+    }
     let seconds = packets.iter().map(|p| p.time).fold(0.1, f64::max);
     Ok(Account {
         how: "live, in namespaces",
@@ -139,7 +154,8 @@ pub(crate) fn simulated(run: &Run) -> Result<Account> {
         ),
     ];
     checks.extend(metered(run, &engine)?);
-    checks.extend(winnowed(&engine, &sink)?);
+    let sent = engine.number("/cover/packets")? + engine.number("/schedules/packets")?;
+    checks.extend(winnowed(sent, &engine, &sink)?);
     let on_wire = sink.number("/received/packets")? + sink.number("/downlink/packets")?;
     checks.push(Check::new(
         "cover at both ends = on the uplink",
@@ -170,9 +186,8 @@ fn metered(run: &Run, engine: &Json) -> Result<Vec<Check>> {
 }
 
 /// Gateway against sink, both ways.
-fn winnowed(engine: &Json, sink: &Json) -> Result<Vec<Check>> {
+fn winnowed(sent: u64, engine: &Json, sink: &Json) -> Result<Vec<Check>> {
     let packets = |json: &Json, key: &str| json.number(&format!("/{key}/packets"));
-    let sent = packets(engine, "cover")? + packets(engine, "schedules")?;
     let authentic = packets(sink, "cover")? + packets(sink, "schedules")?;
     let refused: u64 = [engine, sink]
         .into_iter()

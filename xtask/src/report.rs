@@ -45,6 +45,12 @@ impl Json {
             .with_context(|| format!("{}: {key} is no count", self.file))
     }
 
+    pub(crate) fn float(&self, key: &str) -> Result<f64> {
+        self.want(key)?
+            .as_f64()
+            .with_context(|| format!("{}: {key} is no number", self.file))
+    }
+
     pub(crate) fn text(&self, key: &str) -> &str {
         self.value
             .pointer(key)
