@@ -3,14 +3,21 @@
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::bindings::BPF_NOEXIST;
-use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use chaff_abi::{
-    DeviceKey, Dir, DirectRecord, FlowValue, Mac, MeterConfig, Nanos, Reason, SEQUENCE_LEN,
-    SLOT_RING, SequenceEntry, SlotCounters,
+    DeviceKey, Dir, DirectRecord, FlowValue, MAX_DEVICES, Mac, MeterConfig, Nanos, Reason,
+    SEQUENCE_LEN, SLOT_RING, SequenceEntry, SlotCounters,
 };
 
-use crate::maps::{CONFIG, DEVICES, FLOWS_0, FLOWS_1, GENERATION, REASONS, RECORDS, SLOTS};
+use crate::maps::{
+    CONFIG, DEVICES, FLOWS_0, FLOWS_1, GENERATION, REASONS, RECORDS, SLOTS, Scratch, Slot,
+};
 use crate::parse::Packet;
+
+/// Linux's error number for a map without room.
+const E2BIG: i32 = 7;
+/// Linux's error number for an element that exists.
+const EEXIST: i32 = 17;
 
 /// The row of reason counters of this CPU. Programs do not interrupt each other on one CPU, so plain additions are exact.
 pub type Reasons = &'static mut [u64; Reason::COUNT as usize];
@@ -45,21 +52,29 @@ fn add(to: &mut u64, n: u64) {
 
 /// Counts a packet in its flow and slot. The key is turned device first.
 #[inline(always)]
-pub fn meter(p: &mut Packet, value: &mut FlowValue, c: Context, row: Reasons) {
+pub fn meter(scratch: &mut Scratch, c: Context, row: Reasons) {
+    let Scratch {
+        packet: p,
+        value,
+        slot: last,
+        full,
+        ..
+    } = scratch;
     let Some(config) = CONFIG.get(0) else { return };
     let now = Nanos(
         // SAFETY: the helper has no preconditions.
         unsafe { bpf_ktime_get_ns() },
     );
     if matches!(c.dir, Dir::In) {
-        p.key = p.key.reversed();
+        p.key.reverse();
     }
     // Two lookups with a constant map each: the kernel inlines them, which it cannot for a map chosen at run time.
-    let first = GENERATION.get(0).is_some_and(|g| *g == 0);
+    let generation = GENERATION.get(0).map_or(0, |g| *g);
+    let first = generation % 2 == 0;
     let found = if first {
-        FLOWS_0.get_ptr_mut(&p.key)
+        FLOWS_0.get_ptr_mut(p.key.as_flow_key())
     } else {
-        FLOWS_1.get_ptr_mut(&p.key)
+        FLOWS_1.get_ptr_mut(p.key.as_flow_key())
     };
     let (device, reason) = match found {
         Some(v) => {
@@ -69,9 +84,9 @@ pub fn meter(p: &mut Packet, value: &mut FlowValue, c: Context, row: Reasons) {
             update(v, p, c, now);
             (v.device, Reason::Flow)
         }
-        None => new_flow(p, value, c, now, config, first),
+        None => new_flow(p, value, c, now, config, generation, full),
     };
-    slot(config, now, device, p, c);
+    slot(config, now, device, p, c, last);
     let reason = match (c.cover, reason) {
         (true, Reason::Lost) => Reason::CoverLost,
         (true, _) => Reason::Cover,
@@ -129,42 +144,24 @@ fn new_flow(
     c: Context,
     now: Nanos,
     config: &MeterConfig,
-    first: bool,
+    generation: u32,
+    full: &mut u32,
 ) -> (u32, Reason) {
-    let key = &p.key;
+    let key = p.key.as_flow_key();
     let mac = match c.dir {
         Dir::Out => p.src_mac,
         Dir::In => p.dst_mac,
     };
+    let mac = mac_bytes(mac);
     let device = if c.cover {
         0
     } else {
         device(mac, &key.src, config)
     };
-    *v = FlowValue::EMPTY;
-    v.first = now;
-    v.device = device;
-    v.ifindex = c.ifindex;
-    v.mac = mac;
-    v.first_dir = c.dir as u8;
-    update(v, p, c, now);
-    let inserted = if first {
-        FLOWS_0.insert(key, &*v, BPF_NOEXIST as u64)
-    } else {
-        FLOWS_1.insert(key, &*v, BPF_NOEXIST as u64)
-    };
-    if inserted.is_ok() {
-        return (device, Reason::Flow);
-    }
-    // Another CPU may have been first.
-    let found = if first {
-        FLOWS_0.get_ptr_mut(key)
-    } else {
-        FLOWS_1.get_ptr_mut(key)
-    };
-    if let Some(v) = found {
-        // SAFETY: as in `meter`.
-        update(unsafe { &mut *v }, p, c, now);
+    // A full generation stays full until user space switches to the other one, so it is not tried again.
+    if *full != generation.wrapping_add(1)
+        && insert(p, v, c, now, device, mac, generation, full).is_some()
+    {
         return (device, Reason::Flow);
     }
     let Some(mut entry) = RECORDS.reserve::<DirectRecord>(0) else {
@@ -189,6 +186,74 @@ fn new_flow(
     (device, Reason::Ring)
 }
 
+/// Builds the flow in `v` and inserts it; `None` when there is no room.
+#[inline(always)]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "inlined: a struct would only be taken apart again"
+)]
+fn insert(
+    p: &Packet,
+    v: &mut FlowValue,
+    c: Context,
+    now: Nanos,
+    device: u32,
+    mac: [u8; 6],
+    generation: u32,
+    full: &mut u32,
+) -> Option<()> {
+    let first = generation % 2 == 0;
+    let key = p.key.as_flow_key();
+    // Word by word and volatile: the compiler would call a loop over bytes, or copy a constant whose name depends on
+    // the folder of the build.
+    let words = (v as *mut FlowValue).cast::<u64>();
+    for i in 0..size_of::<FlowValue>() / 8 {
+        // SAFETY: inside the value, which is aligned; zero is a value of every field.
+        unsafe { words.add(i).write_volatile(0) };
+    }
+    for d in Dir::BOTH {
+        v.counters[d.index()].iat_min = u64::MAX;
+        v.counters[d.index()].bytes_min = u32::MAX;
+    }
+    v.first = now;
+    v.device = device;
+    v.ifindex = c.ifindex;
+    v.mac = mac;
+    v.first_dir = c.dir as u8;
+    update(v, p, c, now);
+    let inserted = if first {
+        FLOWS_0.insert(key, &*v, BPF_NOEXIST as u64)
+    } else {
+        FLOWS_1.insert(key, &*v, BPF_NOEXIST as u64)
+    };
+    match inserted {
+        Ok(()) => return Some(()),
+        Err(e) if e == -EEXIST => {}
+        Err(e) => {
+            if e == -E2BIG {
+                *full = generation.wrapping_add(1);
+            }
+            return None;
+        }
+    }
+    // Another CPU was first.
+    let found = if first {
+        FLOWS_0.get_ptr_mut(key)
+    } else {
+        FLOWS_1.get_ptr_mut(key)
+    };
+    let v = found?;
+    // SAFETY: as in `meter`.
+    update(unsafe { &mut *v }, p, c, now);
+    Some(())
+}
+
+#[inline(always)]
+fn mac_bytes(mac: u64) -> [u8; 6] {
+    let [a, b, c, d, e, f, ..] = mac.to_le_bytes();
+    [a, b, c, d, e, f]
+}
+
 /// The device's index: by MAC, then, when configured, by IP address.
 #[inline(always)]
 fn device(mac: [u8; 6], ip: &[u8; 16], config: &MeterConfig) -> u32 {
@@ -205,26 +270,32 @@ fn device(mac: [u8; 6], ip: &[u8; 16], config: &MeterConfig) -> u32 {
     unsafe { DEVICES.get(&key) }.map_or(0, |i| *i)
 }
 
-/// Adds a packet to the counters of its device and slot.
+/// Adds a packet to this CPU's counters of its device and slot.
 #[inline(always)]
-fn slot(config: &MeterConfig, now: Nanos, device: u32, p: &Packet, c: Context) {
+fn slot(config: &MeterConfig, now: Nanos, device: u32, p: &Packet, c: Context, last: &mut Slot) {
     if config.slot_len.0 == 0 {
         return;
     }
-    let number = now.since(config.slot_epoch).0 / config.slot_len.0;
-    let index = device * SLOT_RING + (number as u32 & (SLOT_RING - 1));
-    let Some(s) = SLOTS.get_ptr_mut(index) else {
+    if now < last.start || now >= last.end {
+        let number = now.since(config.slot_epoch).0 / config.slot_len.0;
+        last.start = Nanos(config.slot_epoch.0 + number * config.slot_len.0);
+        last.end = Nanos(last.start.0 + config.slot_len.0);
+        last.place = number as u32 & (SLOT_RING - 1);
+    }
+    // SAFETY: the helper has no preconditions.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let Some(s) = SLOTS.get_ptr_mut((cpu * MAX_DEVICES + device) * SLOT_RING + last.place) else {
         return;
     };
-    // SAFETY: entries of an array live as long as the map; all writers add atomically.
+    // SAFETY: entries of an array live as long as the map, and only this CPU writes this one.
     let s: &mut SlotCounters = unsafe { &mut *s };
     let d = c.dir.index();
     if c.cover {
-        add(&mut s.cover_packets[d], p.sample.packets());
-        add(&mut s.cover_bytes[d], p.sample.bytes as u64);
+        s.cover_packets[d] += p.sample.packets();
+        s.cover_bytes[d] += p.sample.bytes as u64;
     } else {
-        add(&mut s.packets[d], p.sample.packets());
-        add(&mut s.bytes[d], p.sample.bytes as u64);
-        add(&mut s.payload[d], p.sample.payload as u64);
+        s.packets[d] += p.sample.packets();
+        s.bytes[d] += p.sample.bytes as u64;
+        s.payload[d] += p.sample.payload as u64;
     }
 }

@@ -25,20 +25,14 @@ use chaff_abi::{Dir, MeterConfig, Reason};
 
 use flow::{Context, Reasons};
 use maps::Scratch;
-use parse::{Beside, Kind, MAX_OFFSET, Packet, parse};
+use parse::{Kind, MAX_OFFSET, Packet, parse};
 
 #[xdp]
 pub fn chaff_xdp_lan(ctx: XdpContext) -> u32 {
     let (data, end) = (ctx.data(), ctx.data_end());
-    let beside = Beside {
-        len: (end - data) as u32,
-        tagged: 0,
-        tag: 0,
-        segments: 0,
-        segment_size: 0,
-    };
     if let (Some(row), Some(scratch)) = (flow::reasons(), scratch()) {
-        let kind = parse(data, end, &beside, &mut scratch.packet);
+        scratch.beside.set((end - data) as u32, None, 0, 0);
+        let kind = parse(data, end, &scratch.beside, &mut scratch.packet);
         let c = Context {
             dir: Dir::Out,
             cover: false,
@@ -78,7 +72,7 @@ fn lan(ctx: &TcContext, dir: Dir) {
     let (Some(row), Some(scratch)) = (flow::reasons(), scratch()) else {
         return;
     };
-    let kind = parse_buffer(ctx, &mut scratch.packet);
+    let kind = parse_buffer(ctx, scratch);
     let c = Context {
         dir,
         cover: false,
@@ -92,7 +86,7 @@ fn wan(ctx: &TcContext, dir: Dir) {
     let (Some(row), Some(scratch)) = (flow::reasons(), scratch()) else {
         return;
     };
-    let kind = parse_buffer(ctx, &mut scratch.packet);
+    let kind = parse_buffer(ctx, scratch);
     network_side(kind, skb(ctx), dir, row, scratch);
 }
 
@@ -101,7 +95,7 @@ fn wan(ctx: &TcContext, dir: Dir) {
 fn device_side(kind: Kind, c: Context, row: Reasons, scratch: &mut Scratch) {
     if kind == Kind::Packet {
         flow::count(row, Reason::Seen, scratch.packet.sample.packets());
-        flow::meter(&mut scratch.packet, &mut scratch.value, c, row);
+        flow::meter(scratch, c, row);
     } else {
         flow::count(row, Reason::Seen, 1);
         let reason = match kind {
@@ -124,7 +118,7 @@ fn network_side(kind: Kind, skb: &__sk_buff, dir: Dir, row: Reasons, scratch: &m
         flow::count(row, bytes, skb.len as u64);
         return;
     }
-    let p = &mut scratch.packet;
+    let p = &scratch.packet;
     flow::count(row, seen, p.sample.packets());
     flow::count(row, bytes, p.sample.bytes as u64);
     let Some(config) = maps::CONFIG.get(0) else {
@@ -140,17 +134,18 @@ fn network_side(kind: Kind, skb: &__sk_buff, dir: Dir, row: Reasons, scratch: &m
             cover,
             ifindex: skb.ifindex,
         };
-        flow::meter(p, &mut scratch.value, c, row);
+        flow::meter(scratch, c, row);
     }
 }
 
 /// Whether a packet comes from the cover channel's far end.
 #[inline(always)]
 fn from_peer(p: &Packet, config: &MeterConfig) -> bool {
-    p.key.protocol == 17
+    let key = p.key.as_flow_key();
+    key.protocol == 17
         && config.cover_peer.port != [0; 2]
-        && p.key.src_port == config.cover_peer.port
-        && p.key.src == config.cover_peer.address
+        && key.src_port == config.cover_peer.port
+        && key.src == config.cover_peer.address
 }
 
 #[inline(always)]
@@ -169,18 +164,20 @@ fn skb(ctx: &TcContext) -> &__sk_buff {
 /// Parses a socket buffer. Its headers lie in linear memory in most frames, but not in those from a transmit ring;
 /// there they are pulled into it, as the IP stack does anyhow, and parsed again.
 #[inline(always)]
-fn parse_buffer(ctx: &TcContext, p: &mut Packet) -> Kind {
+fn parse_buffer(ctx: &TcContext, scratch: &mut Scratch) -> Kind {
     let s = skb(ctx);
     // On this hook the outer tag is not in the bytes.
-    let beside = Beside {
-        len: s.len,
-        tagged: if s.vlan_present != 0 { 1 } else { 0 },
-        tag: s.vlan_tci as u16 & 0xfff,
-        segments: s.gso_segs,
-        segment_size: s.gso_size,
+    let tag = if s.vlan_present != 0 {
+        Some(s.vlan_tci & 0xfff)
+    } else {
+        None
     };
+    let Scratch {
+        beside, packet: p, ..
+    } = scratch;
+    beside.set(s.len, tag, s.gso_segs, s.gso_size);
     let (data, end) = (ctx.data(), ctx.data_end());
-    let kind = parse(data, end, &beside, p);
+    let kind = parse(data, end, beside, p);
     if kind != Kind::Short || s.data_end - s.data >= s.len {
         return kind;
     }
@@ -190,7 +187,7 @@ fn parse_buffer(ctx: &TcContext, p: &mut Packet) -> Kind {
     if unsafe { bpf_skb_pull_data(ctx.skb.skb, len) } != 0 {
         return kind;
     }
-    parse(ctx.data(), ctx.data_end(), &beside, p)
+    parse(ctx.data(), ctx.data_end(), beside, p)
 }
 
 #[cfg(not(test))]

@@ -4,10 +4,10 @@ use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 use chaff_abi::{
-    DeviceKey, FlowKey, FlowValue, MAX_DEVICES, MeterConfig, Reason, SLOT_RING, SlotCounters,
+    DeviceKey, FlowKey, FlowValue, MAX_DEVICES, MeterConfig, Nanos, Reason, SLOT_RING, SlotCounters,
 };
 
-use crate::parse::Packet;
+use crate::parse::{Beside, Packet};
 
 /// Flows of one generation: 16,384 x 480 bytes, preallocated, so that a flood of new flows allocates nothing.
 pub const MAX_FLOWS: u32 = 16_384;
@@ -24,6 +24,7 @@ pub static GENERATION: Array<u32> = Array::with_max_entries(1, 0);
 #[map]
 pub static DEVICES: HashMap<DeviceKey, u32> = HashMap::with_max_entries(1024, 0);
 
+/// The loader makes a block of this size for each CPU.
 #[map]
 pub static SLOTS: Array<SlotCounters> =
     Array::with_max_entries(MAX_DEVICES * SLOT_RING, BPF_F_MMAPABLE);
@@ -44,8 +45,23 @@ pub static REASONS: PerCpuArray<[u64; Reason::COUNT as usize]> =
 /// Memory of one CPU for what is too large for the stack, or better unknown to the verifier.
 #[repr(C)]
 pub struct Scratch {
+    pub beside: Beside,
     pub packet: Packet,
     pub value: FlowValue,
+    pub slot: Slot,
+    /// Number + 1 of the generation that this CPU found full; 0 for none.
+    pub full: u32,
+    pub pad: u32,
+}
+
+/// The slot that this CPU used last; saves a division per packet.
+#[repr(C)]
+pub struct Slot {
+    pub start: Nanos,
+    pub end: Nanos,
+    /// Number of the slot in the ring.
+    pub place: u32,
+    pub pad: u32,
 }
 
 #[map]

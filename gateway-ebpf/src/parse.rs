@@ -14,25 +14,81 @@ const MAX_EXTENSIONS: u32 = 6;
 
 /// What the kernel knows about a frame besides its bytes.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub struct Beside {
     /// Length of the frame, bytes, without a tag that is kept beside the bytes.
     pub len: u32,
     /// Whether the outer tag is kept beside the bytes (0 or 1), and its 12-bit id.
-    pub tagged: u16,
-    pub tag: u16,
+    pub tagged: u32,
+    pub tag: u32,
     /// Wire packets that this frame stands for, 0 when not known.
     pub segments: u32,
     /// Transport payload bytes per wire packet, 0 for an ordinary frame.
     pub segment_size: u32,
 }
 
-/// A parsed frame; `key` as in the packet (source to destination).
-#[repr(C, align(8))]
+impl Beside {
+    /// Sets all fields, one store each: the compiler would call a loop over bytes.
+    #[inline(always)]
+    pub fn set(&mut self, len: u32, tag: Option<u32>, segments: u32, segment_size: u32) {
+        let (tagged, tag) = match tag {
+            Some(tag) => (1, tag),
+            None => (0, 0),
+        };
+        // SAFETY: references are valid for writing.
+        unsafe {
+            (&raw mut self.len).write_volatile(len);
+            (&raw mut self.tagged).write_volatile(tagged);
+            (&raw mut self.tag).write_volatile(tag);
+            (&raw mut self.segments).write_volatile(segments);
+            (&raw mut self.segment_size).write_volatile(segment_size);
+        }
+    }
+}
+
+/// A parsed frame.
+#[repr(C)]
 pub struct Packet {
-    pub key: FlowKey,
+    /// The key as in the packet (source to destination); the bytes of a [`FlowKey`].
+    pub key: Key,
     pub sample: Sample,
-    pub dst_mac: [u8; 6],
-    pub src_mac: [u8; 6],
+    /// The six bytes of the addresses, first byte lowest.
+    pub dst_mac: u64,
+    pub src_mac: u64,
+}
+
+/// A [`FlowKey`] as words.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Key {
+    pub src: [u64; 2],
+    pub dst: [u64; 2],
+    /// Source port, destination port, VLAN id (each in wire order), protocol, version; first byte lowest.
+    pub rest: u64,
+}
+
+const _: () = assert!(size_of::<Key>() == size_of::<FlowKey>());
+
+impl Key {
+    #[inline(always)]
+    pub fn as_flow_key(&self) -> &FlowKey {
+        // SAFETY: same size, smaller alignment, every bit pattern is a value.
+        unsafe { &*(self as *const Self).cast::<FlowKey>() }
+    }
+
+    /// Turns source and destination round.
+    #[inline(always)]
+    pub fn reverse(&mut self) {
+        (self.src, self.dst) = (self.dst, self.src);
+        let r = self.rest;
+        self.rest = r & !0xffff_ffff | (r & 0xffff) << 16 | (r >> 16) & 0xffff;
+    }
+}
+
+/// The IPv4-mapped form of an address.
+#[inline(always)]
+fn mapped(address: u32) -> [u64; 2] {
+    [0, 0xffff_0000 | (address as u64) << 32]
 }
 
 /// What a frame is.
@@ -54,12 +110,12 @@ pub struct Bytes {
 }
 
 impl Bytes {
-    /// Copies a value out of the frame.
+    /// Returns a view of a header, whose type has no alignment.
     ///
     /// # Errors
     /// [`Kind::Short`] past the end of the bytes or past [`MAX_OFFSET`].
     #[inline(always)]
-    fn load<T: Copy>(&self, offset: u32) -> Result<T, Kind> {
+    fn load<T: Header>(&self, offset: u32) -> Result<&'static T, Kind> {
         if offset > MAX_OFFSET {
             return Err(Kind::Short);
         }
@@ -67,8 +123,9 @@ impl Bytes {
         if at + size_of::<T>() > self.end {
             return Err(Kind::Short);
         }
-        // SAFETY: the range lies inside the packet, as the verifier checks once more at load.
-        Ok(unsafe { (at as *const T).read_unaligned() })
+        // SAFETY: the range lies inside the packet, as the verifier checks once more at load; packets outlive the run of
+        // a program, and a `Header` has alignment 1 and takes every bit pattern.
+        Ok(unsafe { &*(at as *const T) })
     }
 }
 
@@ -86,69 +143,107 @@ const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 
-#[derive(Clone, Copy)]
-#[repr(C)]
+// Headers as words in the target's byte order (little-endian): copies byte by byte cost more than all of the parsing,
+// because the hash of the key then waits for them to reach memory.
+
+#[repr(C, packed)]
 struct Ethernet {
-    dst: [u8; 6],
-    src: [u8; 6],
-    kind: [u8; 2],
+    dst: u32,
+    dst_end: u16,
+    src: u32,
+    src_end: u16,
+    kind: u16,
 }
 
-#[derive(Clone, Copy)]
-#[repr(C)]
+#[repr(C, packed)]
 struct Tag {
-    id: [u8; 2],
-    kind: [u8; 2],
+    id: u16,
+    kind: u16,
 }
 
-#[derive(Clone, Copy)]
-#[repr(C)]
+#[repr(C, packed)]
 struct V4 {
     version_ihl: u8,
     tos: u8,
-    length: [u8; 2],
-    id: [u8; 2],
-    fragment: [u8; 2],
+    length: u16,
+    id: u16,
+    fragment: u16,
     ttl: u8,
     protocol: u8,
-    checksum: [u8; 2],
-    src: [u8; 4],
-    dst: [u8; 4],
+    checksum: u16,
+    src: u32,
+    dst: u32,
 }
 
-#[derive(Clone, Copy)]
-#[repr(C)]
+#[repr(C, packed)]
 struct V6 {
-    version: [u8; 4],
-    length: [u8; 2],
+    version: u32,
+    length: u16,
     next: u8,
     hops: u8,
-    src: [u8; 16],
-    dst: [u8; 16],
+    src: u64,
+    src_end: u64,
+    dst: u64,
+    dst_end: u64,
 }
 
-#[derive(Clone, Copy)]
-#[repr(C)]
+#[repr(C, packed)]
 struct Tcp {
-    ports: [[u8; 2]; 2],
-    numbers: [u8; 8],
+    ports: u32,
+    numbers: u64,
     offset: u8,
     flags: u8,
-    window: [u8; 2],
-    checksum: [u8; 2],
-    urgent: [u8; 2],
+    window: u16,
+    checksum: u16,
+    urgent: u16,
 }
 
-#[derive(Clone, Copy)]
-#[repr(C)]
+#[repr(C, packed)]
 struct Udp {
-    ports: [[u8; 2]; 2],
-    length: [u8; 2],
-    checksum: [u8; 2],
+    ports: u32,
+    length: u16,
+    checksum: u16,
 }
 
-/// Parses a frame into `p`. A function of its own, so that programs that try twice carry it once.
+#[repr(C, packed)]
+struct Extension {
+    next: u8,
+    length: u8,
+}
+
+#[repr(C, packed)]
+struct Fragment {
+    next: u8,
+    reserved: u8,
+    offset: u16,
+    id: u32,
+}
+
+/// # Safety
+/// Alignment 1, every bit pattern is a value.
+unsafe trait Header {}
+
+// SAFETY: packed integers.
+unsafe impl Header for Ethernet {}
+// SAFETY: packed integers.
+unsafe impl Header for Tag {}
+// SAFETY: packed integers.
+unsafe impl Header for V4 {}
+// SAFETY: packed integers.
+unsafe impl Header for V6 {}
+// SAFETY: packed integers.
+unsafe impl Header for Tcp {}
+// SAFETY: packed integers.
+unsafe impl Header for Udp {}
+// SAFETY: packed integers.
+unsafe impl Header for Extension {}
+// SAFETY: packed integers.
+unsafe impl Header for Fragment {}
+
+/// Parses a frame into `p`. A function of its own, so that programs that try twice carry it once; its name is fixed
+/// because a mangled one depends on the folder of the build.
 #[inline(never)]
+#[unsafe(export_name = "chaff_parse")]
 pub fn parse(data: usize, end: usize, beside: &Beside, p: &mut Packet) -> Kind {
     match packet(Bytes { data, end }, beside, p) {
         Ok(()) => Kind::Packet,
@@ -158,26 +253,25 @@ pub fn parse(data: usize, end: usize, beside: &Beside, p: &mut Packet) -> Kind {
 
 #[inline(always)]
 fn packet(b: Bytes, beside: &Beside, p: &mut Packet) -> Result<(), Kind> {
-    let ethernet: Ethernet = b.load(0)?;
-    let mut kind = u16::from_be_bytes(ethernet.kind);
+    let ethernet: &Ethernet = b.load(0)?;
+    let mut kind = u16::from_be(ethernet.kind);
     let mut l3 = 14;
-    let mut vlan = beside.tag;
+    let mut vlan = beside.tag as u16;
     let mut tagged = beside.tagged != 0;
     let tag_bytes = if tagged { 4 } else { 0 };
     let mut tags = 0;
     while tags < 2 && matches!(kind, TAG_8021Q | TAG_8021AD | TAG_9100) {
-        let tag: Tag = b.load(l3)?;
+        let tag: &Tag = b.load(l3)?;
         if !tagged {
-            vlan = u16::from_be_bytes(tag.id) & 0xfff;
+            vlan = u16::from_be(tag.id) & 0xfff;
             tagged = true;
         }
-        kind = u16::from_be_bytes(tag.kind);
+        kind = u16::from_be(tag.kind);
         l3 += 4;
         tags += 1;
     }
-    p.key.vlan = vlan.to_be_bytes();
-    p.dst_mac = ethernet.dst;
-    p.src_mac = ethernet.src;
+    p.dst_mac = ethernet.dst as u64 | (ethernet.dst_end as u64) << 32;
+    p.src_mac = ethernet.src as u64 | (ethernet.src_end as u64) << 32;
     // Bytes from the first header on; what lies after the IP packet is padding.
     let present = beside.len - l3;
     let super_packet = beside.segment_size > 0;
@@ -190,10 +284,9 @@ fn packet(b: Bytes, beside: &Beside, p: &mut Packet) -> Result<(), Kind> {
     if bytes > present || l4 > after_ip {
         return Err(Kind::Malformed);
     }
-    p.key.protocol = protocol;
-    let (mut ports, mut flags, mut payload_at) = ([[0; 2]; 2], 0, l4);
+    let (mut ports, mut flags, mut payload_at) = (0, 0, l4);
     if !later_fragment && protocol == TCP {
-        let tcp: Tcp = b.load(l4)?;
+        let tcp: &Tcp = b.load(l4)?;
         let header = (tcp.offset >> 4) as u32 * 4;
         if header < 20 {
             return Err(Kind::Malformed);
@@ -202,15 +295,16 @@ fn packet(b: Bytes, beside: &Beside, p: &mut Packet) -> Result<(), Kind> {
         flags = tcp.flags as u16;
         payload_at += header;
     } else if !later_fragment && protocol == UDP {
-        let udp: Udp = b.load(l4)?;
+        let udp: &Udp = b.load(l4)?;
         ports = udp.ports;
         payload_at += 8;
     }
     if payload_at > after_ip {
         return Err(Kind::Malformed);
     }
-    p.key.src_port = ports[0];
-    p.key.dst_port = ports[1];
+    let version: u64 = if kind == IPV4 { 4 } else { 6 };
+    p.key.rest =
+        ports as u64 | (vlan.to_be() as u64) << 32 | (protocol as u64) << 48 | version << 56;
     let payload = after_ip - payload_at;
     let mut s = Sample {
         wire: beside.len + tag_bytes,
@@ -246,22 +340,21 @@ fn ipv4(
     l3: u32,
     present: u32,
     super_packet: bool,
-    key: &mut FlowKey,
+    key: &mut Key,
 ) -> Result<Layer3, Kind> {
-    let ip: V4 = b.load(l3)?;
+    let ip: &V4 = b.load(l3)?;
     let header = (ip.version_ihl & 0xf) as u32 * 4;
     if ip.version_ihl >> 4 != 4 || header < 20 {
         return Err(Kind::Malformed);
     }
-    key.version = 4;
-    key.src = FlowKey::mapped(ip.src);
-    key.dst = FlowKey::mapped(ip.dst);
-    let mut bytes = u16::from_be_bytes(ip.length) as u32;
+    key.src = mapped(ip.src);
+    key.dst = mapped(ip.dst);
+    let mut bytes = u16::from_be(ip.length) as u32;
     // Super-packets beyond 64 KiB have no length of their own.
     if bytes == 0 && super_packet {
         bytes = present;
     }
-    let later = u16::from_be_bytes(ip.fragment) & 0x1fff != 0;
+    let later = u16::from_be(ip.fragment) & 0x1fff != 0;
     Ok((bytes, l3 + header, ip.protocol, later))
 }
 
@@ -271,16 +364,15 @@ fn ipv6(
     l3: u32,
     present: u32,
     super_packet: bool,
-    key: &mut FlowKey,
+    key: &mut Key,
 ) -> Result<Layer3, Kind> {
-    let ip: V6 = b.load(l3)?;
-    if ip.version[0] >> 4 != 6 {
+    let ip: &V6 = b.load(l3)?;
+    if ip.version as u8 >> 4 != 6 {
         return Err(Kind::Malformed);
     }
-    key.version = 6;
-    key.src = ip.src;
-    key.dst = ip.dst;
-    let mut bytes = u16::from_be_bytes(ip.length) as u32 + 40;
+    key.src = [ip.src, ip.src_end];
+    key.dst = [ip.dst, ip.dst_end];
+    let mut bytes = u16::from_be(ip.length) as u32 + 40;
     if bytes == 40 && super_packet {
         bytes = present;
     }
@@ -290,20 +382,20 @@ fn ipv6(
     while n < MAX_EXTENSIONS {
         match next {
             HOP_BY_HOP | ROUTING | DESTINATION => {
-                let h: [u8; 2] = b.load(at)?;
-                next = h[0];
-                at += h[1] as u32 * 8 + 8;
+                let h: &Extension = b.load(at)?;
+                next = h.next;
+                at += h.length as u32 * 8 + 8;
             }
             AUTHENTICATION => {
-                let h: [u8; 2] = b.load(at)?;
-                next = h[0];
-                at += h[1] as u32 * 4 + 8;
+                let h: &Extension = b.load(at)?;
+                next = h.next;
+                at += h.length as u32 * 4 + 8;
             }
             FRAGMENT => {
-                let h: [u8; 8] = b.load(at)?;
-                next = h[0];
+                let h: &Fragment = b.load(at)?;
+                next = h.next;
                 at += 8;
-                if u16::from_be_bytes([h[2], h[3]]) & 0xfff8 != 0 {
+                if u16::from_be(h.offset) & 0xfff8 != 0 {
                     return Ok((bytes, at, next, true));
                 }
             }

@@ -149,7 +149,7 @@ impl Counters {
     #[inline(always)]
     fn add_iat(&mut self, iat: u64) {
         // 2^32 µs are 71 minutes; without the limit the product would need 128 bits, which the BPF target lacks.
-        let us = iat / 1_000;
+        let us = Nanos(iat).as_micros();
         let us = if us > u32::MAX as u64 {
             u32::MAX as u64
         } else {

@@ -16,7 +16,8 @@ pub mod map {
     pub const CONFIG: &str = "CONFIG";
     /// `HASH` of [`crate::DeviceKey`] to a `u32` index below [`super::MAX_DEVICES`].
     pub const DEVICES: &str = "DEVICES";
-    /// Mmap-able `ARRAY` of [`super::SlotCounters`], index `device * SLOT_RING + slot % SLOT_RING`.
+    /// Mmap-able `ARRAY` of [`super::SlotCounters`], a block for each possible CPU, so that programs need no atomic
+    /// instructions: index `(cpu * MAX_DEVICES + device) * SLOT_RING + slot % SLOT_RING`.
     pub const SLOTS: &str = "SLOTS";
     /// `RINGBUF` of [`super::DirectRecord`].
     pub const RECORDS: &str = "RECORDS";
@@ -24,9 +25,9 @@ pub mod map {
     pub const REASONS: &str = "REASONS";
     /// Two generations of flows: `HASH` of [`crate::FlowKey`] (device first) to [`crate::FlowValue`].
     pub const FLOWS: [&str; 2] = ["FLOWS_0", "FLOWS_1"];
-    /// `ARRAY` of one `u32`: which of [`FLOWS`] the programs fill (0 or 1).
+    /// `ARRAY` of one `u32`, which counts generations: the programs fill [`FLOWS`]`[n % 2]`.
     pub const GENERATION: &str = "GENERATION";
-    /// `PERCPU_ARRAY` of one [`crate::FlowValue`], where the programs build a new flow.
+    /// `PERCPU_ARRAY` of one value private to the programs.
     pub const SCRATCH: &str = "SCRATCH";
 }
 

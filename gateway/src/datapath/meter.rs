@@ -5,7 +5,8 @@ use aya::maps::{Map, MapData, RingBuf};
 use aya::programs::{TestRun as _, TestRunOptions, TestRunResult};
 use aya::{Ebpf, EbpfLoader};
 use chaff_abi::{
-    ABI_VERSION, DeviceKey, DirectRecord, FlowKey, FlowValue, MeterConfig, Reason, map, program,
+    ABI_VERSION, DeviceKey, DirectRecord, FlowKey, FlowValue, MAX_DEVICES, MeterConfig, Reason,
+    SLOT_RING, map, program,
 };
 
 use super::attach::{Attached, HookInUse, tc_program, xdp_program};
@@ -71,7 +72,8 @@ impl Meter {
             Some(pins) => pins.adopt()?,
             None => None,
         };
-        let mut ebpf = load_object(o, pins.as_ref())?;
+        let cpus = possible_cpus()?;
+        let mut ebpf = load_object(o, pins.as_ref(), cpus)?;
         let fd = |ebpf: &Ebpf, name| descriptor(ebpf, name);
         let flows = [fd(&ebpf, map::FLOWS[0])?, fd(&ebpf, map::FLOWS[1])?];
         let generation = fd(&ebpf, map::GENERATION)?;
@@ -79,7 +81,7 @@ impl Meter {
         let devices = fd(&ebpf, map::DEVICES)?;
         let settings = fd(&ebpf, map::CONFIG)?;
         let highest = o.devices.iter().map(|(_, i)| *i).max().unwrap_or(0);
-        let slots = SlotView::new(fd(&ebpf, map::SLOTS)?.as_fd(), highest + 1)?;
+        let slots = SlotView::new(fd(&ebpf, map::SLOTS)?.as_fd(), cpus, highest + 1)?;
         let records = MapData::from_fd(fd(&ebpf, map::RECORDS)?)
             .and_then(|d| RingBuf::try_from(Map::RingBuf(d)))
             .map_err(|e| MeterError::of("mapping the record ring", e))?;
@@ -105,7 +107,7 @@ impl Meter {
             grace: Grace::new().map_err(|e| MeterError::of("making the grace map", e))?,
             records,
             reasons,
-            cpus: possible_cpus()?,
+            cpus,
             devices,
             slots,
             config,
@@ -160,8 +162,8 @@ impl Meter {
     /// The kernel's error; flows not handed over yet stay for the drain after the next.
     pub fn drain(&mut self, f: impl FnMut(FlowKey, FlowValue)) -> Result<DrainReport, MeterError> {
         let start = now_monotonic();
-        let old = self.current & 1;
-        let new = 1 - old;
+        let old = self.current % 2;
+        let new = self.current.wrapping_add(1);
         sys::update(self.generation.as_fd(), &0u32, &new)
             .map_err(|e| MeterError::of("switching the generation", e))?;
         self.current = new;
@@ -248,7 +250,7 @@ impl Meter {
     }
 }
 
-fn load_object(o: &MeterOptions, pins: Option<&Pins>) -> Result<Ebpf, MeterError> {
+fn load_object(o: &MeterOptions, pins: Option<&Pins>, cpus: usize) -> Result<Ebpf, MeterError> {
     let paths: Vec<_> = MAPS
         .iter()
         .filter_map(|name| pins.map(|p| (*name, p.map(name))))
@@ -258,6 +260,7 @@ fn load_object(o: &MeterOptions, pins: Option<&Pins>) -> Result<Ebpf, MeterError
     for name in map::FLOWS {
         loader.map_max_entries(name, o.max_flows);
     }
+    loader.map_max_entries(map::SLOTS, cpus as u32 * MAX_DEVICES * SLOT_RING);
     for (name, path) in &paths {
         loader.map_pin_path(name, path.as_path());
     }
