@@ -17,7 +17,7 @@ use crate::event::{Alert, Event, Seconds, SlotTotals};
 use crate::schedule::{self, Entry};
 use crate::sink::Tally;
 use crate::stamp::Stamp;
-use crate::telemetry::{Releases, Unreleased};
+use crate::telemetry::{Pay, Releases, Unreleased};
 
 /// The parts that are made outside: secrets, generators, budget.
 pub struct Parts {
@@ -79,7 +79,7 @@ pub struct GatewayReport {
     pub releases: u64,
     /// Due releases that the budget or its storage refused.
     pub releases_refused: u64,
-    /// Privacy budget spent.
+    /// Privacy budget spent in this run.
     pub epsilon_spent: f64,
     /// Real traffic (IP bytes) and cover with headers, over all devices.
     pub overhead: OverheadReport,
@@ -390,13 +390,10 @@ impl Gateway {
         }
     }
 
-    /// Makes the next due private release, the only thing that may leave the house. `store` must append the bytes it is
-    /// given to the budget ledger and return only when they are durable; nothing is answered before.
-    pub fn poll_release(
-        &mut self,
-        store: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
-    ) -> Option<Result<Telemetry, Unreleased>> {
-        let made = self.releases.as_mut()?.poll(store)?;
+    /// Makes the next due private release, the only thing that may leave the house. `pay` charges the budget ledger and
+    /// returns when the expense is durable; nothing is answered before.
+    pub fn poll_release(&mut self, pay: &mut Pay<'_>) -> Option<Result<Telemetry, Unreleased>> {
+        let made = self.releases.as_mut()?.poll(pay)?;
         match &made {
             Ok(_) => self.report.releases += 1,
             Err(_) => self.report.releases_refused += 1,
@@ -440,8 +437,25 @@ impl Gateway {
     }
 
     /// Sets the Unix time at `now == 0` anew, after a step of the wall clock.
+    ///
+    /// After a step back the old streams' counters lie in the future, so every stream is replaced by a new one: no
+    /// counter is used twice, and the sink takes the new ones at once.
     pub fn set_unix_offset(&mut self, unix_offset: Nanos) {
+        let back = self.config.unix_offset.since(unix_offset);
         self.config.unix_offset = unix_offset;
+        if back < CLOCK_STEP {
+            return;
+        }
+        let Some(key) = &self.key else { return };
+        self.opener = Some(Opener::new(key, Dir::In));
+        let unix = self.now + unix_offset;
+        let mut used: BTreeSet<u16> = self.units.iter().map(|u| u.stream).collect();
+        let stream = unused_stream(&mut self.control_rng, &mut used);
+        self.control = Some(Sealer::new(key, Dir::Out, stream, unix));
+        for unit in self.units.iter_mut().filter(|u| u.sealer.is_some()) {
+            unit.stream = unused_stream(&mut self.control_rng, &mut used);
+            unit.sealer = Some(Sealer::new(key, Dir::Out, unit.stream, unix));
+        }
     }
 
     /// When to call [`Gateway::handle_timeout`] next, and why.
@@ -765,6 +779,8 @@ impl Gateway {
     }
 }
 
+/// A wall clock set back by this much is a step; less is a correction that sealing ahead of time absorbs.
+const CLOCK_STEP: Nanos = Nanos::from_secs(5);
 /// Stands for the control stream where a unit index is expected.
 const CONTROL: usize = usize::MAX;
 

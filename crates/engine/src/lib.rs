@@ -33,4 +33,4 @@ pub use event::{Alert, Event, Seconds, SlotTotals, Telemetry};
 pub use gateway::{Gateway, GatewayReport, OverheadReport, Parts, Transmit};
 pub use sink::{MAX_PAYLOAD, Sink, SinkConfig, SinkReport, SinkTransmit, Tally, Verdict};
 pub use stamp::Stamp;
-pub use telemetry::{Releases, TelemetryConfig, Unreleased};
+pub use telemetry::{Pay, Releases, TelemetryConfig, Unreleased};

@@ -168,8 +168,13 @@ impl Sink {
         }
     }
 
-    /// Sets the Unix time at `now == 0` anew, after a step of the wall clock.
+    /// Sets the Unix time at `now == 0` anew, after a step of the wall clock. A step back of more than an epoch starts
+    /// with an empty replay memory.
     pub fn set_unix_offset(&mut self, unix_offset: Nanos) {
+        if self.unix_offset.since(unix_offset) >= chaff_wire::EPOCH {
+            self.opener = Opener::new(&self.key, Dir::Out);
+            self.sealers.clear();
+        }
         self.unix_offset = unix_offset;
     }
 

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use chaff_abi::Nanos;
-use chaff_privacy::{Bounds, Epsilon, Ledger, Noise, Refused};
+use chaff_privacy::{Bounds, Epsilon, Grant, Noise};
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
 
@@ -26,10 +26,14 @@ pub struct TelemetryConfig {
     pub simulated_noise: Option<[u8; 32]>,
 }
 
-/// The budget and the totals that wait for it.
+/// Pays for a release: charges `epsilon` under a label to the budget ledger and returns once that is stored durably.
+pub type Pay<'a> =
+    dyn FnMut(&str, Epsilon) -> Result<Grant, Box<dyn std::error::Error + Send + Sync>> + 'a;
+
+/// The totals that wait for their release.
 pub struct Releases {
     config: TelemetryConfig,
-    ledger: Ledger,
+    made: u64,
     noise: Option<ChaCha20Rng>,
     period: u64,
     rows: BTreeMap<usize, Vec<(u64, f64)>>,
@@ -48,12 +52,9 @@ struct Due {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unreleased {
-    /// The budget does not allow it, or an earlier storing failed.
-    #[error("the privacy budget refuses: {0}")]
-    Budget(#[from] Refused),
-    /// The ledger's entry could not be stored, so nothing was answered; the ledger refuses everything from now on.
-    #[error("the budget ledger cannot be written: {0}")]
-    Store(std::io::Error),
+    /// The ledger did not pay: no budget left, or it cannot be written.
+    #[error("the budget ledger refuses: {0}")]
+    Ledger(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The bounds or the noise refused.
     #[error("{0}")]
     Mechanism(String),
@@ -63,12 +64,12 @@ pub enum Unreleased {
 const MAX_DUE: usize = 1_024;
 
 impl Releases {
-    /// Releases paid from `ledger`, whose storage is in order ([`Ledger::to_store`] is `None`).
-    pub fn new(config: TelemetryConfig, ledger: Ledger) -> Self {
+    /// No totals yet.
+    pub fn new(config: TelemetryConfig) -> Self {
         Self {
             noise: config.simulated_noise.map(ChaCha20Rng::from_seed),
             config,
-            ledger,
+            made: 0,
             period: 0,
             rows: BTreeMap::new(),
             due: VecDeque::new(),
@@ -76,9 +77,9 @@ impl Releases {
         }
     }
 
-    /// Budget spent so far, in this run and before.
+    /// Budget spent in this run.
     pub fn spent(&self) -> f64 {
-        self.ledger.spent_nanos() as f64 / 1e9
+        self.made as f64 * self.config.epsilon.value()
     }
 
     /// Due releases that nobody collected in time.
@@ -119,33 +120,26 @@ impl Releases {
         }
     }
 
-    /// Makes the next due release. `store` must append the bytes to the ledger durably before it returns.
-    pub(crate) fn poll(
-        &mut self,
-        store: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
-    ) -> Option<Result<Telemetry, Unreleased>> {
+    /// Makes the next due release with budget from `pay`.
+    pub(crate) fn poll(&mut self, pay: &mut Pay<'_>) -> Option<Result<Telemetry, Unreleased>> {
         let due = self.due.pop_front()?;
-        Some(self.release(due, store))
+        Some(self.release(due, pay))
     }
 
-    fn release(
-        &mut self,
-        due: Due,
-        store: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
-    ) -> Result<Telemetry, Unreleased> {
+    fn release(&mut self, due: Due, pay: &mut Pay<'_>) -> Result<Telemetry, Unreleased> {
         let label = format!("bytes of device {} in period {}", due.device, due.period);
         let mechanism = |e: &dyn std::fmt::Display| Unreleased::Mechanism(e.to_string());
         let bounds = Bounds::new(0.0, self.config.slot_bound as f64, 1.0)
             .map_err(|e| mechanism(&e))?
-            .unit("bytes");
-        let pending = self.ledger.spend(&label, self.config.epsilon)?;
-        store(pending.entry()).map_err(Unreleased::Store)?;
+            .unit("bytes")
+            .protects("one slot of one device");
+        let grant = pay(&label, self.config.epsilon).map_err(Unreleased::Ledger)?;
+        self.made += 1;
         let noise = self
             .noise
             .as_mut()
             .map_or(Noise::System, |rng| Noise::Seeded(rng));
-        let bytes = pending
-            .stored()
+        let bytes = grant
             .sum(due.rows, &bounds, noise)
             .map_err(|e| mechanism(&e))?;
         Ok(Telemetry {

@@ -251,3 +251,23 @@ fn forged_and_replayed_datagrams_are_refused_silently() {
     assert_eq!(sink.poll_transmit(Nanos::from_secs(1), &mut buf), None);
     assert_eq!(sink.report().cover.packets, 1);
 }
+
+#[test]
+fn cover_goes_on_after_the_clock_was_set_back() {
+    let home = run(5, Link::default(), 10);
+    let (mut gateway, mut sink) = (home.gateway.borrow_mut(), home.sink.borrow_mut());
+    let before = sink.report().cover.packets;
+    let back = UNIX - Nanos::from_secs(7_200);
+    gateway.set_unix_offset(back);
+    sink.set_unix_offset(back);
+    let from = "10.99.0.1:40000".parse().expect("an address");
+    let mut buf = [0; 2_048];
+    for s in 11..41 {
+        gateway.handle_timeout(Nanos::from_secs(s));
+        while let Some(t) = gateway.poll_transmit(&mut buf) {
+            let verdict = sink.handle_datagram(t.at, from, &mut buf[..t.len]);
+            assert!(!matches!(verdict, Verdict::Refused(_)), "{verdict:?}");
+        }
+    }
+    assert!(sink.report().cover.packets > before + 20);
+}
