@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
 use crate::account::{Account, live};
-use crate::command::{Interrupt, Running};
+use crate::command::{Interrupt, Running, output};
 use crate::demo::{Programs, Run};
 use crate::netns::{self, GATEWAY, Layout, SINK, Topology};
 
@@ -116,9 +116,15 @@ pub(crate) fn run(programs: &Programs, run: &Run, keep: bool, stop: &Interrupt) 
         stop,
     )?;
     thread::sleep(MARGIN);
+    // Cover that is planned or under way still arrives while nobody plans more, so that both ends can agree.
+    let mut pause = Command::new(programs.path("gateway"));
+    pause
+        .arg("pause")
+        .arg("--socket")
+        .arg(state.join("control.sock"));
+    output(pause).context("while pausing the cover")?;
+    thread::sleep(MARGIN);
     gateway.end()?;
-    // What is under way reaches the sink before it stops.
-    thread::sleep(Duration::from_millis(300));
     sink.end()?;
     witness.end()?;
     for name in ["report.json", "flows.csv", "slots.csv", "alerts.jsonl"] {

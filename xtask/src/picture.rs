@@ -200,22 +200,44 @@ impl Picture {
         caption: &str,
         bars: impl Iterator<Item = Bar>,
     ) -> Result<()> {
-        let most = |first: usize| {
-            slots
-                .iter()
-                .map(|s| s[first] + s[first + 1])
-                .fold(0.1, f64::max)
-                * 1.12
-        };
+        let sums = |first: usize| slots.iter().map(move |s| s[first] + s[first + 1]);
+        let (top, bottom) = (limit(sums(0)), limit(sums(2)));
         let mut chart = chart(
             area,
             &format!("{caption}: bytes per {}", seconds(self.bar())),
         )
-        .build_cartesian_2d(0.0..self.seconds, -most(2)..most(0))
+        .build_cartesian_2d(0.0..self.seconds, -bottom..top)
         .map_err(plain)?;
         axes(&mut chart, "kB   (in below 0, out above)", &absolute)?;
         chart.draw_series(bars).map_err(plain)?;
+        self.label_cut_bars(&mut chart, sums(0), top, 1.0)?;
+        self.label_cut_bars(&mut chart, sums(2), bottom, -1.0)?;
         zero_line(&mut chart, self.seconds)
+    }
+
+    /// Writes the true height beside bars that reach out of the chart; of close ones only at the first.
+    fn label_cut_bars<DB: DrawingBackend>(
+        &self,
+        chart: &mut Chart<'_, DB>,
+        sums: impl Iterator<Item = f64>,
+        limit: f64,
+        sign: f64,
+    ) -> Result<()> {
+        let mut free_from = 0.0;
+        for (slot, sum) in sums.enumerate() {
+            let right = (slot as f64 + 1.1) * self.bar();
+            if sum <= limit || right < free_from {
+                continue;
+            }
+            let text = format!("{sum:.0} kB");
+            let at = (right, sign * limit * if sign > 0.0 { 0.97 } else { 0.82 });
+            let style = (FONT, 13).into_font().color(&INK);
+            chart
+                .draw_series([Text::new(text, at, style)])
+                .map_err(plain)?;
+            free_from = right + self.seconds * 0.06;
+        }
+        Ok(())
     }
 
     /// (c) Every packet: size over time.
@@ -328,6 +350,15 @@ fn zero_line<DB: DrawingBackend>(chart: &mut Chart<'_, DB>, end: f64) -> Result<
     chart.draw_series([line]).map(drop).map_err(plain)
 }
 
+/// Height of an axis in kB: that of the highest bar, unless few bars are far higher than all others, which are then cut.
+fn limit(sums: impl Iterator<Item = f64>) -> f64 {
+    let mut sums: Vec<f64> = sums.filter(|sum| *sum > 0.0).collect();
+    sums.sort_by(f64::total_cmp);
+    let most = sums.last().copied().unwrap_or(0.0).max(0.1) * 1.12;
+    let common = sums.get(sums.len() * 9 / 10).copied().unwrap_or(most);
+    most.min(common * 5.0)
+}
+
 /// Both directions are amounts: the axis below zero has no minus sign.
 fn absolute(value: &f64) -> String {
     format!("{}", value.abs())
@@ -417,6 +448,14 @@ mod tests {
         };
         assert_eq!(picture.bar(), 23.0);
         assert!(picture.slots().len() <= 160);
+    }
+
+    #[test]
+    fn rare_high_bars_do_not_set_the_axis() {
+        let even = (1..=20).map(f64::from);
+        assert!((limit(even.clone()) - 22.4).abs() < 1e-9);
+        assert_eq!(limit(std::iter::repeat_n(2.0, 99).chain([500.0])), 10.0);
+        assert!(limit(std::iter::empty()) > 0.0);
     }
 
     #[test]
