@@ -71,6 +71,12 @@ impl Attached {
         o: &MeterOptions,
         pins: Option<&Pins>,
     ) -> Result<Self, MeterError> {
+        // Checked first: some of aya's errors hide the system's code for it.
+        for name in o.lan.iter().chain(&o.wan) {
+            if !sys::interface_exists(name) {
+                return Err(MeterError::Interface { name: name.clone() });
+            }
+        }
         let mut plan = Vec::new();
         for lan in &o.lan {
             plan.push((lan, modes(o.hook, lan)?));

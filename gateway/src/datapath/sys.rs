@@ -408,6 +408,15 @@ pub(super) fn clock(id: libc::clockid_t) -> Nanos {
     Nanos(t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64)
 }
 
+/// Whether the caller's network namespace has an interface of that name.
+pub(super) fn interface_exists(name: &str) -> bool {
+    let Ok(name) = CString::new(name) else {
+        return false;
+    };
+    // SAFETY: a NUL-terminated string that outlives the call.
+    unsafe { libc::if_nametoindex(name.as_ptr()) != 0 }
+}
+
 /// `ethtool_drvinfo`.
 #[repr(C)]
 struct DriverInfo {

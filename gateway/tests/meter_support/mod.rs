@@ -5,6 +5,8 @@
     reason = "each test binary uses a part of this module"
 )]
 
+pub mod net;
+
 use chaff_abi::{FlowKey, FlowValue, MeterConfig, Nanos};
 use chaff_gateway::datapath::{Meter, MeterError, MeterOptions};
 
@@ -89,7 +91,7 @@ pub fn tcp(flags: u8, options: &[u8], payload: usize) -> Vec<u8> {
     s.extend(40_000u16.to_be_bytes());
     s.extend(443u16.to_be_bytes());
     s.extend([0; 8]);
-    s.extend([((20 + options.len()) / 4 << 4) as u8, flags]);
+    s.extend([(((20 + options.len()) / 4) << 4) as u8, flags]);
     s.extend([0; 6]);
     s.extend(options);
     s.extend(vec![0xaa; payload]);
