@@ -259,6 +259,7 @@ fn linker(rustc: &Path, cargo: &Path) -> Result<PathBuf> {
     let link = prefix.join("lib/libLLVM.so");
     fs::create_dir_all(prefix.join("lib"))?;
     let library = llvm(rustc)?;
+    let folder = library.parent().unwrap_or(Path::new("/usr/lib"));
     if fs::read_link(&link).ok().as_ref() != Some(&library) {
         let _ = fs::remove_file(&link);
         std::os::unix::fs::symlink(&library, &link)
@@ -287,6 +288,11 @@ fn linker(rustc: &Path, cargo: &Path) -> Result<PathBuf> {
         .arg(&tools)
         .env("RUSTC", rustc)
         .env("LLVM_PREFIX", &prefix)
+        // rustup's library lies where the dynamic linker does not look.
+        .env(
+            "RUSTFLAGS",
+            format!("-Clink-arg=-Wl,-rpath,{}", folder.display()),
+        )
         .env_remove("RUSTUP_TOOLCHAIN")
         .env_remove("CARGO_TARGET_DIR");
     command::output(command).context("while building bpf-linker")?;
@@ -309,7 +315,7 @@ fn llvm(rustc: &Path) -> Result<PathBuf> {
     for folder in &folders {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if names.contains(&name) || name.starts_with(&format!("libLLVM.so.{LLVM_MAJOR}.")) {
+            if names.contains(&name) || name.starts_with(&format!("libLLVM-{LLVM_MAJOR}-rust-")) {
                 return Ok(entry.path());
             }
         }
