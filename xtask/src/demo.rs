@@ -150,15 +150,17 @@ pub fn run(options: &Options) -> Result<()> {
         "train" => Some(train(&programs, &fixture, &out)?),
         _ => None,
     };
-    let mut accounts = Vec::new();
+    let mut rows = Vec::new();
+    let mut failed = 0;
     for capture in &captures {
         stop.check()?;
+        let name = short_name(capture);
         let folder = if captures.len() == 1 {
             out.clone()
         } else {
-            out.join(short_name(capture))
+            out.join(&name)
         };
-        let run = prepare(
+        let done = prepare(
             options,
             capture,
             &fixture,
@@ -166,33 +168,47 @@ pub fn run(options: &Options) -> Result<()> {
             folder,
             is_live,
         )
-        .with_context(|| format!("while preparing {}", capture.display()))?;
-        let account = if is_live {
-            live::run(&programs, &run, options.keep, &stop)
-        } else {
-            in_virtual_time(&programs, &run)
-        };
-        let account = account.with_context(|| format!("while running {}", run.name))?;
-        finish(&run, &account, is_live)?;
-        accounts.push((run.name, account));
+        .and_then(|run| one(&programs, &run, is_live, options.keep, &stop))
+        .with_context(|| format!("while running {}", capture.display()));
+        match done {
+            // A single run is the whole demo: its error decides the exit code.
+            Err(error) if captures.len() == 1 => return Err(error),
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                rows.push(format!("  ERROR {name}"));
+                failed += 1;
+            }
+            Ok(account) => {
+                rows.push(account.row(&name));
+                failed += usize::from(!account.holds());
+            }
+        }
     }
-    if accounts.len() > 1 {
-        println!("\nAll runs:");
-        accounts
-            .iter()
-            .for_each(|(name, account)| println!("{}", account.row(name)));
+    if rows.len() > 1 {
+        println!("\nAll runs:\n{}", rows.join("\n"));
     }
-    let failed = accounts
-        .iter()
-        .filter(|(_, account)| !account.holds())
-        .count();
     if failed > 0 {
-        return Err(Stop::Check.error(format_args!(
-            "{failed} of {} runs do not add up",
-            accounts.len()
-        )));
+        let all = captures.len();
+        return Err(Stop::Check.error(format_args!("{failed} of {all} runs do not add up")));
     }
     Ok(())
+}
+
+/// Runs one capture and says what happened.
+fn one(
+    programs: &Programs,
+    run: &Run,
+    is_live: bool,
+    keep: bool,
+    stop: &command::Interrupt,
+) -> Result<Account> {
+    let account = if is_live {
+        live::run(programs, run, keep, stop)?
+    } else {
+        in_virtual_time(programs, run)?
+    };
+    finish(run, &account, is_live)?;
+    Ok(account)
 }
 
 /// Trains one generator for each device of the recorded home; returns the folder of models.
@@ -242,7 +258,7 @@ fn prepare(
         pcap = out.join("input.pcap");
         frames.write(&pcap)?;
         note = Some(format!(
-            "Only the first {limit:.0} s of {whole:.0} s; --duration takes more, --speed plays faster."
+            "Only the busiest {limit:.0} s of {whole:.0} s; --duration takes more, --speed plays faster."
         ));
     }
     let table = match &options.devices {

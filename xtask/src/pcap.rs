@@ -103,13 +103,22 @@ impl Capture {
         (last - first) as f64 / 1e9
     }
 
-    /// Keeps the frames of the first `seconds`.
+    /// Keeps the `seconds` with the most frames (the first such, when several have as many).
     pub fn cut(&mut self, seconds: f64) {
-        let Some(first) = self.frames.iter().map(|f| f.at).min() else {
-            return;
-        };
-        self.frames
-            .retain(|f| ((f.at - first) as f64) <= seconds * 1e9);
+        self.frames.sort_by_key(|f| f.at);
+        let length = (seconds * 1e9) as u64;
+        let mut best = 0..0;
+        let mut end = 0;
+        for (start, first) in self.frames.iter().enumerate() {
+            end += self.frames[end..]
+                .iter()
+                .take_while(|f| f.at - first.at <= length)
+                .count();
+            if end - start > best.len() {
+                best = start..end;
+            }
+        }
+        self.frames = self.frames.drain(best).collect();
     }
 }
 
@@ -227,6 +236,19 @@ mod tests {
         assert_eq!(read.seconds(), 2.499_999_993);
         read.cut(1.0);
         assert_eq!(read.frames.len(), 2);
+        read.cut(0.5);
+        assert_eq!(read.frames, frames[..1]);
+    }
+
+    #[test]
+    fn cut_keeps_the_busiest_part() {
+        let at = |second: u64| frame(second * 1_000_000_000, "");
+        let mut capture = Capture {
+            frames: [0, 50, 51, 53, 90, 91].map(at).to_vec(),
+        };
+        capture.cut(3.0);
+        assert_eq!(capture.frames, [at(50), at(51), at(53)]);
+        Capture { frames: Vec::new() }.cut(1.0);
     }
 
     #[test]
