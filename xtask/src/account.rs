@@ -9,7 +9,7 @@ use crate::demo::Run;
 use crate::live::cover_addresses;
 use crate::pcap::Capture;
 use crate::picture::{Packet, Picture, read_packets};
-use crate::report::{Json, flow_packets};
+use crate::report::{Flows, Json};
 
 /// The gateway's slot length in seconds, which the demo does not change.
 const SLOT: f64 = 0.1;
@@ -43,6 +43,7 @@ pub(crate) fn live(run: &Run) -> Result<Account> {
     let sink = Json::read(&run.out.join("sink.json"))?;
     let packets = witnessed(run, &run.out.join("uplink.pcap"))?;
     write_packets(&packets, &run.out.join("packets.csv"))?;
+    let flows = Flows::read(&run.out.join("flows.csv"))?;
     let (covered, real) = (count(&packets, true), count(&packets, false));
 
     let replayed = replay.number("/packets")?;
@@ -75,7 +76,7 @@ pub(crate) fn live(run: &Run) -> Result<Account> {
             engine.number("/seen")?,
         ),
     ];
-    checks.extend(metered(run, &engine)?);
+    checks.extend(metered(flows, &engine)?);
     // What the injector gave to the kernel; without cover there is no injector.
     let injector = gateway.at("/injector/stats");
     let sent = injector.map_or(Ok(0), |stats| stats.number("/sent"))?;
@@ -88,7 +89,7 @@ pub(crate) fn live(run: &Run) -> Result<Account> {
     ));
     checks.push(Check::new("cover that leaked into the home", in_home, 0));
 
-    let mut facts = traffic(&packets, &engine)?;
+    let mut facts = traffic(&packets, flows, &engine)?;
     facts.push("Time:".to_owned());
     for direction in replay.list("/verify/directions")? {
         let (p50, p99) = (
@@ -140,6 +141,7 @@ pub(crate) fn simulated(run: &Run) -> Result<Account> {
         .context("report.json has no gateway")?;
     let sink = report.at("/sink").context("report.json has no sink")?;
     let packets = read_packets(&run.out.join("packets.csv"))?;
+    let flows = Flows::read(&run.out.join("flows.csv"))?;
     let (covered, real) = (count(&packets, true), count(&packets, false));
     let mut checks = vec![
         Check::new(
@@ -153,7 +155,7 @@ pub(crate) fn simulated(run: &Run) -> Result<Account> {
             real,
         ),
     ];
-    checks.extend(metered(run, &engine)?);
+    checks.extend(metered(flows, &engine)?);
     // What left: some planned cover is due only after the end.
     let sent = packets.iter().filter(|p| p.cover && p.out).count() as u64;
     checks.extend(winnowed(sent, &engine, &sink)?);
@@ -163,7 +165,7 @@ pub(crate) fn simulated(run: &Run) -> Result<Account> {
         on_wire,
         covered,
     ));
-    let facts = traffic(&packets, &engine)?;
+    let facts = traffic(&packets, flows, &engine)?;
     let seconds = packets.iter().map(|p| p.time).fold(0.1, f64::max);
     Ok(Account {
         how: "in virtual time",
@@ -175,14 +177,13 @@ pub(crate) fn simulated(run: &Run) -> Result<Account> {
 }
 
 /// Meter against flow records.
-fn metered(run: &Run, engine: &Json) -> Result<Vec<Check>> {
+fn metered(flows: Flows, engine: &Json) -> Result<Vec<Check>> {
     let ignored: u64 = engine.map("/ignored")?.iter().map(|(_, n)| n).sum();
-    let records = flow_packets(&run.out.join("flows.csv"))?;
     let what = "seen = packets in flow records + ignored";
     Ok(vec![Check::new(
         what,
         engine.number("/seen")?,
-        records + ignored,
+        flows.packets + ignored,
     )])
 }
 
@@ -203,7 +204,7 @@ fn winnowed(sent: u64, engine: &Json, sink: &Json) -> Result<Vec<Check>> {
 }
 
 /// Numbers of traffic and cover for the text box.
-fn traffic(packets: &[Packet], engine: &Json) -> Result<Vec<String>> {
+fn traffic(packets: &[Packet], flows: Flows, engine: &Json) -> Result<Vec<String>> {
     let bytes = |cover: bool| -> u64 {
         packets
             .iter()
@@ -220,13 +221,19 @@ fn traffic(packets: &[Packet], engine: &Json) -> Result<Vec<String>> {
             thousands(count(packets, false)),
             kilobytes(real)
         ),
-        format!("{} flow records", thousands(engine.number("/flows")?)),
+        format!("{} flow records", thousands(flows.records)),
     ];
     facts.extend(
         ignored
             .iter()
             .map(|(why, n)| format!("{n} frames in no flow: {why}")),
     );
+    if flows.cover_only > 0 {
+        facts.push(format!(
+            "{} more of cover only",
+            thousands(flows.cover_only)
+        ));
+    }
     facts.push("Cover:".to_owned());
     facts.push(format!(
         "{} packets, {}",

@@ -81,7 +81,12 @@ impl Programs {
 
     /// Returns the path of a program.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
+        let plain = self.folder.join(name);
+        if plain.is_file() {
+            plain
+        } else {
+            self.folder.join(format!("chaff-{name}"))
+        }
     }
 }
 

@@ -93,33 +93,50 @@ impl Json {
     }
 }
 
-/// Sums the packets of both directions over all records of flows.csv.
-pub(crate) fn flow_packets(path: &Path) -> Result<u64> {
-    let text =
-        fs::read_to_string(path).with_context(|| format!("while reading {}", path.display()))?;
-    let mut lines = text.lines();
-    let header: Vec<&str> = lines.next().unwrap_or_default().split(',').collect();
-    let mut columns = Vec::new();
-    for name in ["fwd_packets", "bwd_packets"] {
-        let found = header.iter().position(|h| *h == name);
-        columns.push(found.with_context(|| format!("{}: no column {name}", path.display()))?);
-    }
-    let mut sum = 0;
-    for (index, line) in lines.enumerate() {
-        let values: Vec<&str> = line.split(',').collect();
-        for column in &columns {
-            let text = values.get(*column).copied().unwrap_or_default();
-            let number: u64 = text.parse().with_context(|| {
-                format!(
-                    "{}:{}: {text:?} is no number of packets",
-                    path.display(),
-                    index + 2
-                )
-            })?;
-            sum += number;
+/// What flows.csv holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Flows {
+    /// Records with real packets.
+    pub(crate) records: u64,
+    /// Records of cover only: the gateway's own flow to the sink.
+    pub(crate) cover_only: u64,
+    /// Real packets of both directions in all records.
+    pub(crate) packets: u64,
+}
+
+impl Flows {
+    /// Reads flows.csv by its column names.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path)
+            .with_context(|| format!("while reading {}", path.display()))?;
+        let mut lines = text.lines();
+        let header: Vec<&str> = lines.next().unwrap_or_default().split(',').collect();
+        let column = |name: &str| {
+            let found = header.iter().position(|h| *h == name);
+            found.with_context(|| format!("{}: no column {name}", path.display()))
+        };
+        let columns = [column("fwd_packets")?, column("bwd_packets")?];
+        let mut flows = Self::default();
+        for (index, line) in lines.enumerate() {
+            let values: Vec<&str> = line.split(',').collect();
+            let mut packets = 0;
+            for column in columns {
+                let text = values.get(column).copied().unwrap_or_default();
+                let number: Result<u64, _> = text.parse();
+                packets += number.with_context(|| {
+                    let line = index + 2;
+                    format!(
+                        "{}:{line}: {text:?} is no number of packets",
+                        path.display()
+                    )
+                })?;
+            }
+            flows.packets += packets;
+            flows.records += u64::from(packets > 0);
+            flows.cover_only += u64::from(packets == 0);
         }
+        Ok(flows)
     }
-    Ok(sum)
 }
 
 #[cfg(test)]
@@ -143,10 +160,19 @@ mod tests {
     #[test]
     fn packets_of_flow_records_are_summed_by_column_name() {
         let path = std::env::temp_dir().join(format!("chaff-flows-{}.csv", std::process::id()));
-        fs::write(&path, "id,fwd_packets,x,bwd_packets\n0,3,,4\n1,5,,0\n").unwrap();
-        assert_eq!(flow_packets(&path).unwrap(), 12);
+        fs::write(
+            &path,
+            "id,fwd_packets,x,bwd_packets\n0,3,,4\n1,5,,0\n2,0,,0\n",
+        )
+        .unwrap();
+        let want = Flows {
+            records: 2,
+            cover_only: 1,
+            packets: 12,
+        };
+        assert_eq!(Flows::read(&path).unwrap(), want);
         fs::write(&path, "id,fwd_packets,bwd_packets\n0,3,many\n").unwrap();
-        let text = format!("{:#}", flow_packets(&path).unwrap_err());
+        let text = format!("{:#}", Flows::read(&path).unwrap_err());
         assert!(text.contains(":2") && text.contains("\"many\""), "{text}");
         fs::remove_file(path).unwrap();
     }
