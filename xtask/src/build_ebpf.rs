@@ -315,7 +315,7 @@ fn llvm(rustc: &Path) -> Result<PathBuf> {
     for folder in &folders {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if names.contains(&name) || name.starts_with(&format!("libLLVM-{LLVM_MAJOR}-rust-")) {
+            if names.contains(&name) || name.starts_with(&format!("libLLVM.so.{LLVM_MAJOR}.")) {
                 return Ok(entry.path());
             }
         }
