@@ -1,2 +1,195 @@
-//! (under construction)
-fn main() {}
+//! `gateway`: the program. Parses the command line, runs one command, maps errors to exit codes.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use chaff_gateway::config::File;
+use chaff_gateway::control::{self, Request};
+use chaff_gateway::units::Duration;
+use chaff_gateway::{meter_command, run, simulate};
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// Meters every flow, sends cover traffic beside the real traffic, alerts the owner, releases private telemetry.
+#[derive(Parser)]
+#[command(
+    name = "gateway",
+    version,
+    after_help = "Exit codes: 0 done, 1 ran but a check failed, 2 usage or configuration, 3 missing privilege or kernel feature."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Say more: -v debug, -vv trace.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+    /// Write logs as JSON lines.
+    #[arg(long, global = true)]
+    log_json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway until SIGINT or SIGTERM.
+    #[command(after_help = "Examples:
+  gateway run --config /etc/chaff/gateway.toml
+  gateway run --config gateway.toml --check           check the file and stop
+  gateway run --print-config                          every key with its default")]
+    Run {
+        /// Configuration file, TOML.
+        #[arg(long, value_name = "FILE", required_unless_present = "print_config")]
+        config: Option<PathBuf>,
+        /// Only check the configuration.
+        #[arg(long)]
+        check: bool,
+        /// Print the configuration in force, defaults included, and stop.
+        #[arg(long)]
+        print_config: bool,
+    },
+    /// Turn captures into flow records.
+    Meter(meter_command::Args),
+    /// Run captures through the gateway and sink in virtual time.
+    Simulate(Box<simulate::Args>),
+    /// Show what a running gateway does.
+    Status {
+        #[command(flatten)]
+        socket: Socket,
+        /// Print the whole answer as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Stop cover for a while; metering, alerts and telemetry go on, and real traffic is never touched.
+    #[command(after_help = "Examples:
+  gateway pause            until `gateway resume`
+  gateway pause 10min")]
+    Pause {
+        /// How long, such as 10min; default: until resumed.
+        duration: Option<Duration>,
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Send cover again.
+    Resume {
+        #[command(flatten)]
+        socket: Socket,
+    },
+}
+
+#[derive(clap::Args)]
+struct Socket {
+    /// Control socket of the gateway.
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/var/lib/chaff/control.sock",
+        env = "CHAFF_CONTROL"
+    )]
+    socket: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log(cli.verbose, cli.log_json);
+    let done = match cli.command {
+        Command::Run {
+            config,
+            check,
+            print_config,
+        } => live(config.as_deref(), check, print_config),
+        Command::Meter(args) => meter_command::run(args),
+        Command::Simulate(args) => simulate::run(&args),
+        Command::Status { socket, json } => status(&socket.socket, json),
+        Command::Pause { duration, socket } => {
+            let seconds = duration.map(|d| d.0.0.div_ceil(1_000_000_000));
+            say(&socket.socket, &Request::Pause { seconds })
+        }
+        Command::Resume { socket } => say(&socket.socket, &Request::Resume),
+    };
+    done.unwrap_or_else(|e| {
+        eprintln!("gateway: {e:#}");
+        ExitCode::from(run::exit_code(&e))
+    })
+}
+
+fn log(verbose: u8, json: bool) {
+    let level = match verbose {
+        0 => "info",
+        1 => "debug",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_env("CHAFF_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    if json {
+        builder.json().init()
+    } else {
+        builder.init()
+    }
+}
+
+fn live(config: Option<&Path>, check: bool, print: bool) -> anyhow::Result<ExitCode> {
+    let file = match config {
+        Some(path) => File::load(path)?,
+        None => File::parse("", Path::new("."))?,
+    };
+    if print {
+        print!("{}", toml::to_string(&file)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if check {
+        run::check(&file)?;
+        eprintln!("gateway: the configuration is valid");
+        return Ok(ExitCode::SUCCESS);
+    }
+    run::run(&file)
+}
+
+fn say(socket: &Path, request: &Request) -> anyhow::Result<ExitCode> {
+    let answer = control::ask(socket, request)?;
+    println!("{answer}");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn status(socket: &Path, json: bool) -> anyhow::Result<ExitCode> {
+    let answer = control::ask(socket, &Request::Status)?;
+    if json {
+        println!("{answer}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let number = |path: &str| {
+        answer
+            .pointer(path)
+            .and_then(serde_json::Value::as_f64)
+            .unwrap_or(0.0)
+    };
+    let paused = answer["paused"].as_bool().unwrap_or(false);
+    println!(
+        "up {:.0} s, cover {}",
+        number("/uptime_s"),
+        if paused {
+            "paused".into()
+        } else {
+            answer["mode"].to_string()
+        }
+    );
+    println!(
+        "{} packets seen, {} flows open, {} alerts",
+        number("/meter/seen"),
+        number("/open_flows"),
+        number("/gateway/alerts")
+    );
+    println!(
+        "cover sent {} packets ({} bytes), received {}, late p99 {} us",
+        number("/injector/stats/sent"),
+        number("/injector/stats/sent_bytes"),
+        number("/gateway/downlink/packets"),
+        number("/injector/lateness_us/p99")
+    );
+    println!(
+        "privacy budget spent in this run: {}",
+        number("/gateway/epsilon_spent")
+    );
+    Ok(ExitCode::SUCCESS)
+}

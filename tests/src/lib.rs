@@ -16,6 +16,8 @@
 //! It tests nothing itself and depends on no Chaff crate; the files in `tests/` name those that they test.
 #![forbid(unsafe_code)]
 
+pub mod stage;
+
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::Command;

@@ -1,0 +1,650 @@
+//! `gateway run`'s configuration file: one TOML, every key with a default, unknown keys refused.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use chaff_abi::{Mac, Nanos};
+use serde::{Deserialize, Serialize};
+
+use crate::units::{Bytes, Duration};
+
+/// The whole file.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct File {
+    /// Where things live and who the gateway becomes.
+    pub gateway: GatewaySection,
+    /// Interfaces and the meter's hook.
+    pub interfaces: Interfaces,
+    /// Cover traffic.
+    pub cover: Cover,
+    /// Flow records.
+    pub flows: Flows,
+    /// Local alerts.
+    pub alerts: Alerts,
+    /// Private telemetry.
+    pub telemetry: Telemetry,
+    /// Output files.
+    pub export: Export,
+    /// The devices of the home.
+    #[serde(rename = "device")]
+    pub devices: Vec<DeviceEntry>,
+}
+
+/// `[gateway]`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GatewaySection {
+    /// Folder of everything the gateway writes; created with mode 0750, owned by `user`.
+    pub state_dir: PathBuf,
+    /// Name of this gateway among several on a machine; names the folder of its pinned programs.
+    pub instance: String,
+    /// Local control socket, inside `state_dir` unless absolute.
+    pub control: PathBuf,
+    /// User that the gateway becomes after it attached its programs; `""` keeps root (not advised).
+    pub user: String,
+    /// CSV with columns device, mac, ip (and others): further devices.
+    pub devices_file: Option<PathBuf>,
+    /// Compiled eBPF object to load instead of the built-in one.
+    pub ebpf_object: Option<PathBuf>,
+}
+
+/// `[interfaces]`
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Interfaces {
+    /// Interfaces that face the devices, 1 to 8.
+    pub lan: Vec<String>,
+    /// Interface that faces the network.
+    pub wan: Option<String>,
+    /// `auto` (XDP where the driver has it, else tcx), `xdp`, `xdp-skb` or `tcx`.
+    pub hook: HookName,
+}
+
+/// Where the meter hooks in.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum HookName {
+    /// XDP where the driver has it, else tcx.
+    #[default]
+    Auto,
+    /// XDP in the driver.
+    Xdp,
+    /// Generic XDP.
+    XdpSkb,
+    /// tcx.
+    Tcx,
+}
+
+/// How cover travels.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// No cover: meter, alerts and telemetry only.
+    #[default]
+    Off,
+    /// Datagrams to the sink without a tunnel. An observer tells them apart by address: testbeds only.
+    Plain,
+    /// Datagrams to the sink inside a tunnel that something else provides.
+    Rider,
+}
+
+/// `[cover]`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cover {
+    /// `off`, `plain` or `rider`.
+    pub mode: Mode,
+    /// The sink-server's address and port.
+    pub sink: Option<SocketAddr>,
+    /// File with the 32-byte key shared with the sink, hexadecimal or base64, mode 0600.
+    pub key_file: Option<PathBuf>,
+    /// `none`, `constant`, `random`, `random+`, an ONNX file, or a folder with one ONNX file a device (`LABEL.onnx`).
+    pub generator: String,
+    /// Slot length, 10ms to 10s.
+    pub slot: Duration,
+    /// `always`, or `active`: only from a device's first packet until 5 s after its last (as iPET does).
+    pub activity: Activity,
+    /// Most cover bytes per second and device, headers included.
+    pub rate: Bytes,
+    /// Cover bytes that may be sent at once above the rate.
+    pub burst: Bytes,
+    /// Most cover packets per slot, device and direction, 1 to 10000.
+    pub max_packets_per_slot: u32,
+    /// Smallest UDP payload, 24 to 1452 bytes.
+    pub min_payload: u16,
+    /// Largest UDP payload, 24 to 1452 bytes.
+    pub max_payload: u16,
+    /// Let the sink send cover towards the devices.
+    pub downlink: bool,
+    /// Mark (SO_MARK) by which the meter tells cover apart, not 0.
+    pub mark: u32,
+    /// Real-time priority for the sending thread, where allowed.
+    pub realtime: bool,
+    /// Busy-wait this long before each sending time, 0us to 1ms. Costs CPU, gains precision.
+    pub spin: Duration,
+    /// Fixes the random stream. For tests only: whoever knows it can remove the cover.
+    pub seed: Option<u64>,
+}
+
+/// When cover is sent.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Activity {
+    /// Always.
+    #[default]
+    Always,
+    /// From a device's first packet until 5 s after its last.
+    Active,
+}
+
+/// `[flows]`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Flows {
+    /// A flow without packets for this long ends, 1s to 1h.
+    pub idle_timeout: Duration,
+    /// A flow that lasts longer is cut, 1s to 24h.
+    pub active_timeout: Duration,
+    /// Open flows kept, in the kernel and in user space, 1024 to 1000000.
+    pub max_flows: u32,
+    /// How often the kernel's maps are read, 100ms to 10s.
+    pub drain: Duration,
+}
+
+/// `[alerts]`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Alerts {
+    /// Report new destinations and rates of listed devices.
+    pub enabled: bool,
+    /// Time in which a device's habits are learnt.
+    pub learn: Duration,
+    /// How many times busier than ever before an interval of 10 s must be.
+    pub rate_factor: f64,
+}
+
+/// `[telemetry]`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    /// Release noisy totals. Off unless the owner wants it.
+    pub enabled: bool,
+    /// Budget ledger, inside `state_dir` unless absolute.
+    pub ledger: PathBuf,
+    /// Total budget of the ledger.
+    pub epsilon_total: f64,
+    /// Budget of one release.
+    pub epsilon: f64,
+    /// Time between releases, a multiple of the slot.
+    pub period: Duration,
+    /// Most bytes that one slot contributes.
+    pub slot_bound: Bytes,
+}
+
+/// `[export]`: files inside `state_dir` unless absolute; an empty name switches one off.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Export {
+    /// Flow records, CSV. Raw data: stays on the gateway.
+    pub flows: PathBuf,
+    /// Real and cover traffic per slot and device, CSV. Raw data; for testbeds.
+    pub slots: PathBuf,
+    /// Alerts, JSON lines.
+    pub alerts: PathBuf,
+    /// Private releases, JSON lines.
+    pub telemetry: PathBuf,
+    /// Report written at exit, JSON.
+    pub report: PathBuf,
+}
+
+/// `[[device]]`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceEntry {
+    /// Name, unique.
+    pub label: String,
+    /// MAC address.
+    #[serde(default)]
+    pub mac: Option<String>,
+    /// IP addresses.
+    #[serde(default)]
+    pub ip: Vec<IpAddr>,
+    /// Whether it is covered.
+    #[serde(default = "yes")]
+    pub cover: bool,
+    /// Generator of this device, overriding `[cover] generator`.
+    #[serde(default)]
+    pub generator: Option<String>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Default for GatewaySection {
+    fn default() -> Self {
+        Self {
+            state_dir: "/var/lib/chaff".into(),
+            instance: "chaff".into(),
+            control: "control.sock".into(),
+            user: "nobody".into(),
+            devices_file: None,
+            ebpf_object: None,
+        }
+    }
+}
+
+impl Default for Cover {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Off,
+            sink: None,
+            key_file: None,
+            generator: "random".into(),
+            slot: Duration(Nanos::from_millis(100)),
+            activity: Activity::Always,
+            rate: Bytes(20_000),
+            burst: Bytes(40_000),
+            max_packets_per_slot: 64,
+            min_payload: 24,
+            max_payload: 1_400,
+            downlink: true,
+            mark: 0x4348_4146,
+            realtime: true,
+            spin: Duration(Nanos::ZERO),
+            seed: None,
+        }
+    }
+}
+
+impl Default for Flows {
+    fn default() -> Self {
+        Self {
+            idle_timeout: Duration(Nanos::from_secs(120)),
+            active_timeout: Duration(Nanos::from_secs(1_800)),
+            max_flows: 16_384,
+            drain: Duration(Nanos::from_secs(1)),
+        }
+    }
+}
+
+impl Default for Alerts {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            learn: Duration(Nanos::from_secs(3_600)),
+            rate_factor: 3.0,
+        }
+    }
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            ledger: "ledger.jsonl".into(),
+            epsilon_total: 10.0,
+            epsilon: 0.1,
+            period: Duration(Nanos::from_secs(3_600)),
+            slot_bound: Bytes(20_000),
+        }
+    }
+}
+
+impl Default for Export {
+    fn default() -> Self {
+        Self {
+            flows: "flows.csv".into(),
+            slots: "".into(),
+            alerts: "alerts.jsonl".into(),
+            telemetry: "telemetry.jsonl".into(),
+            report: "report.json".into(),
+        }
+    }
+}
+
+impl File {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// It cannot be read, is not TOML, has an unknown key, or a value out of range; the error names file, key, value and
+    /// what is allowed.
+    pub fn load(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("while reading {}", path.display()))?;
+        let base = path.parent().unwrap_or(Path::new("."));
+        Self::parse(&text, base).with_context(|| format!("in {}", path.display()))
+    }
+
+    /// Reads and checks the text of a file; relative input paths start at `base`.
+    ///
+    /// # Errors
+    /// As [`File::load`].
+    pub fn parse(text: &str, base: &Path) -> anyhow::Result<Self> {
+        let mut file: Self =
+            toml::from_str(text).map_err(|e| anyhow::anyhow!("{}", e.to_string().trim_end()))?;
+        for path in [
+            &mut file.gateway.devices_file,
+            &mut file.cover.key_file,
+            &mut file.gateway.ebpf_object,
+        ]
+        .into_iter()
+        .flatten()
+        {
+            *path = base.join(&*path);
+        }
+        if let Some(csv) = &file.gateway.devices_file {
+            let listed = read_devices(csv)?;
+            for d in listed {
+                if !file.devices.iter().any(|have| have.label == d.label) {
+                    file.devices.push(d);
+                }
+            }
+        }
+        file.resolve_generators(base);
+        file.check()?;
+        Ok(file)
+    }
+
+    fn resolve_generators(&mut self, base: &Path) {
+        let resolve = |name: &str| {
+            let built_in = ["none", "constant", "random", "random+"].contains(&name);
+            if built_in {
+                name.to_owned()
+            } else {
+                base.join(name).display().to_string()
+            }
+        };
+        self.cover.generator = resolve(&self.cover.generator);
+        for d in &mut self.devices {
+            d.generator = d.generator.as_deref().map(resolve);
+        }
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        let c = &self.cover;
+        within(
+            "cover.max_packets_per_slot",
+            c.max_packets_per_slot,
+            1,
+            10_000,
+        )?;
+        within("cover.min_payload", c.min_payload, 24, 1_452)?;
+        within("cover.max_payload", c.max_payload, c.min_payload, 1_452)?;
+        within("cover.mark", c.mark, 1, u32::MAX)?;
+        within("flows.max_flows", self.flows.max_flows, 1_024, 1_000_000)?;
+        let d = |s: &str| s.parse::<Duration>().unwrap_or(Duration(Nanos::ZERO));
+        within("cover.slot", c.slot, d("10ms"), d("10s"))?;
+        within("cover.spin", c.spin, d("0us"), d("1ms"))?;
+        within(
+            "flows.idle_timeout",
+            self.flows.idle_timeout,
+            d("1s"),
+            d("1h"),
+        )?;
+        within(
+            "flows.active_timeout",
+            self.flows.active_timeout,
+            d("1s"),
+            d("24h"),
+        )?;
+        within("flows.drain", self.flows.drain, d("100ms"), d("10s"))?;
+        if self.flows.drain > self.flows.idle_timeout {
+            bail!(
+                "flows.drain is {}, it must not exceed flows.idle_timeout, {}",
+                self.flows.drain,
+                self.flows.idle_timeout
+            );
+        }
+        if self.interfaces.lan.len() > 8 {
+            bail!(
+                "interfaces.lan names {} interfaces, allowed are 1 to 8",
+                self.interfaces.lan.len()
+            );
+        }
+        for name in self.interfaces.lan.iter().chain(&self.interfaces.wan) {
+            if name.is_empty() || name.len() > 15 || name.contains(['/', ' ']) {
+                bail!(
+                    "interfaces: `{name}` is not an interface name: 1 to 15 characters without / and spaces"
+                );
+            }
+        }
+        let instance = &self.gateway.instance;
+        if instance.is_empty()
+            || !instance
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+        {
+            bail!("gateway.instance is `{instance}`, allowed are letters, digits, - and _");
+        }
+        if c.mode != Mode::Off {
+            if c.sink.is_none() {
+                bail!(
+                    "cover.sink is missing: address:port of the sink-server, needed unless cover.mode is \"off\""
+                );
+            }
+            if c.key_file.is_none() {
+                bail!(
+                    "cover.key_file is missing: file with the key shared with the sink, needed unless cover.mode is \"off\""
+                );
+            }
+        }
+        if c.rate.0 < 100 {
+            bail!("cover.rate is {}, at least 100B are needed", c.rate);
+        }
+        if !(1.0..=1e6).contains(&self.alerts.rate_factor) {
+            bail!(
+                "alerts.rate_factor is {}, allowed is 1 to 1000000",
+                self.alerts.rate_factor
+            );
+        }
+        let t = &self.telemetry;
+        if !(t.epsilon > 0.0 && t.epsilon <= t.epsilon_total && t.epsilon_total <= 1e6) {
+            bail!(
+                "telemetry.epsilon is {} and telemetry.epsilon_total {}: both must be above 0, the first not above the second",
+                t.epsilon,
+                t.epsilon_total
+            );
+        }
+        if t.period < c.slot {
+            bail!(
+                "telemetry.period is {}, it must be at least cover.slot, {}",
+                t.period,
+                c.slot
+            );
+        }
+        for dev in &self.devices {
+            dev.mac()?;
+        }
+        Ok(())
+    }
+
+    /// A path of the state folder.
+    pub fn state(&self, path: &Path) -> PathBuf {
+        self.gateway.state_dir.join(path)
+    }
+
+    /// The device list as the engine wants it.
+    ///
+    /// # Errors
+    /// A MAC address cannot be read.
+    pub fn engine_devices(&self) -> anyhow::Result<Vec<chaff_engine::Device>> {
+        self.devices
+            .iter()
+            .map(|d| {
+                Ok(chaff_engine::Device {
+                    label: d.label.clone(),
+                    mac: d.mac()?,
+                    ip: d.ip.clone(),
+                    cover: d.cover,
+                })
+            })
+            .collect()
+    }
+}
+
+impl DeviceEntry {
+    fn mac(&self) -> anyhow::Result<Option<Mac>> {
+        let Some(text) = &self.mac else {
+            return Ok(None);
+        };
+        let mac = text
+            .parse()
+            .map_err(|e| anyhow::anyhow!("device {}: mac `{text}`: {e}", self.label))?;
+        Ok(Some(mac))
+    }
+}
+
+fn within<T: PartialOrd + std::fmt::Display>(
+    key: &str,
+    value: T,
+    low: T,
+    high: T,
+) -> anyhow::Result<()> {
+    if value < low || value > high {
+        bail!("{key} is {value}, allowed is {low} to {high}");
+    }
+    Ok(())
+}
+
+/// Reads a device list: comma-separated, with a header that names at least `device` and one of `mac` and `ip`. Several
+/// IP addresses are separated by `;` or spaces; an empty field or `-` means none.
+///
+/// # Errors
+/// The file cannot be read, a column is missing, or an address is malformed; the error names file and line.
+pub fn read_devices(path: &Path) -> anyhow::Result<Vec<DeviceEntry>> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("while reading {}", path.display()))?;
+    let mut lines = text
+        .lines()
+        .enumerate()
+        .filter(|(_, l)| !l.trim().is_empty() && !l.starts_with('#'));
+    let (_, header) = lines
+        .next()
+        .with_context(|| format!("{}: empty, a header line is needed", path.display()))?;
+    let columns: Vec<&str> = header.split(',').map(str::trim).collect();
+    let column = |name: &str| columns.iter().position(|c| *c == name);
+    let device = column("device")
+        .with_context(|| format!("{}: no column `device` in `{header}`", path.display()))?;
+    let (mac, ip) = (column("mac"), column("ip"));
+    if mac.is_none() && ip.is_none() {
+        bail!(
+            "{}: neither a column `mac` nor `ip` in `{header}`",
+            path.display()
+        );
+    }
+    let mut out = Vec::new();
+    for (i, line) in lines {
+        let fields: Vec<&str> = line.split(',').map(str::trim).collect();
+        let field = |c: Option<usize>| {
+            c.and_then(|c| fields.get(c))
+                .copied()
+                .filter(|f| !f.is_empty() && *f != "-")
+        };
+        let place = || format!("{} line {}", path.display(), i + 1);
+        let label = field(Some(device)).with_context(|| format!("{}: no device name", place()))?;
+        let ips = field(ip)
+            .unwrap_or("")
+            .split([';', ' '])
+            .filter(|s| !s.is_empty());
+        let entry = DeviceEntry {
+            label: label.to_owned(),
+            mac: field(mac).map(str::to_owned),
+            ip: ips
+                .map(|s| {
+                    s.parse()
+                        .with_context(|| format!("{}: `{s}` is not an IP address", place()))
+                })
+                .collect::<anyhow::Result<_>>()?,
+            cover: true,
+            generator: None,
+        };
+        entry.mac().with_context(place)?;
+        out.push(entry);
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        let e = File::parse(text, Path::new(".")).expect_err(text);
+        format!("{e:#}")
+    }
+
+    #[test]
+    fn an_empty_file_is_the_defaults_and_they_print_and_read_back() {
+        let file = File::parse("", Path::new(".")).expect("defaults are valid");
+        let printed = toml::to_string(&file).expect("serialises");
+        let again = File::parse(&printed, Path::new(".")).expect("reads back");
+        assert_eq!(toml::to_string(&again).expect("serialises"), printed);
+    }
+
+    #[test]
+    fn errors_name_key_value_and_range() {
+        for (text, wants) in [
+            (
+                "[cover]\nslot = \"1ms\"",
+                vec!["cover.slot", "1ms", "10ms to 10s"],
+            ),
+            ("[cover]\nslots = \"1ms\"", vec!["slots", "unknown field"]),
+            ("[cover]\nslot = 5", vec!["slot", "line 2"]),
+            ("[cover]\nmode = \"plain\"", vec!["cover.sink is missing"]),
+            (
+                "[cover]\nmin_payload = 3",
+                vec!["cover.min_payload is 3", "24 to 1452"],
+            ),
+            (
+                "[cover]\nmode = \"secret\"",
+                vec!["secret", "plain", "rider"],
+            ),
+            (
+                "[flows]\nidle_timeout = \"5 days\"",
+                vec!["5 days", "such as 100ms"],
+            ),
+            (
+                "[[device]]\nlabel = \"x\"\nmac = \"1:2\"",
+                vec!["device x", "1:2", "not a MAC"],
+            ),
+            (
+                "[telemetry]\nepsilon = -1.0",
+                vec!["telemetry.epsilon is -1"],
+            ),
+            (
+                "[gateway]\ninstance = \"../x\"",
+                vec!["gateway.instance", "letters"],
+            ),
+            (
+                "[interfaces]\nlan = [\"a/b\"]",
+                vec!["a/b", "interface name"],
+            ),
+            ("lan = 1", vec!["lan", "unknown field"]),
+            ("[[[", vec!["line 1"]),
+        ] {
+            let e = error(text);
+            for want in wants {
+                assert!(e.contains(want), "{text:?}: `{want}` is not in `{e}`");
+            }
+        }
+    }
+
+    #[test]
+    fn reads_a_device_list_and_names_the_bad_line() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("devices.csv");
+        std::fs::write(
+            &path,
+            "device,mac,ip,label\ncam,02:00:5e:10:00:01,192.0.2.1;2001:db8::1,x\n",
+        )
+        .expect("write");
+        let list = read_devices(&path).expect("valid");
+        assert_eq!((list.len(), list[0].ip.len()), (1, 2));
+        std::fs::write(&path, "device,mac\ncam,02:00\n").expect("write");
+        let e = format!("{:#}", read_devices(&path).expect_err("bad mac"));
+        assert!(e.contains("line 2") && e.contains("02:00"), "{e}");
+    }
+}

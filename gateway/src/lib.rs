@@ -1,0 +1,22 @@
+//! Chaff's gateway as a library: what the program `gateway` is made of.
+//!
+//! `kernel's meter (datapath) -> engine::Gateway -> exports, injector`. Start at [`run`] for the live gateway and at
+//! [`simulate`] for the same machine in virtual time. The state machines themselves are in `chaff-engine`.
+#![warn(missing_docs)]
+
+pub mod captures;
+pub mod config;
+pub mod control;
+pub mod datapath;
+pub mod export;
+pub mod generators;
+pub mod injector;
+pub mod ledger_file;
+pub mod meter_command;
+pub mod privileges;
+pub mod progress;
+pub mod run;
+pub mod run_config;
+pub mod simulate;
+pub mod sys_net;
+pub mod units;

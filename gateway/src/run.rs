@@ -1,0 +1,785 @@
+//! `gateway run`: the live gateway. Loads the meter, opens what needs privileges, gives them up, then drives
+//! [`chaff_engine::Gateway`] from one loop.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use chaff_abi::{CoverPeer, DeviceKey, MeterConfig, Nanos, Reason, SLOT_RING, SlotCounters};
+use chaff_engine::{Event, Gateway, Parts, Releases, TelemetryConfig, mapped};
+use chaff_privacy::Epsilon;
+use chaff_wire::Key;
+use rand::{Rng, SeedableRng, TryRngCore};
+use rand_chacha::ChaCha20Rng;
+use serde_json::json;
+use tokio::io::Interest;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, sleep_until};
+
+use crate::config::{File, HookName, Mode};
+use crate::control::{self, Request};
+use crate::datapath::{Hook, Meter, MeterError, MeterOptions, clock_triple, now_monotonic};
+use crate::export::{Exports, Paths};
+use crate::injector::{Injector, InjectorOptions};
+use crate::ledger_file::LedgerFile;
+use crate::privileges::{self, Identity};
+use crate::sys_net::{RecvBatch, open_cover_socket, recv_batch};
+use crate::{generators, run_config};
+
+/// Where pinned programs and maps live.
+const BPF_DIR: &str = "/sys/fs/bpf/chaff";
+/// Time after a slot's end at which its counts are read: programs that began inside the slot have ended by then.
+const SETTLE: Nanos = Nanos::from_millis(2);
+
+/// Runs the gateway until SIGINT or SIGTERM.
+///
+/// # Errors
+/// Configuration, privilege or kernel stand in the way; see [`exit_code`].
+pub fn run(file: &File) -> anyhow::Result<ExitCode> {
+    if file.interfaces.lan.is_empty() {
+        bail!("interfaces.lan is missing: name at least one interface that faces the devices");
+    }
+    let identity = match file.gateway.user.as_str() {
+        "" => None,
+        user => Some(Identity::of(user).context("gateway.user")?),
+    };
+    if identity.is_some() {
+        privileges::seal()?;
+    }
+    let setup = Setup::new(file, identity)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("while starting")?;
+    runtime.block_on(async { Live::start(file, setup, identity)?.serve().await })
+}
+
+/// Checks what a configuration refers to: key, generators, user. Touches nothing.
+///
+/// # Errors
+/// As [`run`], as far as that can be known without starting.
+pub fn check(file: &File) -> anyhow::Result<()> {
+    if file.interfaces.lan.is_empty() {
+        bail!("interfaces.lan is missing: name at least one interface that faces the devices");
+    }
+    if !file.gateway.user.is_empty() {
+        Identity::of(&file.gateway.user).context("gateway.user")?;
+    }
+    let config = run_config::engine(file)?;
+    config.check()?;
+    if let (false, Some(path)) = (file.cover.mode == Mode::Off, &file.cover.key_file) {
+        read_key(path)?;
+        for unit in config.covered() {
+            generator(file, unit)?;
+        }
+    }
+    Ok(())
+}
+
+/// The exit code that an error calls for: 3 for missing privilege or kernel feature, else 2.
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    let environment = error.chain().any(|cause| {
+        cause
+            .downcast_ref::<MeterError>()
+            .is_some_and(MeterError::is_environment)
+            || cause
+                .downcast_ref::<io::Error>()
+                .is_some_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
+            || cause.downcast_ref::<privileges::PrivilegeError>().is_some()
+    });
+    if environment { 3 } else { 2 }
+}
+
+/// What is made while privileges last.
+struct Setup {
+    meter: Meter,
+    cover: Option<CoverSide>,
+    engine: Gateway,
+}
+
+struct CoverSide {
+    socket: UdpSocket,
+    injector: Injector,
+    sink: SocketAddr,
+}
+
+impl Setup {
+    fn new(file: &File, identity: Option<Identity>) -> anyhow::Result<Self> {
+        // What can be wrong with files is found before anything is attached.
+        let key = match (file.cover.mode, &file.cover.key_file) {
+            (Mode::Off, _) | (_, None) => None,
+            (_, Some(path)) => Some(read_key(path)?),
+        };
+        let mut config = run_config::engine(file)?;
+        let generators = if key.is_some() {
+            let covered = config.covered();
+            covered
+                .into_iter()
+                .map(|i| generator(file, i))
+                .collect::<anyhow::Result<Vec<_>>>()?
+        } else {
+            Vec::new()
+        };
+        prepare_state_dir(&file.gateway.state_dir, identity)?;
+        let history_path = file.state(Path::new("history.json"));
+        let history = match std::fs::read(&history_path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(e) => {
+                return Err(e).with_context(|| format!("while reading {}", history_path.display()));
+            }
+        };
+        let releases = file
+            .telemetry
+            .enabled
+            .then(|| telemetry(file))
+            .transpose()?;
+
+        let cover = match (&key, file.cover.sink) {
+            (Some(_), Some(sink)) => Some(cover_side(file, sink)?),
+            _ => None,
+        };
+        if file.cover.mode == Mode::Plain {
+            tracing::warn!(
+                "cover.mode is plain: an observer tells cover from real traffic by its address. For testbeds only"
+            );
+        }
+        let slot = file.cover.slot.0;
+        let epoch = now_monotonic();
+        let meter = load_meter(file, identity, epoch, slot)?;
+        let clock = clock_triple();
+        config.unix_offset = clock.realtime - clock.monotonic;
+        let parts = Parts {
+            key,
+            generators,
+            releases,
+            history,
+        };
+        let engine = Gateway::new(config, parts, seed(file)?, epoch)?;
+        Ok(Self {
+            meter,
+            cover,
+            engine,
+        })
+    }
+}
+
+fn read_key(path: &Path) -> anyhow::Result<Key> {
+    use std::os::unix::fs::PermissionsExt;
+    let meta =
+        std::fs::metadata(path).with_context(|| format!("cover.key_file: {}", path.display()))?;
+    let mode = meta.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        bail!(
+            "cover.key_file {} has mode {mode:04o}: others can read it; run chmod 600 on it",
+            path.display()
+        );
+    }
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cover.key_file: {}", path.display()))?;
+    Key::parse(&text).with_context(|| format!("cover.key_file: {}", path.display()))
+}
+
+fn generator(file: &File, unit: usize) -> anyhow::Result<Box<dyn chaff_cover::Generator>> {
+    let device = unit.checked_sub(1).and_then(|i| file.devices.get(i));
+    let name = device
+        .and_then(|d| d.generator.as_deref())
+        .unwrap_or(&file.cover.generator);
+    generators::make(name, device.map_or("home", |d| &d.label), file.cover.slot.0)
+        .context("cover.generator")
+}
+
+fn telemetry(file: &File) -> anyhow::Result<Releases> {
+    let t = &file.telemetry;
+    let epsilon = Epsilon::new(t.epsilon).context("telemetry.epsilon")?;
+    Ok(Releases::new(TelemetryConfig {
+        period: t.period.0,
+        epsilon,
+        slot_bound: t.slot_bound.0,
+        simulated_noise: None,
+    }))
+}
+
+fn seed(file: &File) -> anyhow::Result<[u8; 32]> {
+    if let Some(seed) = file.cover.seed {
+        tracing::warn!("cover.seed is set: whoever knows it can remove the cover. For tests only");
+        return Ok(ChaCha20Rng::seed_from_u64(seed).random());
+    }
+    let mut seed = [0; 32];
+    rand::rngs::OsRng
+        .try_fill_bytes(&mut seed)
+        .map_err(|e| anyhow::anyhow!("the system gives no randomness: {e}"))?;
+    Ok(seed)
+}
+
+fn prepare_state_dir(dir: &Path, identity: Option<Identity>) -> anyhow::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, chown};
+    let made = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o750)
+        .create(dir);
+    made.with_context(|| format!("gateway.state_dir: while creating {}", dir.display()))?;
+    if let Some(id) = identity {
+        if nix::unistd::geteuid().is_root() {
+            chown(dir, Some(id.uid), Some(id.gid)).with_context(|| {
+                format!(
+                    "gateway.state_dir: while giving {} to its user",
+                    dir.display()
+                )
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn cover_side(file: &File, sink: SocketAddr) -> anyhow::Result<CoverSide> {
+    let local: SocketAddr = if sink.is_ipv4() {
+        ([0, 0, 0, 0], 0).into()
+    } else {
+        ([0u16; 8], 0).into()
+    };
+    let socket = open_cover_socket(local, sink, file.cover.mark)
+        .with_context(|| format!("cover.sink: while opening the way to {sink}"))?;
+    let spin = file.cover.spin.0;
+    let injector = Injector::spawn(InjectorOptions {
+        spin: (spin > Nanos::ZERO).then(|| Duration::from_nanos(spin.0)),
+        fifo: file.cover.realtime,
+        ..InjectorOptions::new(
+            socket
+                .try_clone()
+                .context("while sharing the cover socket")?,
+        )
+    })
+    .context("while starting the injector")?;
+    Ok(CoverSide {
+        socket,
+        injector,
+        sink,
+    })
+}
+
+fn load_meter(
+    file: &File,
+    identity: Option<Identity>,
+    epoch: Nanos,
+    slot: Nanos,
+) -> anyhow::Result<Meter> {
+    let mut devices = Vec::new();
+    for (i, d) in file.engine_devices()?.iter().enumerate() {
+        let index = i as u32 + 1;
+        devices.extend(d.mac.map(|mac| (DeviceKey::mac(mac), index)));
+        devices.extend(d.ip.iter().map(|ip| (DeviceKey::ip(mapped(*ip)), index)));
+    }
+    let match_ip = u32::from(file.devices.iter().any(|d| !d.ip.is_empty()));
+    let cover_peer = match (file.cover.mode, file.cover.sink) {
+        (Mode::Off, _) | (_, None) => CoverPeer::default(),
+        (_, Some(sink)) => CoverPeer {
+            address: mapped(sink.ip()),
+            port: sink.port().to_be_bytes(),
+            pad: [0; 2],
+        },
+    };
+    let options = MeterOptions {
+        hook: match file.interfaces.hook {
+            HookName::Auto => Hook::Auto,
+            HookName::Xdp => Hook::Xdp,
+            HookName::XdpSkb => Hook::XdpSkb,
+            HookName::Tcx => Hook::Tcx,
+        },
+        lan: file.interfaces.lan.clone(),
+        wan: file.interfaces.wan.clone(),
+        config: MeterConfig {
+            slot_epoch: epoch,
+            slot_len: slot,
+            cover_mark: file.cover.mark,
+            match_ip,
+            cover_peer,
+            ..MeterConfig::default()
+        },
+        devices,
+        max_flows: file.flows.max_flows,
+        pin_dir: Some(PathBuf::from(BPF_DIR).join(&file.gateway.instance)),
+        pin_owner: identity.map(|id| (id.uid, id.gid)),
+        object: file.gateway.ebpf_object.clone(),
+    };
+    Meter::load(&options).context("while attaching the meter")
+}
+
+/// The running gateway.
+struct Live {
+    file: File,
+    meter: Meter,
+    cover: Option<CoverSide>,
+    engine: Gateway,
+    exports: Exports,
+    ledger: Option<LedgerFile>,
+    control: Control,
+    started: Nanos,
+    next_slot: u64,
+    next_drain: Nanos,
+    next_second: Nanos,
+    resume_at: Option<Nanos>,
+    adopted: bool,
+    /// Counts of an earlier process whose maps were taken over.
+    before: [u64; Reason::COUNT as usize],
+    flow_packets: u64,
+    direct: u64,
+    buf: Vec<u8>,
+    refused_release: bool,
+}
+
+struct Control {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        let _gone = std::fs::remove_file(&self.path);
+    }
+}
+
+impl Live {
+    fn start(file: &File, setup: Setup, identity: Option<Identity>) -> anyhow::Result<Self> {
+        if let Some(id) = identity {
+            privileges::drop_privileges(id)?;
+            if let Some(c) = &setup.cover {
+                c.injector.drop_capabilities();
+            }
+            privileges::verify(id)?;
+        }
+        let Setup {
+            meter,
+            cover,
+            engine,
+        } = setup;
+        let state = |p: &Path| {
+            if p.as_os_str().is_empty() {
+                PathBuf::new()
+            } else {
+                file.state(p)
+            }
+        };
+        let (flows, slots) = (state(&file.export.flows), state(&file.export.slots));
+        let (alerts, telemetry) = (state(&file.export.alerts), state(&file.export.telemetry));
+        let paths = Paths {
+            flows: &flows,
+            slots: &slots,
+            alerts: &alerts,
+            telemetry: &telemetry,
+        };
+        let exports = Exports::create(&paths, file.cover.slot.0.as_secs_f64())?;
+        let ledger = if file.telemetry.enabled {
+            let total =
+                Epsilon::new(file.telemetry.epsilon_total).context("telemetry.epsilon_total")?;
+            let path = file.state(&file.telemetry.ledger);
+            Some(LedgerFile::open(&path, total, 0.0).context("telemetry.ledger")?)
+        } else {
+            None
+        };
+        let control = Control::bind(&file.state(&file.gateway.control))?;
+        let started = engine.epoch();
+        let adopted = meter.adopted().is_some();
+        let before = if adopted {
+            meter.reasons()?
+        } else {
+            [0; Reason::COUNT as usize]
+        };
+        for (name, hook) in meter.hook_in_use() {
+            tracing::info!(interface = %name, hook = ?hook, "meter attached");
+        }
+        if adopted {
+            tracing::info!(
+                seen = before[Reason::Seen as usize],
+                "took over the meter of an earlier run"
+            );
+        }
+        Ok(Self {
+            file: file.clone(),
+            meter,
+            cover,
+            engine,
+            exports,
+            ledger,
+            control,
+            started,
+            next_slot: 0,
+            next_drain: started + file.flows.drain.0,
+            next_second: started + Nanos::from_secs(1),
+            resume_at: None,
+            adopted,
+            before,
+            flow_packets: 0,
+            direct: 0,
+            buf: vec![0; 2_048],
+            refused_release: false,
+        })
+    }
+
+    async fn serve(mut self) -> anyhow::Result<ExitCode> {
+        let mut interrupt = signal(SignalKind::interrupt()).context("while waiting for signals")?;
+        let mut terminate = signal(SignalKind::terminate()).context("while waiting for signals")?;
+        let socket = match &self.cover {
+            Some(c) => {
+                let shared = c
+                    .socket
+                    .try_clone()
+                    .context("while sharing the cover socket")?;
+                shared
+                    .set_nonblocking(true)
+                    .context("while sharing the cover socket")?;
+                Some(
+                    tokio::net::UdpSocket::from_std(shared)
+                        .context("while watching the cover socket")?,
+                )
+            }
+            None => None,
+        };
+        let mut batch = RecvBatch::new(2_048);
+        tracing::info!(devices = self.file.devices.len(), cover = ?self.file.cover.mode, "gateway runs");
+        loop {
+            let next = self.next_wake();
+            let delay = Duration::from_nanos(next.since(now_monotonic()).0);
+            tokio::select! {
+                _ = interrupt.recv() => break,
+                _ = terminate.recv() => break,
+                () = sleep_until(Instant::now() + delay) => self.tick()?,
+                ready = readable(socket.as_ref()) => {
+                    ready.context("while watching the cover socket")?;
+                    if let Some(s) = &socket {
+                        // Only `WouldBlock` matters, and tokio takes note of it.
+                        let _ready = s.try_io(Interest::READABLE, || self.receive(&mut batch));
+                    }
+                }
+                client = self.control.listener.accept() => {
+                    if let Ok((stream, _)) = client {
+                        self.answer(stream).await;
+                    }
+                }
+            }
+        }
+        drop(socket);
+        self.stop()
+    }
+
+    fn slot_end(&self, slot: u64) -> Nanos {
+        self.started + self.file.cover.slot.0.times(slot + 1)
+    }
+
+    fn next_wake(&self) -> Nanos {
+        let slot = self.slot_end(self.next_slot) + SETTLE;
+        let engine = self.engine.poll_timeout().map_or(Nanos::MAX, |(t, _)| t);
+        let resume = self.resume_at.unwrap_or(Nanos::MAX);
+        slot.min(engine)
+            .min(self.next_drain)
+            .min(self.next_second)
+            .min(resume)
+    }
+
+    fn tick(&mut self) -> anyhow::Result<()> {
+        let now = now_monotonic();
+        self.read_slots(now);
+        if now >= self.next_drain {
+            self.next_drain = now + self.file.flows.drain.0;
+            self.drain()?;
+        }
+        self.engine.handle_timeout(now);
+        self.transmit();
+        if self.resume_at.is_some_and(|at| now >= at) {
+            self.set_paused(false, None);
+        }
+        self.collect();
+        if now >= self.next_second {
+            self.next_second = now + Nanos::from_secs(1);
+            let clock = clock_triple();
+            self.engine
+                .set_unix_offset(clock.realtime - clock.monotonic);
+            if let Err(e) = self.exports.flush() {
+                tracing::debug!(error = %e, "cannot flush the output files");
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands every finished slot to the engine and clears the ring half a turn ahead.
+    fn read_slots(&mut self, now: Nanos) {
+        let view = self.meter.slots();
+        let units = self.file.devices.len() as u32 + 1;
+        let ring = u64::from(SLOT_RING);
+        let slot_len = self.file.cover.slot.0.0;
+        let current = now.since(self.started).0 / slot_len;
+        if current > self.next_slot + ring / 2 {
+            tracing::warn!(
+                slots = current - self.next_slot,
+                "the gateway stood still; slot counts are merged"
+            );
+            self.next_slot = current - ring / 2;
+        }
+        while self.slot_end(self.next_slot) + SETTLE <= now {
+            let slot = self.next_slot;
+            let counts: Vec<SlotCounters> = (0..units).map(|i| view.read(i, slot)).collect();
+            self.engine.handle_slot(now, slot, &counts);
+            view.clear(slot + ring / 2);
+            self.next_slot += 1;
+        }
+    }
+
+    fn drain(&mut self) -> anyhow::Result<()> {
+        let now = now_monotonic();
+        let (engine, direct, packets) =
+            (&mut self.engine, &mut self.direct, &mut self.flow_packets);
+        self.meter.poll_records(|record| {
+            *direct += 1;
+            *packets += if record.cover == 0 {
+                u64::from(record.segments.max(1))
+            } else {
+                0
+            };
+            engine.handle_direct(now, &record);
+        });
+        self.meter
+            .drain(|key, value| {
+                *packets += value.counters.iter().map(|c| c.packets).sum::<u64>();
+                engine.handle_counters(now, key, &value);
+            })
+            .context("while reading the flow maps")?;
+        Ok(())
+    }
+
+    fn transmit(&mut self) {
+        while let Some(t) = self.engine.poll_transmit(&mut self.buf) {
+            if let Some(c) = &self.cover {
+                // A full queue is counted by the injector.
+                let _counted = c.injector.submit(t.at, &self.buf[..t.len]);
+            }
+        }
+    }
+
+    fn receive(&mut self, batch: &mut RecvBatch) -> io::Result<()> {
+        let Some(c) = &self.cover else { return Ok(()) };
+        let now = now_monotonic();
+        recv_batch(&c.socket, batch)?;
+        for (datagram, _) in batch.iter_mut() {
+            let _counted = self.engine.handle_datagram(now, datagram);
+        }
+        Ok(())
+    }
+
+    fn collect(&mut self) {
+        self.exports.time_offset = self.engine.config().unix_offset;
+        while let Some(event) = self.engine.poll_event() {
+            match &event {
+                Event::Alert(alert) => tracing::info!(novelty = kind(&alert.novelty), "alert"),
+                Event::NewDevice(mac) => tracing::debug!(%mac, "a device that is not configured"),
+                Event::Flow(_) | Event::Slot(_) => {}
+            }
+            let engine = &self.engine;
+            self.exports
+                .write(&event, |i| engine.label(i as usize).to_owned());
+        }
+        let ledger = &mut self.ledger;
+        let mut pay = |label: &str, epsilon| match ledger {
+            Some(l) => Ok(l.spend(label, epsilon)?),
+            None => Err("there is no ledger".into()),
+        };
+        while let Some(made) = self.engine.poll_release(&mut pay) {
+            match made {
+                Ok(t) => self.exports.release(&t),
+                Err(e) if !self.refused_release => {
+                    tracing::warn!(error = %e, "no telemetry is released from now on");
+                    self.refused_release = true;
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn set_paused(&mut self, paused: bool, until: Option<Nanos>) {
+        self.engine.set_paused(paused);
+        if let Some(c) = &self.cover {
+            if paused {
+                c.injector.pause()
+            } else {
+                c.injector.resume()
+            }
+        }
+        self.resume_at = until;
+        tracing::info!(paused, "cover");
+    }
+
+    async fn answer(&mut self, stream: tokio::net::UnixStream) {
+        use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+        let mut line = String::new();
+        let (read, mut write) = stream.into_split();
+        let mut read = BufReader::new(read.take(control::MAX_REQUEST as u64));
+        let asked =
+            tokio::time::timeout(Duration::from_millis(500), read.read_line(&mut line)).await;
+        let answer = match (asked, serde_json::from_str::<Request>(&line)) {
+            (Ok(Ok(_)), Ok(request)) => self.handle(&request),
+            (Ok(Ok(_)), Err(e)) => json!({ "error": e.to_string() }),
+            _ => json!({ "error": "no request within 0.5 s" }),
+        };
+        let mut text = answer.to_string();
+        text.push('\n');
+        let _gone =
+            tokio::time::timeout(Duration::from_millis(500), write.write_all(text.as_bytes()))
+                .await;
+    }
+
+    fn handle(&mut self, request: &Request) -> serde_json::Value {
+        match request {
+            Request::Status => self.status(),
+            Request::Pause { seconds } => {
+                let until = seconds.map(|s| now_monotonic() + Nanos::from_secs(s));
+                self.set_paused(true, until);
+                json!({ "paused": true, "seconds": seconds })
+            }
+            Request::Resume => {
+                self.set_paused(false, None);
+                json!({ "paused": false })
+            }
+        }
+    }
+
+    fn status(&mut self) -> serde_json::Value {
+        let reasons = self.meter.reasons().unwrap_or(self.before);
+        let meter: serde_json::Map<String, serde_json::Value> = Reason::ALL
+            .iter()
+            .map(|r| (r.name().to_owned(), json!(reasons[*r as usize])))
+            .collect();
+        let hooks: Vec<_> = self
+            .meter
+            .hook_in_use()
+            .iter()
+            .map(|(name, hook)| json!({ "interface": name, "hook": format!("{hook:?}") }))
+            .collect();
+        let devices: Vec<_> = (0..=self.file.devices.len())
+            .map(|i| self.engine.label(i).to_owned())
+            .collect();
+        let streams: serde_json::Map<String, serde_json::Value> = self
+            .engine
+            .streams()
+            .map(|(s, i)| (s.to_string(), json!(self.engine.label(i))))
+            .collect();
+        let mut report = self.engine.report();
+        report.seen = reasons[Reason::Seen as usize];
+        report.metered = self.flow_packets;
+        report
+            .ignored
+            .insert("not_ip", reasons[Reason::NotIp as usize]);
+        report
+            .ignored
+            .insert("malformed", reasons[Reason::Malformed as usize]);
+        report
+            .ignored
+            .insert("lost", reasons[Reason::Lost as usize]);
+        report.ignored.retain(|_, n| *n > 0);
+        json!({
+            "version": 1,
+            "uptime_s": now_monotonic().since(self.started).as_secs_f64(),
+            "paused": self.engine.is_paused(),
+            "took_over": self.adopted,
+            "mode": self.file.cover.mode,
+            "hooks": hooks,
+            "devices": devices,
+            "streams": streams,
+            "open_flows": self.engine.open_flows(),
+            "direct_records": self.direct,
+            "meter": meter,
+            "seen_before_takeover": self.before[Reason::Seen as usize],
+            "gateway": report,
+            "injector": self.cover.as_ref().map(|c| {
+                let h = c.injector.lateness();
+                let us = |q| if h.is_empty() { 0.0 } else { h.value_at_quantile(q) as f64 / 1e3 };
+                json!({
+                    "sink": c.sink.to_string(),
+                    "realtime": c.injector.is_realtime(),
+                    "stats": c.injector.stats(),
+                    "lateness_us": { "p50": us(0.5), "p99": us(0.99), "p999": us(0.999), "max": us(1.0) },
+                })
+            }),
+        })
+    }
+
+    /// Ends cover, reads what is still in the kernel, writes everything out, detaches.
+    fn stop(mut self) -> anyhow::Result<ExitCode> {
+        tracing::info!("stopping");
+        if let Some(c) = &self.cover {
+            c.injector.pause();
+        }
+        let now = now_monotonic();
+        self.read_slots(now);
+        // One drain a generation: what arrives meanwhile is in the other.
+        self.drain()?;
+        self.drain()?;
+        self.engine.finish(now_monotonic());
+        self.collect();
+        let status = self.status();
+        let history = self.engine.history();
+        let path = self.file.state(Path::new("history.json"));
+        let mut failed = std::fs::write(&path, history)
+            .map_err(|e| tracing::error!(error = %e, "history lost"))
+            .is_err();
+        failed |= self
+            .exports
+            .flush()
+            .map_err(|e| tracing::error!(error = %e, "output lost"))
+            .is_err();
+        failed |= self.exports.failed > 0;
+        if !self.file.export.report.as_os_str().is_empty() {
+            let path = self.file.state(&self.file.export.report);
+            let text = serde_json::to_string_pretty(&status)?;
+            failed |= std::fs::write(&path, text)
+                .map_err(|e| tracing::error!(error = %e, "report lost"))
+                .is_err();
+        }
+        if let Some(c) = self.cover.take() {
+            c.injector.stop();
+        }
+        self.meter.detach().context("while detaching the meter")?;
+        Ok(ExitCode::from(u8::from(failed)))
+    }
+}
+
+fn kind(n: &chaff_engine::Novelty) -> &'static str {
+    match n {
+        chaff_engine::Novelty::Destination { .. } => "destination",
+        chaff_engine::Novelty::Rate { .. } => "rate",
+    }
+}
+
+/// Waits until the cover socket has something; forever when there is none.
+async fn readable(socket: Option<&tokio::net::UdpSocket>) -> io::Result<()> {
+    match socket {
+        Some(s) => s.readable().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Control {
+    fn bind(path: &Path) -> anyhow::Result<Self> {
+        use std::os::unix::fs::PermissionsExt;
+        if path.exists() {
+            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                bail!(
+                    "gateway.control: another gateway answers at {}",
+                    path.display()
+                );
+            }
+            std::fs::remove_file(path)
+                .with_context(|| format!("gateway.control: while removing {}", path.display()))?;
+        }
+        let listener = UnixListener::bind(path)
+            .with_context(|| format!("gateway.control: {}", path.display()))?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+            .with_context(|| format!("gateway.control: {}", path.display()))?;
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+        })
+    }
+}

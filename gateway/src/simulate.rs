@@ -1,0 +1,698 @@
+//! `gateway simulate`: captures through the gateway and sink in virtual time.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::rc::Rc;
+
+use anyhow::{Context, bail};
+use chaff_abi::{Dir, Mac, Nanos};
+use chaff_cover::{Mode, SchedulerConfig};
+use chaff_engine::{
+    AlertConfig, Config, Device, Event, Gateway, GatewayReport, Parts, Releases, Sink, SinkConfig,
+    SinkReport, Source, TelemetryConfig, Verdict,
+};
+use chaff_flow::Link;
+use chaff_privacy::{Epsilon, Ledger};
+use chaff_sim::frame::{self, Path as CoverPath};
+use chaff_sim::nodes::{self, GatewayNode, SinkNode};
+use chaff_sim::{NodeId, Outcome, Sim};
+use chaff_trace::PcapWriter;
+use chaff_wire::{Key, Kind};
+use hdrhistogram::Histogram;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha20Rng;
+use serde::Serialize;
+
+use crate::captures::{self, Home, HomeFrame};
+use crate::config::read_devices;
+use crate::export::{Exports, Paths};
+use crate::generators;
+
+/// Runs captures through the gateway and the sink in virtual time.
+///
+/// Same captures, seed and generators: same output files, byte for byte.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  gateway simulate --pcap home.pcap --cover random --out out
+  gateway simulate --pcap cam.pcap --pcap plug.pcap --devices devices.csv --cover generator.onnx --seed 7 --out out
+
+Writes packets.csv (time_s,dir,size_bytes,is_dummy,device; what an observer of the uplink sees, with the truth
+beside it), observed.pcap, flows.csv, slots.csv, telemetry.jsonl, alerts.jsonl, report.json.")]
+pub struct Args {
+    /// Captures (pcap or pcapng, Ethernet); several are laid over one another.
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    pub pcap: Vec<PathBuf>,
+    /// CSV with columns device, mac, ip; without it devices are found in the captures.
+    #[arg(long, value_name = "FILE")]
+    pub devices: Option<PathBuf>,
+    /// Generator: none, constant, random, random+, an ONNX file, or a folder with LABEL.onnx files.
+    #[arg(long, default_value = "none", value_name = "NAME|FILE|DIR")]
+    pub cover: String,
+    /// How cover travels. `rider` differs from `plain` only by the tunnel around it, which is not simulated.
+    #[arg(long, value_enum, default_value_t = ModeArg::Plain)]
+    pub mode: ModeArg,
+    /// Cover only from a device's first packet until 5 s after its last, as iPET does.
+    #[arg(long)]
+    pub active: bool,
+    /// Virtual seconds to simulate; default: the captures' length and 5 s.
+    #[arg(long, value_name = "S")]
+    pub duration: Option<f64>,
+    /// Virtual time of the captures' first frame, seconds.
+    #[arg(long, value_name = "S", default_value_t = 1.0)]
+    pub start: f64,
+    /// Delay between gateway and sink, milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 0.0)]
+    pub delay: f64,
+    /// Share of packets lost between gateway and sink, 0 to 1.
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    pub loss: f64,
+    /// Most cover bytes per second and device, headers included.
+    #[arg(long, value_name = "BYTES", default_value = "20kB")]
+    pub rate: crate::units::Bytes,
+    /// Budget of all telemetry releases of the run; 0 switches telemetry off.
+    #[arg(long, default_value_t = 10.0)]
+    pub epsilon_total: f64,
+    /// Budget of one release.
+    #[arg(long, default_value_t = 0.1)]
+    pub epsilon: f64,
+    /// Seconds between releases.
+    #[arg(long, value_name = "S", default_value_t = 60.0)]
+    pub telemetry_period: f64,
+    /// Seconds in which a device's habits are learnt before alerts are raised.
+    #[arg(long, value_name = "S", default_value_t = 3600.0)]
+    pub learn: f64,
+    /// All randomness comes from this number.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Folder for the output files; created.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Print the report as JSON on standard output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Modes that can be simulated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModeArg {
+    /// Datagrams without a tunnel.
+    Plain,
+    /// Datagrams inside somebody else's tunnel.
+    Rider,
+}
+
+/// Unix time of virtual time zero: fixed, so that runs repeat.
+const UNIX_START: Nanos = Nanos::from_secs(1_700_000_000);
+
+/// `report.json`
+#[derive(Serialize)]
+struct Report {
+    version: u32,
+    captures: Vec<String>,
+    devices: Vec<String>,
+    cover: String,
+    mode: ModeArg,
+    seed: u64,
+    duration_s: f64,
+    frames: u64,
+    frames_padded: u64,
+    gateway: GatewayReport,
+    sink: SinkReport,
+    observed: Observed,
+    latency_us: Latency,
+    sim: SimOutcome,
+    checks: Checks,
+}
+
+#[derive(Default, Serialize)]
+struct Observed {
+    real_packets: [u64; 2],
+    real_bytes: [u64; 2],
+    cover_packets: [u64; 2],
+    cover_bytes: [u64; 2],
+}
+
+#[derive(Serialize)]
+struct Latency {
+    p50: f64,
+    p99: f64,
+}
+
+#[derive(Serialize)]
+struct SimOutcome {
+    delivered: u64,
+    lost: u64,
+    queue_drops: u64,
+}
+
+/// What must hold; `gateway simulate` exits with 1 when something does not.
+#[derive(Serialize)]
+struct Checks {
+    frames_seen: bool,
+    flows_plus_ignored_is_seen: bool,
+    cover_authenticated: bool,
+    nothing_refused: bool,
+}
+
+impl Checks {
+    fn hold(&self) -> bool {
+        self.frames_seen
+            && self.flows_plus_ignored_is_seen
+            && self.cover_authenticated
+            && self.nothing_refused
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// An input cannot be used or an output cannot be written.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    if !(0.0..=1.0).contains(&args.loss) {
+        bail!("--loss is {}, allowed is 0 to 1", args.loss);
+    }
+    for (name, value) in [
+        ("--delay", args.delay),
+        ("--start", args.start),
+        ("--epsilon-total", args.epsilon_total),
+    ] {
+        if !(0.0..=1e9).contains(&value) {
+            bail!("{name} is {value}, allowed is 0 to 1e9");
+        }
+    }
+    let listed = args.devices.as_deref().map(devices_of).transpose()?;
+    let mut home = captures::load(&args.pcap, listed)?;
+    keep_present(&mut home);
+    std::fs::create_dir_all(&args.out)
+        .with_context(|| format!("while creating {}", args.out.display()))?;
+    let start = Nanos::from_secs_f64(args.start.max(0.0));
+    let last = home.frames.last().map_or(Nanos::ZERO, |f| f.at);
+    let end = match args.duration {
+        Some(s) if s > 0.0 && s < 1e9 => Nanos::from_secs_f64(s),
+        Some(s) => bail!("--duration is {s}, allowed is above 0"),
+        None => start + last + Nanos::from_secs(5),
+    };
+    let home = Rc::new(home);
+    let scene = Scene::build(args, &home, start, end)?;
+    let report = scene.run(args, &home, end)?;
+    let text = serde_json::to_string_pretty(&report)?;
+    let path = args.out.join("report.json");
+    std::fs::write(&path, &text).with_context(|| format!("while writing {}", path.display()))?;
+    if args.json {
+        println!("{text}");
+    }
+    summary(&report, &args.out);
+    Ok(if report.checks.hold() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(1)
+    })
+}
+
+/// The device list of a CSV file.
+///
+/// # Errors
+/// As [`read_devices`].
+pub fn devices_of(path: &Path) -> anyhow::Result<Vec<Device>> {
+    let entries = read_devices(path)?;
+    let file = crate::config::File {
+        devices: entries,
+        ..Default::default()
+    };
+    file.engine_devices()
+}
+
+/// Drops listed devices that the captures do not hold, so that a list of all devices can be given with one capture.
+fn keep_present(home: &mut Home) {
+    let mut present = vec![false; home.devices.len() + 1];
+    for f in &home.frames {
+        present[f.device] = true;
+    }
+    let mut index = vec![0; present.len()];
+    let mut next = 0;
+    for i in 1..present.len() {
+        if present[i] {
+            next += 1;
+            index[i] = next;
+        }
+    }
+    let mut i = 0;
+    home.devices.retain(|_| {
+        i += 1;
+        present[i]
+    });
+    for f in &mut home.frames {
+        f.device = index[f.device];
+    }
+}
+
+struct Scene {
+    sim: Sim,
+    gateway: Rc<RefCell<Gateway>>,
+    sink: Rc<RefCell<Sink>>,
+    tally: Rc<RefCell<Tally>>,
+    ledger: Option<Ledger>,
+    frames: u64,
+}
+
+/// What the tap on the uplink writes down.
+struct Tally {
+    packets: BufWriter<File>,
+    pcap: PcapWriter<BufWriter<File>>,
+    observed: Observed,
+    uplink: BTreeMap<(Nanos, u64), u32>,
+    order: u64,
+    downlink: VecDeque<u16>,
+    real: [VecDeque<usize>; 2],
+    streams: BTreeMap<u16, usize>,
+    labels: Vec<String>,
+    latency: Histogram<u64>,
+    failure: Option<anyhow::Error>,
+}
+
+impl Scene {
+    fn build(args: &Args, home: &Rc<Home>, start: Nanos, end: Nanos) -> anyhow::Result<Self> {
+        // `gateway run` with this number as `cover.seed` plans the same cover.
+        let cover_seed = ChaCha20Rng::seed_from_u64(args.seed).random();
+        let mut rng = ChaCha20Rng::seed_from_u64(args.seed);
+        rng.set_stream(1);
+        let key = Key::from_bytes(rng.random());
+        let config = engine_config(args, home);
+        let slot = config.slot;
+        let generators = config
+            .covered()
+            .into_iter()
+            .map(|i| {
+                generators::make(
+                    &args.cover,
+                    i.checked_sub(1).map_or("home", |i| &home.devices[i].label),
+                    slot,
+                )
+            })
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let (releases, ledger) = releases(args, rng.random())?;
+        let parts = Parts {
+            key: Some(key.clone()),
+            generators,
+            releases,
+            history: Vec::new(),
+        };
+        let gateway = Gateway::new(config, parts, cover_seed, Nanos::ZERO)?;
+        let streams = gateway.streams().collect();
+        let labels = (0..=home.devices.len())
+            .map(|i| gateway.label(i).to_owned())
+            .collect();
+        let gateway = Rc::new(RefCell::new(gateway));
+        let sink = Rc::new(RefCell::new(Sink::new(
+            SinkConfig::default(),
+            key,
+            UNIX_START,
+            Nanos::ZERO,
+        )));
+        let tally = Rc::new(RefCell::new(Tally::create(&args.out, streams, labels)?));
+
+        let path = CoverPath {
+            src_mac: Mac([2, 0, 0x5e, 0x10, 0xff, 1]),
+            dst_mac: Mac([2, 0, 0x5e, 0x10, 0xff, 2]),
+            src: SocketAddrV4::new(Ipv4Addr::new(10, 99, 0, 1), 40_000),
+            dst: SocketAddrV4::new(Ipv4Addr::new(10, 99, 0, 2), 4_789),
+        };
+        let mut sim = Sim::new(args.seed);
+        let side = |dir: Dir| Side {
+            home: Rc::clone(home),
+            next: 0,
+            dir,
+            start,
+            end,
+        };
+        let devices = sim.add("devices", Box::new(nodes::Source::new(side(Dir::Out))));
+        let servers = sim.add("servers", Box::new(nodes::Source::new(side(Dir::In))));
+        let note = Rc::clone(&tally);
+        let on_cover = Box::new(move |t: &chaff_engine::Transmit| note.borrow_mut().planned(t));
+        let gw = sim.add(
+            "gateway",
+            Box::new(GatewayNode::new(Rc::clone(&gateway), path, on_cover)),
+        );
+        let note = Rc::clone(&tally);
+        let on_datagram =
+            Box::new(move |now: Nanos, _len: usize, v: Verdict| note.borrow_mut().winnowed(now, v));
+        let note = Rc::clone(&tally);
+        let on_downlink = Box::new(move |t: &chaff_engine::SinkTransmit| {
+            note.borrow_mut().downlink.push_back(t.stream)
+        });
+        let far = sim.add(
+            "sink",
+            Box::new(SinkNode::new(
+                Rc::clone(&sink),
+                path,
+                on_datagram,
+                on_downlink,
+            )),
+        );
+        let lan = chaff_sim::Link::default();
+        let wan = chaff_sim::Link {
+            delay: Nanos::from_secs_f64(args.delay / 1e3),
+            loss: args.loss,
+            ..chaff_sim::Link::default()
+        };
+        sim.connect((devices, 0), (gw, nodes::LAN), lan.clone());
+        let uplink = sim.connect((gw, nodes::WAN), (far, 0), wan);
+        sim.connect((far, 1), (servers, 0), lan);
+        let note = Rc::clone(&tally);
+        sim.tap(
+            uplink,
+            Box::new(move |now: Nanos, from: NodeId, frame: &[u8]| {
+                note.borrow_mut().see(
+                    now,
+                    if from == gw { Dir::Out } else { Dir::In },
+                    frame,
+                    &path,
+                );
+            }),
+        );
+        let in_time = |f: &&HomeFrame| start + f.at <= end;
+        let frames = home.frames.iter().filter(in_time).count() as u64;
+        for f in home.frames.iter().filter(in_time) {
+            tally.borrow_mut().real[f.dir.index()].push_back(f.device);
+        }
+        Ok(Self {
+            sim,
+            gateway,
+            sink,
+            tally,
+            ledger,
+            frames,
+        })
+    }
+
+    fn run(mut self, args: &Args, home: &Home, end: Nanos) -> anyhow::Result<Report> {
+        let slot = self.gateway.borrow().config().slot;
+        let file = |name: &str| args.out.join(name);
+        let (flows, slots, alerts, telemetry) = (
+            file("flows.csv"),
+            file("slots.csv"),
+            file("alerts.jsonl"),
+            file("telemetry.jsonl"),
+        );
+        let _fresh = std::fs::remove_file(&telemetry);
+        let paths = Paths {
+            flows: &flows,
+            slots: &slots,
+            alerts: &alerts,
+            telemetry: &telemetry,
+        };
+        let mut exports = Exports::create(&paths, slot.as_secs_f64())?;
+        let mut flow_packets = 0;
+        let bar = crate::progress::bar(end.as_millis(), "ms of virtual time");
+        let mut now = Nanos::ZERO;
+        let mut outcome = Outcome::default();
+        while now < end {
+            now = end.min(now + slot.times(10));
+            outcome = self.sim.run_until(now);
+            flow_packets += self.collect(&mut exports);
+            bar.set_position(now.as_millis());
+        }
+        self.gateway.borrow_mut().finish(now);
+        flow_packets += self.collect(&mut exports);
+        bar.finish_and_clear();
+        exports.flush().context("while writing the output files")?;
+        let mut tally = self.tally.borrow_mut();
+        if let Some(e) = tally.failure.take() {
+            return Err(e);
+        }
+        tally.packets.flush().context("while writing packets.csv")?;
+        let gateway = self.gateway.borrow().report();
+        let sink = self.sink.borrow().report().clone();
+        let ignored: u64 = gateway.ignored.values().sum();
+        let lossless = args.loss == 0.0;
+        let sent = gateway.cover.packets + gateway.schedules.packets;
+        let in_flight = tally.uplink.len() as u64;
+        let checks = Checks {
+            frames_seen: !lossless || gateway.seen == self.frames,
+            flows_plus_ignored_is_seen: flow_packets + ignored == gateway.seen,
+            cover_authenticated: !lossless
+                || args.delay > 0.0
+                || sink.cover.packets + sink.schedules.packets + in_flight == sent,
+            nothing_refused: sink.refused.is_empty() && gateway.refused.is_empty(),
+        };
+        let us = |q| tally.latency.value_at_quantile(q) as f64 / 1e3;
+        Ok(Report {
+            version: 1,
+            captures: args.pcap.iter().map(|p| file_name(p)).collect(),
+            devices: home.devices.iter().map(|d| d.label.clone()).collect(),
+            cover: file_name(Path::new(&args.cover)),
+            mode: args.mode,
+            seed: args.seed,
+            duration_s: end.as_secs_f64(),
+            frames: self.frames,
+            frames_padded: home.padded,
+            gateway,
+            sink,
+            latency_us: Latency {
+                p50: us(0.5),
+                p99: us(0.99),
+            },
+            observed: std::mem::take(&mut tally.observed),
+            sim: SimOutcome {
+                delivered: outcome.delivered,
+                lost: outcome.lost,
+                queue_drops: outcome.queue_drops,
+            },
+            checks,
+        })
+    }
+
+    fn collect(&mut self, exports: &mut Exports) -> u64 {
+        let mut packets = 0;
+        // The simulation's ledger lives and dies with it: there is nothing to store.
+        let ledger = &mut self.ledger;
+        let mut pay = |label: &str, epsilon| match ledger {
+            Some(l) => Ok(l.spend(label, epsilon)?.stored()),
+            None => Err("no ledger".into()),
+        };
+        while let Some(made) = self.gateway.borrow_mut().poll_release(&mut pay) {
+            match made {
+                Ok(t) => exports.release(&t),
+                Err(e) => tracing::debug!(error = %e, "no release"),
+            }
+        }
+        loop {
+            let Some(event) = self.gateway.borrow_mut().poll_event() else {
+                return packets;
+            };
+            if let Event::Flow(record) = &event {
+                packets += record.packets();
+            }
+            let labels = &self.tally.borrow().labels;
+            exports.write(&event, |i| {
+                labels.get(i as usize).cloned().unwrap_or_default()
+            });
+        }
+    }
+}
+
+/// The frames of one direction as a source.
+struct Side {
+    home: Rc<Home>,
+    next: usize,
+    dir: Dir,
+    start: Nanos,
+    end: Nanos,
+}
+
+impl Iterator for Side {
+    type Item = (Nanos, Vec<u8>);
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let f = self.home.frames.get(self.next)?;
+            self.next += 1;
+            if f.dir == self.dir && self.start + f.at <= self.end {
+                return Some((self.start + f.at, f.bytes.clone()));
+            }
+        }
+    }
+}
+
+impl Tally {
+    fn create(
+        out: &Path,
+        streams: BTreeMap<u16, usize>,
+        labels: Vec<String>,
+    ) -> anyhow::Result<Self> {
+        let create = |name: &str| {
+            let path = out.join(name);
+            File::create(&path)
+                .map(BufWriter::new)
+                .with_context(|| format!("while creating {}", path.display()))
+        };
+        let mut packets = create("packets.csv")?;
+        writeln!(packets, "time_s,dir,size_bytes,is_dummy,device")?;
+        Ok(Self {
+            packets,
+            pcap: PcapWriter::new(create("observed.pcap")?, Link::Ethernet)?,
+            observed: Observed::default(),
+            uplink: BTreeMap::new(),
+            order: 0,
+            downlink: VecDeque::new(),
+            real: [VecDeque::new(), VecDeque::new()],
+            streams,
+            labels,
+            latency: Histogram::new_with_max(60_000_000_000, 3)
+                .context("while making a histogram")?,
+            failure: None,
+        })
+    }
+
+    fn planned(&mut self, t: &chaff_engine::Transmit) {
+        self.order += 1;
+        let device = if t.kind == Kind::Schedule {
+            u32::MAX
+        } else {
+            t.device
+        };
+        self.uplink.insert((t.at, self.order), device);
+    }
+
+    fn winnowed(&mut self, now: Nanos, verdict: Verdict) {
+        if let Verdict::Cover {
+            meant: Some(stamp), ..
+        } = verdict
+        {
+            self.latency
+                .saturating_record((now + UNIX_START).since(stamp.at).0);
+        }
+    }
+
+    fn see(&mut self, now: Nanos, dir: Dir, bytes: &[u8], path: &CoverPath) {
+        let address = if dir == Dir::Out { path.dst } else { path.src };
+        let dummy = frame::udp_to(bytes, address).is_some();
+        let device = match (dummy, dir) {
+            (true, Dir::Out) => self.uplink.pop_first().map_or(0, |(_, d)| d as usize),
+            (true, Dir::In) => self
+                .downlink
+                .pop_front()
+                .and_then(|s| self.streams.get(&s).copied())
+                .unwrap_or(0),
+            (false, _) => self.real[dir.index()].pop_front().unwrap_or(0),
+        };
+        let ip_bytes = chaff_flow::parse(Link::Ethernet, bytes, bytes.len())
+            .map_or(bytes.len().saturating_sub(14) as u64, |p| {
+                u64::from(p.sample.bytes)
+            });
+        let (packets, total) = match dummy {
+            true => (
+                &mut self.observed.cover_packets,
+                &mut self.observed.cover_bytes,
+            ),
+            false => (
+                &mut self.observed.real_packets,
+                &mut self.observed.real_bytes,
+            ),
+        };
+        packets[dir.index()] += 1;
+        total[dir.index()] += ip_bytes;
+        let label = self.labels.get(device).map_or("gateway", String::as_str);
+        let at = now.as_secs_f64();
+        let written = writeln!(
+            self.packets,
+            "{at:.9},{},{ip_bytes},{},{label}",
+            dir.sign(),
+            u8::from(dummy)
+        )
+        .context("while writing packets.csv")
+        .and_then(|()| {
+            self.pcap
+                .write(UNIX_START + now, bytes, bytes.len())
+                .context("while writing observed.pcap")
+        });
+        if let Err(e) = written {
+            self.failure.get_or_insert(e);
+        }
+    }
+}
+
+fn engine_config(args: &Args, home: &Home) -> Config {
+    let defaults = crate::config::Cover::default();
+    Config {
+        devices: home.devices.clone(),
+        source: Source::Frames,
+        slot: defaults.slot.0,
+        cover: SchedulerConfig {
+            mode: if args.active {
+                Mode::ACTIVE
+            } else {
+                Mode::Always
+            },
+            ..crate::run_config::scheduler(&crate::config::Cover {
+                rate: args.rate,
+                ..defaults
+            })
+        },
+        alerts: Some(AlertConfig {
+            learn: Nanos::from_secs_f64(args.learn),
+            ..AlertConfig::default()
+        }),
+        unix_offset: UNIX_START,
+        ..Config::default()
+    }
+}
+
+fn releases(args: &Args, noise: [u8; 32]) -> anyhow::Result<(Option<Releases>, Option<Ledger>)> {
+    if args.epsilon_total == 0.0 {
+        return Ok((None, None));
+    }
+    let total = Epsilon::new(args.epsilon_total).context("--epsilon-total")?;
+    let epsilon = Epsilon::new(args.epsilon).context("--epsilon")?;
+    let config = TelemetryConfig {
+        period: Nanos::from_secs_f64(args.telemetry_period.max(0.1)),
+        epsilon,
+        slot_bound: crate::config::Telemetry::default().slot_bound.0,
+        simulated_noise: Some(noise),
+    };
+    let mut ledger = Ledger::open(total, 0.0, &[]).context("while opening the budget ledger")?;
+    ledger.mark_stored();
+    Ok((Some(Releases::new(config)), Some(ledger)))
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map_or_else(
+        || path.display().to_string(),
+        |n| n.to_string_lossy().into_owned(),
+    )
+}
+
+fn summary(r: &Report, out: &Path) {
+    let sum = |a: [u64; 2]| a[0] + a[1];
+    let real = sum(r.observed.real_bytes);
+    let cover = sum(r.observed.cover_bytes);
+    let percent = if real > 0 {
+        format!("{:.0} %", 100.0 * cover as f64 / real as f64)
+    } else {
+        "-".to_owned()
+    };
+    eprintln!(
+        "simulated {:.1} s: {} frames, {} in {} flow records, {} not IP or malformed",
+        r.duration_s,
+        r.frames,
+        r.gateway.metered,
+        r.gateway.flows,
+        r.gateway.ignored.values().sum::<u64>()
+    );
+    eprintln!(
+        "cover: {} packets up, {} down, {cover} bytes ({percent} of the real {real}); sink refused {}; alerts {}",
+        r.observed.cover_packets[0],
+        r.observed.cover_packets[1],
+        r.sink.refused.values().sum::<u64>(),
+        r.gateway.alerts
+    );
+    eprintln!("written to {}", out.display());
+    if !r.checks.hold() {
+        eprintln!("a check failed, see `checks` in report.json");
+    }
+}

@@ -1,0 +1,105 @@
+//! The home stays connected whatever happens to the gateway.
+
+use std::fs::File;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use chaff_abi::Nanos;
+use chaff_flow::Link;
+use chaff_tests::stage::Stage;
+use chaff_tests::{Running, fixture, skip_without_root};
+use chaff_trace::PcapWriter;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const PACKETS: u64 = 10_000;
+const RATE: u64 = 1_000;
+
+/// UDP packets of one device, alternating in direction, each with its number inside.
+fn capture(stage: &Stage) -> Result<std::path::PathBuf> {
+    use chaff_sim::frame::Path;
+    let path = Path {
+        src_mac: chaff_abi::Mac([2, 0, 0x5e, 0x10, 0, 1]),
+        dst_mac: chaff_abi::Mac([2, 0, 0x5e, 0x10, 0, 9]),
+        src: "192.168.77.10:5000".parse()?,
+        dst: "198.51.100.7:9000".parse()?,
+    };
+    let file = stage.path("thousand.pcap");
+    let mut out = PcapWriter::new(File::create(&file)?, Link::Ethernet)?;
+    let mut frame = Vec::new();
+    for i in 0..PACKETS {
+        let way = if i % 2 == 0 { path } else { path.reversed() };
+        way.build(&i.to_be_bytes().repeat(9), &mut frame);
+        out.write(
+            Nanos::from_secs(1_700_000_000) + Nanos(i * 1_000_000_000 / RATE),
+            &frame,
+            frame.len(),
+        )?;
+    }
+    out.into_inner()?;
+    Ok(file)
+}
+
+#[test]
+fn no_real_packet_is_lost_when_the_gateway_hangs_or_is_killed() -> Result<()> {
+    if skip_without_root("no_real_packet_is_lost_when_the_gateway_hangs_or_is_killed") {
+        return Ok(());
+    }
+    let devices = fixture("devices.csv")?;
+    let mut stage = Stage::new("crash")?;
+    let capture = capture(&stage)?;
+    stage.start_sink()?;
+    stage.start_gateway(&devices, "generator = \"constant\"", "")?;
+    let mut replay = Running::start("replay", stage.replay(&capture, &devices, &[])?)?;
+    let wait = |ms| std::thread::sleep(Duration::from_millis(ms));
+
+    wait(1_500);
+    let id = Pid::from_raw(i32::try_from(stage.gateway_id())?);
+    kill(id, Signal::SIGSTOP).context("while stopping the gateway")?;
+    wait(2_000);
+    kill(id, Signal::SIGCONT).context("while waking the gateway")?;
+    wait(1_000);
+    stage.kill_gateway()?;
+    ensure!(stage.pins().exists(), "the programs did not stay");
+    wait(1_500);
+    stage.start_gateway(&devices, "generator = \"constant\"", "")?;
+    let taken_over = stage.status()?;
+    ensure!(taken_over["took_over"] == true, "{taken_over}");
+    ensure!(
+        taken_over["seen_before_takeover"].as_u64() > Some(4_000),
+        "{taken_over}"
+    );
+
+    let done = replay
+        .wait(Duration::from_secs(40))?
+        .context("the replay does not end")?;
+    let text = std::fs::read_to_string(stage.path("replay.json"))?;
+    let report: serde_json::Value = serde_json::from_str(&text)?;
+    for d in report["verify"]["directions"]
+        .as_array()
+        .context("no directions")?
+    {
+        ensure!(
+            d["lost"] == 0 && d["altered"] == 0 && d["foreign"] == 0,
+            "{d}"
+        );
+    }
+    ensure!(done.success(), "replay: {done}");
+    let end = stage.stop_gateway()?;
+    ensure!(
+        end["meter"]["seen"].as_u64() == Some(PACKETS),
+        "counting has gaps: {}",
+        end["meter"]
+    );
+    ensure!(
+        end["meter"]["flow"].as_u64() == Some(PACKETS),
+        "{}",
+        end["meter"]
+    );
+    ensure!(!stage.pins().exists(), "pins remain");
+    eprintln!(
+        "{PACKETS} packets at {RATE}/s: 0 lost under SIGSTOP (2 s) and SIGKILL; {} seen before the restart, {PACKETS} in all",
+        taken_over["seen_before_takeover"]
+    );
+    Ok(())
+}
