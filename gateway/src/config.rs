@@ -349,17 +349,10 @@ impl File {
     }
 
     fn resolve_generators(&mut self, base: &Path) {
-        let resolve = |name: &str| {
-            let built_in = ["none", "constant", "random", "random+"].contains(&name);
-            if built_in {
-                name.to_owned()
-            } else {
-                base.join(name).display().to_string()
-            }
-        };
-        self.cover.generator = resolve(&self.cover.generator);
+        self.cover.generator = resolve_generator(&self.cover.generator, base);
         for d in &mut self.devices {
-            d.generator = d.generator.as_deref().map(resolve);
+            let named = d.generator.as_deref();
+            d.generator = named.map(|name| resolve_generator(name, base));
         }
     }
 
@@ -483,6 +476,13 @@ impl File {
             })
             .collect()
     }
+}
+
+fn resolve_generator(name: &str, base: &Path) -> String {
+    if chaff_cover::NAMES.contains(&name) {
+        return name.to_owned();
+    }
+    base.join(name).display().to_string()
 }
 
 impl DeviceEntry {

@@ -223,15 +223,15 @@ fn prepare_state_dir(dir: &Path, identity: Option<Identity>) -> anyhow::Result<(
         .mode(0o750)
         .create(dir);
     made.with_context(|| format!("gateway.state_dir: while creating {}", dir.display()))?;
-    if let Some(id) = identity {
-        if nix::unistd::geteuid().is_root() {
-            chown(dir, Some(id.uid), Some(id.gid)).with_context(|| {
-                format!(
-                    "gateway.state_dir: while giving {} to its user",
-                    dir.display()
-                )
-            })?;
-        }
+    if let Some(id) = identity
+        && nix::unistd::geteuid().is_root()
+    {
+        chown(dir, Some(id.uid), Some(id.gid)).with_context(|| {
+            format!(
+                "gateway.state_dir: while giving {} to its user",
+                dir.display()
+            )
+        })?;
     }
     Ok(())
 }

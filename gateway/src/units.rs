@@ -68,7 +68,7 @@ impl std::fmt::Display for Duration {
             ("us", 1_000),
         ]
         .into_iter()
-        .find(|(_, size)| ns >= *size && ns % size == 0)
+        .find(|(_, size)| ns >= *size && ns.is_multiple_of(*size))
         .unwrap_or(("ns", 1));
         write!(f, "{}{unit}", ns / size)
     }
@@ -78,7 +78,7 @@ impl std::fmt::Display for Bytes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (unit, size) = [("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1_000)]
             .into_iter()
-            .find(|(_, size)| self.0 >= *size && self.0 % size == 0)
+            .find(|(_, size)| self.0 >= *size && self.0.is_multiple_of(*size))
             .unwrap_or(("B", 1));
         write!(f, "{}{unit}", self.0 / size)
     }

@@ -254,11 +254,11 @@ impl Server {
             r.refused.values().sum::<u64>(),
             r.downlink.packets,
         );
-        if let Some(out) = &mut self.packets {
-            if let Err(e) = out.flush() {
-                eprintln!("sink-server: cannot write --packets: {e}");
-                self.write_failed = true;
-            }
+        if let Some(out) = &mut self.packets
+            && let Err(e) = out.flush()
+        {
+            eprintln!("sink-server: cannot write --packets: {e}");
+            self.write_failed = true;
         }
         Ok(if self.write_failed {
             ExitCode::from(1)

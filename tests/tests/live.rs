@@ -10,7 +10,8 @@ use chaff_tests::{fixture, program, skip_without_root};
 
 const SEED: u64 = 11;
 
-/// Key, counts and sizes of a flow record; times apart, in ns since the first record's start.
+/// Key, counts and sizes of a flow record (not the order of its first packets: two that are microseconds apart in opposite
+/// directions may swap on a live wire); times apart, in ns since the first record's start.
 type Flow = (Vec<String>, [i64; 2]);
 
 fn flows(path: &Path) -> Result<Vec<Flow>> {
@@ -41,8 +42,6 @@ fn flows(path: &Path) -> Result<Vec<Flow>> {
         "bwd_bytes",
         "bwd_bytes_min",
         "bwd_bytes_max",
-        "seq_dir",
-        "seq_bytes",
     ];
     let exact = names.iter().map(|n| at(n)).collect::<Result<Vec<_>>>()?;
     let (cover, start, end) = (at("fwd_cover_packets")?, at("start_ns")?, at("end_ns")?);
@@ -125,7 +124,7 @@ fn live_gateway_and_virtual_time_agree() -> Result<()> {
             .unwrap_or(0)
     };
     ensure!(
-        sent > 1_000,
+        sent > 500,
         "the capture is too small to say anything: {sent}"
     );
     ensure!(
@@ -251,18 +250,16 @@ fn nothing_stays_attached_after_a_clean_stop() -> Result<()> {
 
 /// Programs on the gateway's interfaces, as the kernel lists them.
 fn attached(stage: &Stage) -> Result<usize> {
-    let out = stage
-        .home
-        .in_gateway("bpftool")
-        .args(["-j", "net", "show"])
-        .output()
-        .context("bpftool")?;
-    let all: serde_json::Value = serde_json::from_slice(&out.stdout)
-        .with_context(|| format!("bpftool: {}", String::from_utf8_lossy(&out.stderr)))?;
-    let of = |kind: &str| {
-        all.pointer(&format!("/0/{kind}"))
-            .and_then(|v| v.as_array())
-            .map_or(0, Vec::len)
-    };
-    Ok(of("tc") + of("xdp"))
+    use aya::programs::{SchedClassifier, TcAttachType};
+    xtask::netns::inside(&stage.home.topology().gateway(), || -> Result<usize> {
+        let mut programs = 0;
+        for interface in ["lan0", "wan0"] {
+            for side in [TcAttachType::Ingress, TcAttachType::Egress] {
+                let (_, on) = SchedClassifier::query_tcx(interface, side)
+                    .with_context(|| format!("while asking what is attached to {interface}"))?;
+                programs += on.len();
+            }
+        }
+        Ok(programs)
+    })?
 }

@@ -128,10 +128,10 @@ fn broken_captures_and_arguments_get_clear_errors() -> Result<()> {
             vec!["no-such", "constant", "random+"],
         ),
         (vec!["--loss", "2"], vec!["--loss is 2", "0 to 1"]),
-        (vec!["--duration", "-1"], vec!["--duration", "-1"]),
+        (vec!["--duration=-1"], vec!["--duration", "-1"]),
         (vec!["--rate", "fast"], vec!["fast", "20kB"]),
         (vec!["--devices", "nowhere.csv"], vec!["nowhere.csv"]),
-        (vec!["--epsilon", "-3"], vec!["-3"]),
+        (vec!["--epsilon=-3"], vec!["-3"]),
         (vec!["--cover", &good], vec!["demo.pcap"]),
     ] {
         let mut all = vec!["--pcap", &good];

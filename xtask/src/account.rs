@@ -251,6 +251,18 @@ fn traffic(packets: &[Packet], flows: Flows, engine: &Json) -> Result<Vec<String
             100.0 * cover as f64 / real as f64
         ));
     }
+    facts.push("Owner:".to_owned());
+    let alerts = engine.number("/alerts")?;
+    let count = if alerts == 1 { "alert" } else { "alerts" };
+    facts.push(format!(
+        "{} {count} of new destinations or rates",
+        thousands(alerts)
+    ));
+    facts.push(format!(
+        "{} private releases for ε = {}",
+        thousands(engine.number("/releases")?),
+        engine.float("/epsilon_spent")?
+    ));
     let dropped = engine.number("/cover_dropped")?;
     if dropped > 0 {
         facts.push(format!(

@@ -225,6 +225,7 @@ fn train(programs: &Programs, fixture: &Path, out: &Path) -> Result<PathBuf> {
     trainer
         .arg("--devices")
         .arg(fixture.with_file_name("devices.csv"));
+    trainer.args(["--shared", "--stages", "10"]);
     trainer.args(["--seed", "1", "--output"]).arg(&models);
     let log = fs::File::create(out.join("trainer.log"))?;
     trainer.stdout(log);
@@ -307,6 +308,13 @@ fn in_virtual_time(programs: &Programs, run: &Run) -> Result<Account> {
         .arg(&run.pcap)
         .arg("--devices")
         .arg(&run.devices);
+    simulate.args(["--learn", &live::LEARN.to_string()]);
+    simulate.args([
+        "--telemetry-period",
+        &live::PERIOD.to_string(),
+        "--epsilon",
+        "0.5",
+    ]);
     simulate
         .args(["--cover", &run.cover, "--seed", "1", "--out"])
         .arg(&run.out);

@@ -18,6 +18,10 @@ use crate::netns::{self, GATEWAY, Layout, SINK, Topology};
 
 /// First part of the namespaces' names; the process id follows.
 const PREFIX: &str = "chaff-demo-";
+/// Seconds in which the demo's gateway learns what its devices do, before it alerts.
+pub(crate) const LEARN: u32 = 20;
+/// Seconds between private releases.
+pub(crate) const PERIOD: u32 = 10;
 /// UDP port of the sink.
 const PORT: u16 = 4789;
 const READY: Duration = Duration::from_secs(20);
@@ -127,7 +131,13 @@ pub(crate) fn run(programs: &Programs, run: &Run, keep: bool, stop: &Interrupt) 
     gateway.end()?;
     sink.end()?;
     witness.end()?;
-    for name in ["report.json", "flows.csv", "slots.csv", "alerts.jsonl"] {
+    for name in [
+        "report.json",
+        "flows.csv",
+        "slots.csv",
+        "alerts.jsonl",
+        "telemetry.jsonl",
+    ] {
         let from = state.join(name);
         fs::copy(&from, run.out.join(name))
             .with_context(|| format!("the gateway wrote no {name}"))?;
@@ -273,6 +283,8 @@ fn gateway_config(run: &Run, state: &Path, key: &Path, devices: &Path) -> String
          [gateway]\nstate_dir = {state}\ninstance = {instance:?}\ndevices_file = {devices}\n\n\
          [interfaces]\nlan = [\"lan0\"]\nwan = \"wan0\"\n\n\
          [cover]\nmode = {mode:?}\nsink = \"{SINK}:{PORT}\"\nkey_file = {key}\ngenerator = {generator:?}\n\n\
+         [alerts]\nlearn = \"{LEARN}s\"\n\n\
+         [telemetry]\nenabled = true\nperiod = \"{PERIOD}s\"\nepsilon = 0.5\n\n\
          [export]\nslots = \"slots.csv\"\n",
         state = text(state),
         devices = text(devices),

@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use xtask::build_ebpf::{self, Toolchain};
 use xtask::command::Stop;
 use xtask::netns::{self, Layout, Topology};
-use xtask::{demo, record, test};
+use xtask::{bench, demo, record, test};
 
 /// Chaff's development tasks.
 #[derive(Parser)]
@@ -45,6 +45,13 @@ Live in namespaces as root (sudo), in virtual time otherwise.")]
         #[arg(long, value_enum, default_value_t)]
         toolchain: Toolchain,
     },
+    /// Measures ours against peers and limits, side by side, and prints the ratios with their bars.
+    #[command(after_help = "Examples:
+  cargo xtask bench
+  cargo xtask bench injector replay
+
+Needs root, and for `replay` tcpreplay. Numbers mean something on a machine that does nothing else.")]
+    Bench(bench::Options),
     /// Records the demo's capture from real programs in namespaces, into tests/fixtures. Needs root.
     RecordDemo(record::Options),
 }
@@ -107,6 +114,7 @@ fn run(task: Task) -> Result<()> {
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(options),
         Task::BuildEbpf { check, toolchain } => build_ebpf::run(check, toolchain),
+        Task::Bench(options) => bench::run(&options),
         Task::RecordDemo(options) => record::run(&options),
     }
 }

@@ -32,6 +32,9 @@ pub const DEMO: &[Package] = &[
     package("librsvg2-bin", "rsvg-convert"),
 ];
 
+/// What the benchmarks compare with.
+pub const BENCH: &[Package] = &[package("iproute2", "ip"), package("tcpreplay", "tcpreplay")];
+
 /// What building Chaff needs besides Rust.
 pub const BUILD: &[Package] = &[
     package("gcc", "cc"),

@@ -366,10 +366,10 @@ impl Gateway {
                 self.report.overhead.real_bytes[d.index()] += real.bytes[d.index()];
             }
             let bytes = real.bytes[0] + real.bytes[1];
-            if let (Some(config), true) = (&self.config.alerts, i > 0) {
-                if let Some(novelty) = unit.history.count(end, bytes, config) {
-                    self.raise(end, i, novelty);
-                }
+            if let (Some(config), true) = (&self.config.alerts, i > 0)
+                && let Some(novelty) = unit.history.count(end, bytes, config)
+            {
+                self.raise(end, i, novelty);
             }
             if let Some(r) = &mut self.releases {
                 r.count(slot, i, bytes);

@@ -26,16 +26,31 @@ fn in_kernel(frame: &[u8]) -> Result<Facts, Ignored> {
         segment_size: 0,
     };
     let mut p = kernel::Packet {
-        key: FlowKey::default(),
+        key: kernel::Key {
+            src: [0; 2],
+            dst: [0; 2],
+            rest: 0,
+        },
         sample: Sample::default(),
-        dst_mac: [0; 6],
-        src_mac: [0; 6],
+        dst_mac: 0,
+        src_mac: 0,
     };
     match kernel::parse(range.start as usize, range.end as usize, &beside, &mut p) {
-        kernel::Kind::Packet => Ok((p.key, p.sample, Mac(p.src_mac), Mac(p.dst_mac))),
+        kernel::Kind::Packet => Ok((
+            *p.key.as_flow_key(),
+            p.sample,
+            mac(p.src_mac),
+            mac(p.dst_mac),
+        )),
         kernel::Kind::NotIp => Err(Ignored::NotIp),
         _ => Err(Ignored::Malformed),
     }
+}
+
+/// The kernel keeps an address in a word, first byte lowest.
+fn mac(word: u64) -> Mac {
+    let [a, b, c, d, e, f, ..] = word.to_le_bytes();
+    Mac([a, b, c, d, e, f])
 }
 
 fn here(frame: &[u8]) -> Result<Facts, Ignored> {

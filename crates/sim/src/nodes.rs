@@ -109,17 +109,17 @@ impl GatewayNode {
 
 impl Node for GatewayNode {
     fn handle_frame(&mut self, now: Nanos, port: u16, frame: &[u8]) {
-        if port == WAN {
-            if let Some((from, payload)) = frame::udp_to(frame, self.path.src) {
-                if from == self.path.dst.into() {
-                    let mut datagram = payload.to_vec();
-                    let _counted = self
-                        .machine
-                        .borrow_mut()
-                        .handle_datagram(now, &mut datagram);
-                }
-                return;
+        if port == WAN
+            && let Some((from, payload)) = frame::udp_to(frame, self.path.src)
+        {
+            if from == self.path.dst.into() {
+                let mut datagram = payload.to_vec();
+                let _counted = self
+                    .machine
+                    .borrow_mut()
+                    .handle_datagram(now, &mut datagram);
             }
+            return;
         }
         let (dir, to) = if port == LAN {
             (Dir::Out, WAN)

@@ -1,0 +1,215 @@
+//! Benchmarks: ours and a peer, or a physical limit, side by side in interleaved rounds, as ratios against their bars.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::command::{Stop, require_root, shown};
+use crate::{packages, root};
+
+/// What `bench` takes.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Options {
+    /// Which: meter, tcx, injector, replay [default: all].
+    #[arg(value_name = "NAME", value_parser = ["meter", "tcx", "injector", "replay"])]
+    name: Vec<String>,
+    /// Rounds that take turns; the median counts.
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=99))]
+    rounds: u32,
+    /// Prints the benchmarks' own JSON, one line each, instead of the table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A number of a benchmark and what it should be.
+struct Bar {
+    what: &'static str,
+    at: &'static str,
+    /// `true`: at most; `false`: at least.
+    at_most: bool,
+    bar: f64,
+}
+
+const fn most(what: &'static str, at: &'static str, bar: f64) -> Bar {
+    let at_most = true;
+    Bar {
+        what,
+        at,
+        at_most,
+        bar,
+    }
+}
+
+const fn least(what: &'static str, at: &'static str, bar: f64) -> Bar {
+    let at_most = false;
+    Bar {
+        what,
+        at,
+        at_most,
+        bar,
+    }
+}
+
+const METER: &[Bar] = &[
+    most(
+        "meter program, one IPv4 flow / empty XDP program",
+        "/meter_v4",
+        6.5,
+    ),
+    most(
+        "meter program, one IPv6+VLAN flow / empty XDP program",
+        "/meter_v6_vlan",
+        6.5,
+    ),
+    most("64k flows / one flow", "/flows_64k_vs_1", 5.0),
+    most(
+        "a new flow with every packet / one flow",
+        "/new_flow_flood_vs_1",
+        4.0,
+    ),
+];
+const TCX: &[Bar] = &[
+    most(
+        "tcx meter, CPU per forwarded 100 B datagram / plain routing",
+        "/tcx_cpu_vs_route",
+        1.10,
+    ),
+    least(
+        "tcx meter, bulk TCP / plain routing",
+        "/tcx_bulk_tcp_vs_route",
+        0.90,
+    ),
+];
+const INJECTOR: &[Bar] = &[
+    most(
+        "injector lateness p50 / tokio timer, 1 ms schedule",
+        "/ratios/0/ratio",
+        1.0 / 20.0,
+    ),
+    most(
+        "injector lateness p99 / tokio timer",
+        "/ratios/1/ratio",
+        1.0 / 10.0,
+    ),
+    most(
+        "injector with spin, p50 / tokio timer",
+        "/ratios/2/ratio",
+        1.0 / 500.0,
+    ),
+];
+const REPLAY: &[Bar] = &[
+    least(
+        "replay top speed / tcpreplay --topspeed --preload-pcap",
+        "/top_speed/ratio",
+        1.0,
+    ),
+    most(
+        "replay drift at original timing / tcpreplay",
+        "/timing/drift_ratio",
+        1.0 / 50.0,
+    ),
+    most(
+        "replay p99 error at original timing / tcpreplay",
+        "/timing/p99_ratio",
+        1.0 / 10.0,
+    ),
+];
+
+/// Name, package, example program, bars.
+const ALL: [(&str, &str, &str, &[Bar]); 4] = [
+    ("meter", "chaff-gateway", "bench_meter", METER),
+    ("tcx", "chaff-gateway", "bench_tcx", TCX),
+    ("injector", "chaff-gateway", "bench_injector", INJECTOR),
+    ("replay", "chaff-replay", "bench_replay", REPLAY),
+];
+
+/// Runs benchmarks.
+///
+/// # Errors
+/// [`Stop::Check`] when a bar is missed; else when one cannot run.
+pub fn run(options: &Options) -> Result<()> {
+    require_root("the benchmarks")?;
+    packages::ensure(packages::BENCH)?;
+    let mut missed = 0;
+    for (name, package, example, bars) in ALL {
+        if !options.name.is_empty() && !options.name.iter().any(|n| n == name) {
+            continue;
+        }
+        let result = measure(package, example, options.rounds)?;
+        if options.json {
+            println!("{result}");
+            continue;
+        }
+        for bar in bars {
+            missed += u32::from(!row(&result, bar, name));
+        }
+    }
+    if missed > 0 {
+        return Err(Stop::Check.error(format_args!("{missed} bars missed")));
+    }
+    Ok(())
+}
+
+fn measure(package: &str, example: &str, rounds: u32) -> Result<Value> {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args([
+        "run",
+        "--quiet",
+        "--release",
+        "--package",
+        package,
+        "--example",
+        example,
+        "--",
+    ]);
+    cargo
+        .arg(rounds.to_string())
+        .current_dir(root())
+        .stderr(Stdio::inherit());
+    let text = shown(&cargo);
+    let out = cargo
+        .output()
+        .with_context(|| format!("while starting `{text}`"))?;
+    // A benchmark may end with 1 because of its own bars; its numbers count all the same.
+    ensure!(
+        matches!(out.status.code(), Some(0 | 1)),
+        "`{text}`: {}",
+        out.status
+    );
+    serde_json::from_slice(&out.stdout).with_context(|| format!("`{text}` printed no JSON"))
+}
+
+/// Prints a row and returns whether the bar is met.
+fn row(result: &Value, bar: &Bar, name: &str) -> bool {
+    let Some(ratio) = result.pointer(bar.at).and_then(Value::as_f64) else {
+        println!(
+            "| {} | no number | | `cargo xtask bench {name}` |",
+            bar.what
+        );
+        return false;
+    };
+    let met = if bar.at_most {
+        ratio <= bar.bar
+    } else {
+        ratio >= bar.bar
+    };
+    let sign = if bar.at_most { "≤" } else { "≥" };
+    let verdict = if met { "" } else { " (missed)" };
+    println!(
+        "| {} | {}{verdict} | {sign} {} | `cargo xtask bench {name}` |",
+        bar.what,
+        short(ratio),
+        short(bar.bar)
+    );
+    met
+}
+
+/// Three digits that mean something.
+fn short(ratio: f64) -> String {
+    if ratio == 0.0 || ratio.abs() >= 0.1 {
+        format!("{ratio:.2}")
+    } else {
+        format!("{ratio:.1e}")
+    }
+}
