@@ -41,26 +41,28 @@ pub const SLOT_COLUMNS: &str = "slot,time_s,device,real_out_packets,real_out_byt
 cover_out_packets,cover_out_bytes,cover_in_packets,cover_in_bytes";
 
 impl Exports {
-    /// Creates the files. Telemetry is appended to, since it belongs to a ledger that outlives a run.
+    /// Creates the files anew.
     ///
     /// # Errors
     /// A file cannot be created; the error names it.
     pub fn create(paths: &Paths<'_>, slot_s: f64) -> anyhow::Result<Self> {
-        let mut flows = create(paths.flows, false)?;
-        if let Some(f) = &mut flows {
-            writeln!(f, "{}", Record::csv_header())?;
-        }
-        let mut slots = create(paths.slots, false)?;
-        if let Some(f) = &mut slots {
-            writeln!(f, "{SLOT_COLUMNS}")?;
-        }
-        let alerts = create(paths.alerts, false)?;
-        let telemetry = create(paths.telemetry, true)?;
+        Self::open(paths, slot_s, false)
+    }
+
+    /// Opens the files to append to them, so that a restart loses nothing; a new file gets its header.
+    ///
+    /// # Errors
+    /// A file cannot be opened; the error names it.
+    pub fn append(paths: &Paths<'_>, slot_s: f64) -> anyhow::Result<Self> {
+        Self::open(paths, slot_s, true)
+    }
+
+    fn open(paths: &Paths<'_>, slot_s: f64, append: bool) -> anyhow::Result<Self> {
         Ok(Self {
-            flows,
-            slots,
-            alerts,
-            telemetry,
+            flows: open(paths.flows, &Record::csv_header(), append)?,
+            slots: open(paths.slots, SLOT_COLUMNS, append)?,
+            alerts: open(paths.alerts, "", append)?,
+            telemetry: open(paths.telemetry, "", append)?,
             slot_s,
             time_offset: Nanos::ZERO,
             failed: 0,
@@ -105,8 +107,9 @@ impl Exports {
     /// Writes out what is buffered.
     ///
     /// # Errors
-    /// The disk is full or gone.
+    /// The disk is full or gone; counted, and said once.
     pub fn flush(&mut self) -> std::io::Result<()> {
+        let mut done = Ok(());
         for out in [
             &mut self.flows,
             &mut self.slots,
@@ -116,27 +119,35 @@ impl Exports {
         .into_iter()
         .flatten()
         {
-            out.flush()?;
+            done = done.and(out.flush());
         }
-        Ok(())
+        if let Err(e) = &done {
+            let copy = std::io::Error::new(e.kind(), e.to_string());
+            self.note(Err(copy));
+        }
+        done
     }
 }
 
-fn create(path: &Path, append: bool) -> anyhow::Result<Out> {
+fn open(path: &Path, header: &str, append: bool) -> anyhow::Result<Out> {
     if path.as_os_str().is_empty() || path.file_name().is_none() {
         return Ok(None);
     }
+    let opening = || format!("while opening {}", path.display());
     let mut options = File::options();
     options.create(true);
     if append {
-        options.append(true)
+        options.append(true);
     } else {
-        options.write(true).truncate(true)
-    };
-    let file = options
-        .open(path)
-        .with_context(|| format!("while creating {}", path.display()))?;
-    Ok(Some(BufWriter::new(file)))
+        options.write(true).truncate(true);
+    }
+    let file = options.open(path).with_context(opening)?;
+    let is_new = file.metadata().with_context(opening)?.len() == 0;
+    let mut out = BufWriter::new(file);
+    if is_new && !header.is_empty() {
+        writeln!(out, "{header}").with_context(opening)?;
+    }
+    Ok(Some(out))
 }
 
 fn flow(out: &mut Out, record: &Record) -> std::io::Result<()> {

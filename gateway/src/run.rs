@@ -1,7 +1,7 @@
 //! `gateway run`: the live gateway. Loads the meter, opens what needs privileges, gives them up, then drives
 //! [`chaff_engine::Gateway`] from one loop.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,7 +17,7 @@ use rand_chacha::ChaCha20Rng;
 use serde_json::json;
 use tokio::io::Interest;
 use tokio::net::UnixListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::{File, HookName, Mode};
@@ -26,12 +26,17 @@ use crate::datapath::{Hook, Meter, MeterError, MeterOptions, clock_triple, now_m
 use crate::export::{Exports, Paths};
 use crate::injector::{Injector, InjectorOptions};
 use crate::ledger_file::LedgerFile;
-use crate::privileges::{self, Identity};
+use crate::privileges::{self, Identity, PrivilegeError};
 use crate::sys_net::{RecvBatch, open_cover_socket, recv_batch};
 use crate::{generators, run_config};
 
 /// Where pinned programs and maps live.
 const BPF_DIR: &str = "/sys/fs/bpf/chaff";
+/// Time between two writings of what the alerts learnt.
+const HISTORY: Nanos = Nanos::from_secs(600);
+/// Places of the slot ring that stay readable behind the reader; they are cleared after that, long before they are used
+/// again, so a place never holds counts that were read already.
+const BEHIND: u64 = 8;
 /// Time after a slot's end at which its counts are read: programs that began inside the slot have ended by then.
 const SETTLE: Nanos = Nanos::from_millis(2);
 
@@ -50,12 +55,100 @@ pub fn run(file: &File) -> anyhow::Result<ExitCode> {
     if identity.is_some() {
         privileges::seal()?;
     }
-    let setup = Setup::new(file, identity)?;
+    // Nothing that the gateway writes is for other users.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("while starting")?;
-    runtime.block_on(async { Live::start(file, setup, identity)?.serve().await })
+    // Signals count from here on: a stop during start-up is a clean stop too.
+    let signals = {
+        let _inside = runtime.enter();
+        Signals::new().context("while waiting for signals")?
+    };
+    let locks = Locks::take(file, identity)?;
+    let setup = Setup::new(file, identity)?;
+    let inside = runtime.enter();
+    let opened = Opened::new(file, &setup, identity);
+    drop(inside);
+    let opened = match opened {
+        Ok(opened) => opened,
+        Err(e) => {
+            // What an earlier run left attached stays; what this one attached goes.
+            if setup.meter.adopted().is_none()
+                && let Err(e) = setup.meter.detach()
+            {
+                tracing::error!(error = %e, "programs stay attached");
+            }
+            return Err(e);
+        }
+    };
+    runtime.block_on(Live::new(file, setup, opened, locks).serve(signals))
+}
+
+/// The signals that end the gateway.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
+}
+
+/// One gateway per state folder and per instance name; held until the process ends.
+#[expect(dead_code, reason = "the locks last as long as the files are open")]
+struct Locks {
+    state: std::fs::File,
+    instance: Option<std::fs::File>,
+}
+
+impl Locks {
+    fn take(file: &File, identity: Option<Identity>) -> anyhow::Result<Self> {
+        prepare_state_dir(&file.gateway.state_dir, identity)?;
+        let taken = |what: &str| format!("another gateway runs with {what}");
+        let lock = |path: &Path| -> anyhow::Result<Option<std::fs::File>> {
+            let locked = std::fs::File::create(path)
+                .with_context(|| format!("while creating {}", path.display()))?;
+            match locked.try_lock() {
+                Ok(()) => Ok(Some(locked)),
+                Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+                Err(std::fs::TryLockError::Error(e)) => {
+                    Err(e).with_context(|| format!("while locking {}", path.display()))
+                }
+            }
+        };
+        let state = lock(&file.state(Path::new("lock")))?.with_context(|| {
+            taken(&format!(
+                "gateway.state_dir {}",
+                file.gateway.state_dir.display()
+            ))
+        })?;
+        let path = PathBuf::from(format!("/run/chaff-{}.lock", file.gateway.instance));
+        let instance = match std::fs::File::create(&path) {
+            Ok(_) => Some(lock(&path)?.with_context(|| {
+                taken(&format!("gateway.instance {:?}", file.gateway.instance))
+            })?),
+            // Without root there is no attaching either; the state folder's lock has to do.
+            Err(_) => None,
+        };
+        Ok(Self { state, instance })
+    }
 }
 
 /// Checks what a configuration refers to: key, generators, user. Touches nothing.
@@ -89,7 +182,9 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
             || cause
                 .downcast_ref::<io::Error>()
                 .is_some_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
-            || cause.downcast_ref::<privileges::PrivilegeError>().is_some()
+            || cause.downcast_ref::<PrivilegeError>().is_some_and(|e| {
+                matches!(e, PrivilegeError::Step { .. } | PrivilegeError::Kept { .. })
+            })
     });
     if environment { 3 } else { 2 }
 }
@@ -115,6 +210,11 @@ impl Setup {
             (_, Some(path)) => Some(read_key(path)?),
         };
         let mut config = run_config::engine(file)?;
+        config.check()?;
+        // Nobody can aim at one bucket of the flow table.
+        config.flow.hash_seed = rand::rngs::OsRng
+            .try_next_u64()
+            .map_err(|e| anyhow::anyhow!("the system gives no randomness: {e}"))?;
         let generators = if key.is_some() {
             let covered = config.covered();
             covered
@@ -124,15 +224,8 @@ impl Setup {
         } else {
             Vec::new()
         };
-        prepare_state_dir(&file.gateway.state_dir, identity)?;
         let history_path = file.state(Path::new("history.json"));
-        let history = match std::fs::read(&history_path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(e) => {
-                return Err(e).with_context(|| format!("while reading {}", history_path.display()));
-            }
-        };
+        let history = read_history(&history_path)?;
         let releases = file
             .telemetry
             .enabled
@@ -150,7 +243,6 @@ impl Setup {
         }
         let slot = file.cover.slot.0;
         let epoch = now_monotonic();
-        let meter = load_meter(file, identity, epoch, slot)?;
         let clock = clock_triple();
         config.unix_offset = clock.realtime - clock.monotonic;
         let parts = Parts {
@@ -160,12 +252,29 @@ impl Setup {
             history,
         };
         let engine = Gateway::new(config, parts, seed(file)?, epoch)?;
+        let meter = load_meter(file, identity, epoch, slot)?;
         Ok(Self {
             meter,
             cover,
             engine,
         })
     }
+}
+
+/// What the alerts learnt in earlier runs. A damaged file is put aside: habits can be learnt anew.
+fn read_history(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(e).with_context(|| format!("while reading {}", path.display())),
+    };
+    if serde_json::from_slice::<serde_json::Value>(&bytes).is_ok() {
+        return Ok(bytes);
+    }
+    let aside = path.with_extension("json.bad");
+    std::fs::rename(path, &aside).with_context(|| format!("while renaming {}", path.display()))?;
+    tracing::warn!(moved_to = %aside.display(), "the alert history is damaged; habits are learnt anew");
+    Ok(Vec::new())
 }
 
 fn read_key(path: &Path) -> anyhow::Result<Key> {
@@ -217,12 +326,24 @@ fn seed(file: &File) -> anyhow::Result<[u8; 32]> {
 }
 
 fn prepare_state_dir(dir: &Path, identity: Option<Identity>) -> anyhow::Result<()> {
-    use std::os::unix::fs::{DirBuilderExt, chown};
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
     let made = std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o750)
         .create(dir);
     made.with_context(|| format!("gateway.state_dir: while creating {}", dir.display()))?;
+    let meta =
+        std::fs::metadata(dir).with_context(|| format!("gateway.state_dir: {}", dir.display()))?;
+    if meta.permissions().mode() & 0o007 != 0 {
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o750)).with_context(
+            || {
+                format!(
+                    "gateway.state_dir: while closing {} to other users",
+                    dir.display()
+                )
+            },
+        )?;
+    }
     if let Some(id) = identity
         && nix::unistd::geteuid().is_root()
     {
@@ -318,16 +439,20 @@ struct Live {
     exports: Exports,
     ledger: Option<LedgerFile>,
     control: Control,
+    _locks: Locks,
     started: Nanos,
     next_slot: u64,
     next_drain: Nanos,
     next_second: Nanos,
+    next_history: Nanos,
     resume_at: Option<Nanos>,
     adopted: bool,
     /// Counts of an earlier process whose maps were taken over.
     before: [u64; Reason::COUNT as usize],
-    flow_packets: u64,
+    /// Packets in flow records of this process, open flows included.
+    recorded: u64,
     direct: u64,
+    drain_errors: u64,
     buf: Vec<u8>,
     refused_release: bool,
 }
@@ -343,8 +468,16 @@ impl Drop for Control {
     }
 }
 
-impl Live {
-    fn start(file: &File, setup: Setup, identity: Option<Identity>) -> anyhow::Result<Self> {
+/// What is opened after privileges are gone, as the user that will write it.
+struct Opened {
+    exports: Exports,
+    ledger: Option<LedgerFile>,
+    control: Control,
+    before: [u64; Reason::COUNT as usize],
+}
+
+impl Opened {
+    fn new(file: &File, setup: &Setup, identity: Option<Identity>) -> anyhow::Result<Self> {
         if let Some(id) = identity {
             privileges::drop_privileges(id)?;
             if let Some(c) = &setup.cover {
@@ -352,11 +485,6 @@ impl Live {
             }
             privileges::verify(id)?;
         }
-        let Setup {
-            meter,
-            cover,
-            engine,
-        } = setup;
         let state = |p: &Path| {
             if p.as_os_str().is_empty() {
                 PathBuf::new()
@@ -364,15 +492,11 @@ impl Live {
                 file.state(p)
             }
         };
-        let (flows, slots) = (state(&file.export.flows), state(&file.export.slots));
-        let (alerts, telemetry) = (state(&file.export.alerts), state(&file.export.telemetry));
-        let paths = Paths {
-            flows: &flows,
-            slots: &slots,
-            alerts: &alerts,
-            telemetry: &telemetry,
+        let before = if setup.meter.adopted().is_some() {
+            setup.meter.reasons()?
+        } else {
+            [0; Reason::COUNT as usize]
         };
-        let exports = Exports::create(&paths, file.cover.slot.0.as_secs_f64())?;
         let ledger = if file.telemetry.enabled {
             let total =
                 Epsilon::new(file.telemetry.epsilon_total).context("telemetry.epsilon_total")?;
@@ -382,47 +506,66 @@ impl Live {
             None
         };
         let control = Control::bind(&file.state(&file.gateway.control))?;
-        let started = engine.epoch();
-        let adopted = meter.adopted().is_some();
-        let before = if adopted {
-            meter.reasons()?
-        } else {
-            [0; Reason::COUNT as usize]
+        let (flows, slots) = (state(&file.export.flows), state(&file.export.slots));
+        let (alerts, telemetry) = (state(&file.export.alerts), state(&file.export.telemetry));
+        let paths = Paths {
+            flows: &flows,
+            slots: &slots,
+            alerts: &alerts,
+            telemetry: &telemetry,
         };
+        let exports = Exports::append(&paths, file.cover.slot.0.as_secs_f64())?;
+        Ok(Self {
+            exports,
+            ledger,
+            control,
+            before,
+        })
+    }
+}
+
+impl Live {
+    fn new(file: &File, setup: Setup, opened: Opened, locks: Locks) -> Self {
+        let Setup {
+            meter,
+            cover,
+            engine,
+        } = setup;
         for (name, hook) in meter.hook_in_use() {
             tracing::info!(interface = %name, hook = ?hook, "meter attached");
         }
+        let adopted = meter.adopted().is_some();
         if adopted {
-            tracing::info!(
-                seen = before[Reason::Seen as usize],
-                "took over the meter of an earlier run"
-            );
+            let seen = opened.before[Reason::Seen as usize];
+            tracing::info!(seen, "took over the meter of an earlier run");
         }
-        Ok(Self {
+        let started = engine.epoch();
+        Self {
             file: file.clone(),
             meter,
             cover,
             engine,
-            exports,
-            ledger,
-            control,
+            exports: opened.exports,
+            ledger: opened.ledger,
+            control: opened.control,
+            _locks: locks,
             started,
             next_slot: 0,
             next_drain: started + file.flows.drain.0,
             next_second: started + Nanos::from_secs(1),
+            next_history: started + HISTORY,
             resume_at: None,
             adopted,
-            before,
-            flow_packets: 0,
+            before: opened.before,
+            recorded: 0,
             direct: 0,
+            drain_errors: 0,
             buf: vec![0; 2_048],
             refused_release: false,
-        })
+        }
     }
 
-    async fn serve(mut self) -> anyhow::Result<ExitCode> {
-        let mut interrupt = signal(SignalKind::interrupt()).context("while waiting for signals")?;
-        let mut terminate = signal(SignalKind::terminate()).context("while waiting for signals")?;
+    async fn serve(mut self, mut signals: Signals) -> anyhow::Result<ExitCode> {
         let socket = match &self.cover {
             Some(c) => {
                 let shared = c
@@ -445,9 +588,8 @@ impl Live {
             let next = self.next_wake();
             let delay = Duration::from_nanos(next.since(now_monotonic()).0);
             tokio::select! {
-                _ = interrupt.recv() => break,
-                _ = terminate.recv() => break,
-                () = sleep_until(Instant::now() + delay) => self.tick()?,
+                () = signals.any() => break,
+                () = sleep_until(Instant::now() + delay) => self.tick(),
                 ready = readable(socket.as_ref()) => {
                     ready.context("while watching the cover socket")?;
                     if let Some(s) = &socket {
@@ -480,12 +622,12 @@ impl Live {
             .min(resume)
     }
 
-    fn tick(&mut self) -> anyhow::Result<()> {
+    fn tick(&mut self) {
         let now = now_monotonic();
         self.read_slots(now);
         if now >= self.next_drain {
             self.next_drain = now + self.file.flows.drain.0;
-            self.drain()?;
+            self.drain();
         }
         self.engine.handle_timeout(now);
         self.transmit();
@@ -498,56 +640,85 @@ impl Live {
             let clock = clock_triple();
             self.engine
                 .set_unix_offset(clock.realtime - clock.monotonic);
-            if let Err(e) = self.exports.flush() {
-                tracing::debug!(error = %e, "cannot flush the output files");
-            }
+            // Counted and said by the exports.
+            let _counted = self.exports.flush();
         }
-        Ok(())
+        if now >= self.next_history {
+            self.next_history = now + HISTORY;
+            self.save_history();
+        }
     }
 
-    /// Hands every finished slot to the engine and clears the ring half a turn ahead.
+    /// Writes what the alerts learnt, so that a crash leaves either the old or the new file.
+    fn save_history(&mut self) -> bool {
+        let path = self.file.state(Path::new("history.json"));
+        let new = path.with_extension("json.new");
+        let written = std::fs::File::create(&new)
+            .and_then(|mut f| {
+                f.write_all(&self.engine.history())
+                    .and_then(|()| f.sync_all())
+            })
+            .and_then(|()| std::fs::rename(&new, &path));
+        if let Err(e) = &written {
+            tracing::warn!(error = %e, "cannot store what the alerts learnt");
+        }
+        written.is_ok()
+    }
+
+    /// Hands every finished slot to the engine. A place of the ring is cleared once it was read, so after standing still
+    /// for longer than the ring, counts of several slots are in one, but none is lost or counted twice.
     fn read_slots(&mut self, now: Nanos) {
-        let view = self.meter.slots();
-        let units = self.file.devices.len() as u32 + 1;
         let ring = u64::from(SLOT_RING);
-        let slot_len = self.file.cover.slot.0.0;
-        let current = now.since(self.started).0 / slot_len;
-        if current > self.next_slot + ring / 2 {
+        let current = now.since(self.started).0 / self.file.cover.slot.0.0;
+        let oldest = current.saturating_sub(ring - BEHIND - 1);
+        if self.next_slot < oldest {
             tracing::warn!(
                 slots = current - self.next_slot,
-                "the gateway stood still; slot counts are merged"
+                "the gateway stood still; counts of slots are merged"
             );
-            self.next_slot = current - ring / 2;
+            let view = self.meter.slots();
+            (self.next_slot.saturating_sub(BEHIND)..self.next_slot).for_each(|s| view.clear(s));
+            self.next_slot = oldest;
         }
         while self.slot_end(self.next_slot) + SETTLE <= now {
-            let slot = self.next_slot;
-            let counts: Vec<SlotCounters> = (0..units).map(|i| view.read(i, slot)).collect();
-            self.engine.handle_slot(now, slot, &counts);
-            view.clear(slot + ring / 2);
-            self.next_slot += 1;
+            self.read_slot(now);
         }
     }
 
-    fn drain(&mut self) -> anyhow::Result<()> {
+    /// Hands the next slot over, finished or not.
+    fn read_slot(&mut self, now: Nanos) {
+        let view = self.meter.slots();
+        let units = self.file.devices.len() as u32 + 1;
+        let slot = self.next_slot;
+        let counts: Vec<SlotCounters> = (0..units).map(|i| view.read(i, slot)).collect();
+        self.engine.handle_slot(now, slot, &counts);
+        if slot >= BEHIND {
+            view.clear(slot - BEHIND);
+        }
+        self.next_slot += 1;
+    }
+
+    /// Moves the kernel's flows into the table. After an error what was not moved stays for a later drain.
+    fn drain(&mut self) {
         let now = now_monotonic();
-        let (engine, direct, packets) =
-            (&mut self.engine, &mut self.direct, &mut self.flow_packets);
+        let (engine, direct, recorded) = (&mut self.engine, &mut self.direct, &mut self.recorded);
         self.meter.poll_records(|record| {
             *direct += 1;
-            *packets += if record.cover == 0 {
-                u64::from(record.segments.max(1))
-            } else {
-                0
-            };
+            if record.cover == 0 {
+                *recorded += u64::from(record.segments.max(1));
+            }
             engine.handle_direct(now, &record);
         });
-        self.meter
-            .drain(|key, value| {
-                *packets += value.counters.iter().map(|c| c.packets).sum::<u64>();
-                engine.handle_counters(now, key, &value);
-            })
-            .context("while reading the flow maps")?;
-        Ok(())
+        let drained = self.meter.drain(|key, value| {
+            *recorded += value.counters.iter().map(|c| c.packets).sum::<u64>();
+            engine.handle_counters(now, key, &value);
+        });
+        if let Err(e) = drained {
+            if self.drain_errors == 0 {
+                tracing::warn!(error = %e, "cannot read the flow maps; further failures are only counted");
+            }
+            self.drain_errors += 1;
+        }
     }
 
     fn transmit(&mut self) {
@@ -586,7 +757,8 @@ impl Live {
             Some(l) => Ok(l.spend(label, epsilon)?),
             None => Err("there is no ledger".into()),
         };
-        while let Some(made) = self.engine.poll_release(&mut pay) {
+        // Paying waits for the disk, so one a turn: cover must not wait for all.
+        if let Some(made) = self.engine.poll_release(&mut pay) {
             match made {
                 Ok(t) => self.exports.release(&t),
                 Err(e) if !self.refused_release => {
@@ -617,16 +789,16 @@ impl Live {
         let (read, mut write) = stream.into_split();
         let mut read = BufReader::new(read.take(control::MAX_REQUEST as u64));
         let asked =
-            tokio::time::timeout(Duration::from_millis(500), read.read_line(&mut line)).await;
+            tokio::time::timeout(Duration::from_millis(100), read.read_line(&mut line)).await;
         let answer = match (asked, serde_json::from_str::<Request>(&line)) {
             (Ok(Ok(_)), Ok(request)) => self.handle(&request),
             (Ok(Ok(_)), Err(e)) => json!({ "error": e.to_string() }),
-            _ => json!({ "error": "no request within 0.5 s" }),
+            _ => json!({ "error": "no request within 0.1 s" }),
         };
         let mut text = answer.to_string();
         text.push('\n');
         let _gone =
-            tokio::time::timeout(Duration::from_millis(500), write.write_all(text.as_bytes()))
+            tokio::time::timeout(Duration::from_millis(100), write.write_all(text.as_bytes()))
                 .await;
     }
 
@@ -667,7 +839,7 @@ impl Live {
             .collect();
         let mut report = self.engine.report();
         report.seen = reasons[Reason::Seen as usize];
-        report.metered = self.flow_packets;
+        report.metered = reasons[Reason::Flow as usize] + reasons[Reason::Ring as usize];
         report
             .ignored
             .insert("not_ip", reasons[Reason::NotIp as usize]);
@@ -689,6 +861,9 @@ impl Live {
             "streams": streams,
             "open_flows": self.engine.open_flows(),
             "direct_records": self.direct,
+            "recorded_packets": self.recorded,
+            "drain_errors": self.drain_errors,
+            "output_errors": self.exports.failed,
             "meter": meter,
             "seen_before_takeover": self.before[Reason::Seen as usize],
             "gateway": report,
@@ -711,28 +886,25 @@ impl Live {
         if let Some(c) = &self.cover {
             c.injector.pause();
         }
+        // From here on nothing is counted: what the kernel has is all there is.
+        let stopped = self
+            .meter
+            .stop_counting()
+            .context("while detaching the meter");
         let now = now_monotonic();
         self.read_slots(now);
-        // One drain a generation: what arrives meanwhile is in the other.
-        self.drain()?;
-        self.drain()?;
+        self.read_slot(now);
+        // One drain a generation.
+        self.drain();
+        self.drain();
         self.engine.finish(now_monotonic());
         self.collect();
         let status = self.status();
-        let history = self.engine.history();
-        let path = self.file.state(Path::new("history.json"));
-        let mut failed = std::fs::write(&path, history)
-            .map_err(|e| tracing::error!(error = %e, "history lost"))
-            .is_err();
-        failed |= self
-            .exports
-            .flush()
-            .map_err(|e| tracing::error!(error = %e, "output lost"))
-            .is_err();
-        failed |= self.exports.failed > 0;
+        let mut failed = !self.save_history();
+        failed |= self.exports.flush().is_err() || self.exports.failed > 0;
         if !self.file.export.report.as_os_str().is_empty() {
             let path = self.file.state(&self.file.export.report);
-            let text = serde_json::to_string_pretty(&status)?;
+            let text = format!("{status:#}");
             failed |= std::fs::write(&path, text)
                 .map_err(|e| tracing::error!(error = %e, "report lost"))
                 .is_err();
@@ -740,7 +912,10 @@ impl Live {
         if let Some(c) = self.cover.take() {
             c.injector.stop();
         }
-        self.meter.detach().context("while detaching the meter")?;
+        stopped?;
+        self.meter
+            .detach()
+            .context("while removing the meter's maps")?;
         Ok(ExitCode::from(u8::from(failed)))
     }
 }
@@ -748,6 +923,7 @@ impl Live {
 fn kind(n: &chaff_engine::Novelty) -> &'static str {
     match n {
         chaff_engine::Novelty::Destination { .. } => "destination",
+        chaff_engine::Novelty::ManyDestinations { .. } => "many_destinations",
         chaff_engine::Novelty::Rate { .. } => "rate",
     }
 }

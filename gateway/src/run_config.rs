@@ -1,5 +1,6 @@
 //! Turns the configuration file into the engine's settings.
 
+use chaff_abi::Nanos;
 use chaff_cover::{Budget, HEADERS_V4, HEADERS_V6, Limits, Mode, SchedulerConfig};
 use chaff_engine::{AlertConfig, Config, Source};
 use chaff_flow::TableConfig;
@@ -20,7 +21,12 @@ pub fn scheduler(c: &Cover) -> SchedulerConfig {
         },
         budget: Some(Budget {
             bytes_per_second: c.rate.0,
-            burst_bytes: c.burst.0.max(c.rate.0),
+            // A dummy of the largest size must fit, or none of these would ever pass.
+            burst_bytes: c
+                .burst
+                .0
+                .max(c.rate.0)
+                .max(u64::from(c.max_payload) + u64::from(HEADERS_V6)),
         }),
         ..SchedulerConfig::default()
     }
@@ -40,6 +46,7 @@ pub fn engine(file: &File) -> anyhow::Result<Config> {
             idle_timeout: file.flows.idle_timeout.0,
             active_timeout: file.flows.active_timeout.0,
             max_flows: file.flows.max_flows as usize,
+            drain_grace: Nanos::from_secs(5).max(file.flows.drain.0 + Nanos::from_secs(1)),
             ..TableConfig::default()
         },
         cover: scheduler(c),

@@ -162,7 +162,6 @@ impl Stage {
         if let Some(mut g) = self.gateway.take() {
             g.stop(Signal::SIGKILL, ENDING)?;
         }
-        let _stale = fs::remove_file(self.state("control.sock"));
         Ok(())
     }
 

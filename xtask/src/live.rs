@@ -19,7 +19,7 @@ use crate::netns::{self, GATEWAY, Layout, SINK, Topology};
 /// First part of the namespaces' names; the process id follows.
 const PREFIX: &str = "chaff-demo-";
 /// Seconds in which the demo's gateway learns what its devices do, before it alerts.
-pub(crate) const LEARN: u32 = 20;
+pub(crate) const LEARN: u32 = 5;
 /// Seconds between private releases.
 pub(crate) const PERIOD: u32 = 10;
 /// UDP port of the sink.

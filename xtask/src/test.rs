@@ -138,6 +138,9 @@ impl Steps {
     fn task(&mut self, name: &'static str, arguments: &[&str]) {
         match std::env::current_exe() {
             Ok(program) => {
+                // The build may have replaced this very program: then the kernel says that its file is deleted.
+                let shown = program.to_string_lossy().into_owned();
+                let program = shown.strip_suffix(" (deleted)").unwrap_or(&shown);
                 let mut command = Command::new(program);
                 command.args(arguments).current_dir(root());
                 self.command(name, command);

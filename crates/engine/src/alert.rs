@@ -17,6 +17,9 @@ pub struct AlertConfig {
     pub learn: Nanos,
     /// Peers kept per device.
     pub max_peers: usize,
+    /// New peers reported per device and interval; the rest is counted, said in one alert, and not learnt, so that a scan
+    /// neither floods the owner nor wipes what was learnt.
+    pub max_new_peers: u32,
     /// Interval over which bytes are compared.
     pub interval: Nanos,
     /// How many times busier than ever before an interval must be.
@@ -30,6 +33,7 @@ impl Default for AlertConfig {
         Self {
             learn: Nanos::from_secs(3_600),
             max_peers: 1_024,
+            max_new_peers: 10,
             interval: Nanos::from_secs(10),
             rate_factor: 3.0,
             rate_floor_bytes: 100_000,
@@ -51,6 +55,13 @@ pub enum Novelty {
         protocol: u8,
         /// Peers known before.
         known_peers: usize,
+    },
+    /// The device talked to more new peers in an interval than are reported one by one; those are not learnt.
+    ManyDestinations {
+        /// New peers beyond the reported ones.
+        unreported: u64,
+        /// Length of the interval, seconds.
+        interval_s: f64,
     },
     /// The device moved more bytes in an interval than `rate_factor` times its busiest so far.
     Rate {
@@ -84,6 +95,10 @@ pub(crate) struct History {
     index: BTreeMap<Peer, u64>,
     busiest: u64,
     #[serde(skip)]
+    new_peers: u32,
+    #[serde(skip)]
+    unreported: u64,
+    #[serde(skip)]
     interval_start: u64,
     #[serde(skip)]
     interval_bytes: u64,
@@ -112,6 +127,13 @@ impl History {
         if let Some(seen) = self.index.get_mut(&peer) {
             *seen = now.0;
             return None;
+        }
+        if !learning {
+            if self.new_peers >= config.max_new_peers {
+                self.unreported += 1;
+                return None;
+            }
+            self.new_peers += 1;
         }
         let known_peers = self.index.len();
         if known_peers >= config.max_peers {
@@ -160,6 +182,14 @@ impl History {
                 });
             }
             self.busiest = self.busiest.max(total);
+            self.new_peers = 0;
+            let unreported = std::mem::take(&mut self.unreported);
+            if unreported > 0 {
+                found = Some(Novelty::ManyDestinations {
+                    unreported,
+                    interval_s: config.interval.as_secs_f64(),
+                });
+            }
             self.interval_start = start;
             self.interval_bytes = 0;
         }
@@ -249,6 +279,32 @@ mod tests {
             "{found:?}"
         );
         assert_eq!(h.observe(Nanos::from_secs(32), &key(2, 443), &config), None);
+    }
+
+    #[test]
+    fn a_scan_is_one_alert_more_and_teaches_nothing() {
+        let config = AlertConfig {
+            learn: Nanos::from_secs(1),
+            ..AlertConfig::default()
+        };
+        let mut h = History::default();
+        h.observe(Nanos::ZERO, &key(1, 443), &config);
+        let mut found = 0;
+        for port in 1..1_001 {
+            let at = Nanos::from_secs(15);
+            found += u64::from(h.observe(at, &key(2, port), &config).is_some());
+        }
+        assert_eq!((found, h.index.len()), (10, 11));
+        let mut said = Vec::new();
+        for s in 15..40 {
+            said.extend(h.count(Nanos::from_secs(s), 1, &config));
+        }
+        let many = Novelty::ManyDestinations {
+            unreported: 990,
+            interval_s: 10.0,
+        };
+        assert_eq!(said, vec![many]);
+        assert_eq!(h.observe(Nanos::from_secs(41), &key(1, 443), &config), None);
     }
 
     #[test]

@@ -73,12 +73,14 @@ pub struct GatewayReport {
     pub cover_dropped: u64,
     /// Alerts raised.
     pub alerts: u64,
-    /// Events dropped because nobody collected them.
+    /// Slots and alerts dropped because nobody collected them; never flow records.
     pub events_dropped: u64,
     /// Releases made.
     pub releases: u64,
     /// Due releases that the budget or its storage refused.
     pub releases_refused: u64,
+    /// Due releases that nobody collected in time.
+    pub releases_missed: u64,
     /// Privacy budget spent in this run.
     pub epsilon_spent: f64,
     /// Real traffic (IP bytes) and cover with headers, over all devices.
@@ -92,7 +94,7 @@ pub struct OverheadReport {
     pub real_packets: [u64; 2],
     /// Real IP bytes, out and in.
     pub real_bytes: [u64; 2],
-    /// Planned cover packets, out and in.
+    /// Planned cover packets, schedules included, out and in.
     pub cover_packets: [u64; 2],
     /// Planned cover bytes, out and in, with IP and UDP headers.
     pub cover_bytes: [u64; 2],
@@ -310,7 +312,9 @@ impl Gateway {
         if unit == 0 {
             self.announce(mac);
         }
-        self.alert_on_peer(now, unit, &key);
+        if dir == Dir::Out {
+            self.alert_on_peer(now, unit, &key);
+        }
     }
 
     /// Takes what the kernel counted of one flow since it was last drained.
@@ -324,14 +328,16 @@ impl Gateway {
         if unit == 0 {
             self.announce(Mac(value.mac));
         }
-        self.alert_on_peer(now, unit, &key);
+        if value.counters[Dir::Out.index()].packets > 0 {
+            self.alert_on_peer(now, unit, &key);
+        }
     }
 
     /// Takes a frame that found no room in the kernel's map.
     pub fn handle_direct(&mut self, now: Nanos, record: &DirectRecord) {
         let now = self.advance(now);
         self.table.absorb_direct(now, record);
-        if record.cover == 0 {
+        if record.cover == 0 && record.dir == Dir::Out as u8 {
             let unit = self.known(record.device);
             self.alert_on_peer(now, unit, &record.key);
         }
@@ -495,7 +501,6 @@ impl Gateway {
             }
         }
         self.table.handle_timeout(now);
-        self.collect_records();
     }
 
     /// Ends the input: every open flow becomes a record, and the running slot is closed.
@@ -510,7 +515,6 @@ impl Gateway {
             self.close_slot(self.next_slot, &counts);
         }
         self.table.finish(now);
-        self.collect_records();
     }
 
     fn block_time(&self, block: u64) -> Nanos {
@@ -537,7 +541,7 @@ impl Gateway {
                 let Some(scheduler) = &mut unit.scheduler else {
                     continue;
                 };
-                has_downlink = true;
+                has_downlink |= scheduler.generator() != "none";
                 dummies.clear();
                 if scheduler.plan(slot, &unit.window, &mut dummies).is_err() {
                     self.report.cover_dropped += 1;
@@ -604,6 +608,9 @@ impl Gateway {
                 .into_iter()
                 .find(|bin| body(*bin) >= need)
                 .unwrap_or(SCHEDULE_BINS[2]);
+            self.report.overhead.cover_packets[Dir::Out.index()] += 1;
+            self.report.overhead.cover_bytes[Dir::Out.index()] +=
+                (len + usize::from(self.config.header_bytes)) as u64;
             let entries = chunk
                 .iter()
                 .map(|(due, e)| Entry {
@@ -672,14 +679,20 @@ impl Gateway {
         }
     }
 
-    /// The next event, or `None`.
+    /// The next event, or `None`. Flow records wait in the table until they are asked for: none is ever dropped.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        if let Some(event) = self.events.pop_front() {
+            return Some(event);
+        }
+        let record = self.table.poll_record()?;
+        self.report.flows += 1;
+        Some(Event::Flow(Box::new(record)))
     }
 
     /// The counts so far.
     pub fn report(&self) -> GatewayReport {
         let mut report = self.report.clone();
+        report.releases_missed = self.releases.as_ref().map_or(0, Releases::missed);
         report.epsilon_spent = self.releases.as_ref().map_or(0.0, Releases::spent);
         for u in &self.units {
             if let Some(s) = &u.scheduler {
@@ -761,13 +774,6 @@ impl Gateway {
             device,
             novelty,
         }));
-    }
-
-    fn collect_records(&mut self) {
-        while let Some(record) = self.table.poll_record() {
-            self.report.flows += 1;
-            self.push(Event::Flow(Box::new(record)));
-        }
     }
 
     fn push(&mut self, event: Event) {

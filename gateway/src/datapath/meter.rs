@@ -26,7 +26,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/chaff.bpfel.o");
 /// Dropping it without [`Meter::detach`] leaves pinned programs attached and counting, and detaches others.
 pub struct Meter {
     ebpf: Ebpf,
-    attached: Attached,
+    attached: Option<Attached>,
+    hooks: Vec<(String, HookInUse)>,
     pins: Option<Pins>,
     flows: [OwnedFd; 2],
     generation: OwnedFd,
@@ -99,7 +100,8 @@ impl Meter {
         let attached = Attached::new(&mut ebpf, o, pins.as_ref())?;
         Ok(Self {
             ebpf,
-            attached,
+            hooks: attached.hooks.clone(),
+            attached: Some(attached),
             pins,
             flows,
             generation,
@@ -141,7 +143,7 @@ impl Meter {
 
     /// Returns the hook on each LAN interface.
     pub fn hook_in_use(&self) -> &[(String, HookInUse)] {
-        &self.attached.hooks
+        &self.hooks
     }
 
     /// Replaces the devices that have slot counters. A flow that exists keeps its device until the next drain.
@@ -220,12 +222,24 @@ impl Meter {
         Ok(sum)
     }
 
+    /// Detaches the programs but keeps the maps: nothing is counted any more, and what was counted can be read to the
+    /// last packet. [`Meter::detach`] then removes the maps.
+    ///
+    /// # Errors
+    /// As [`Meter::detach`].
+    pub fn stop_counting(&mut self) -> Result<(), MeterError> {
+        match self.attached.take() {
+            Some(attached) => attached.detach(self.pins.as_ref()),
+            None => Ok(()),
+        }
+    }
+
     /// Detaches the programs and removes the pins. Works without privileges when the pins were given to this user.
     ///
     /// # Errors
     /// [`MeterError::Pin`] or [`MeterError::Privilege`] when a pin could not be removed: it then stays attached.
-    pub fn detach(self) -> Result<(), MeterError> {
-        self.attached.detach(self.pins.as_ref())?;
+    pub fn detach(mut self) -> Result<(), MeterError> {
+        self.stop_counting()?;
         match self.pins {
             Some(pins) => pins.clear(),
             None => Ok(()),
