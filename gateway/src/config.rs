@@ -1,5 +1,6 @@
 //! `gateway run`'s configuration file: one TOML, every key with a default, unknown keys refused.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -108,7 +109,8 @@ pub struct Cover {
     pub activity: Activity,
     /// Most cover bytes per second and device, headers included.
     pub rate: Bytes,
-    /// Cover bytes that may be sent at once above the rate.
+    /// Cover bytes that may be sent at once above the rate. In force are at least a second's worth of `rate` and the
+    /// largest packet, `max_payload` and 48 bytes of headers.
     pub burst: Bytes,
     /// Most cover packets per slot, device and direction, 1 to 10000.
     pub max_packets_per_slot: u32,
@@ -179,7 +181,7 @@ pub struct Telemetry {
     pub epsilon: f64,
     /// Time between releases, a multiple of the slot.
     pub period: Duration,
-    /// Most bytes that one slot contributes.
+    /// Most bytes that one slot contributes, at least 1B.
     pub slot_bound: Bytes,
 }
 
@@ -203,12 +205,12 @@ pub struct Export {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeviceEntry {
-    /// Name, unique.
+    /// Name, unique; 1 to 64 characters without `,`, `"`, `/` and control characters.
     pub label: String,
-    /// MAC address.
+    /// MAC address; no two devices share one.
     #[serde(default)]
     pub mac: Option<String>,
-    /// IP addresses.
+    /// IP addresses; no two devices share one.
     #[serde(default)]
     pub ip: Vec<IpAddr>,
     /// Whether it is covered.
@@ -336,12 +338,10 @@ impl File {
             *path = base.join(&*path);
         }
         if let Some(csv) = &file.gateway.devices_file {
-            let listed = read_devices(csv)?;
-            for d in listed {
-                if !file.devices.iter().any(|have| have.label == d.label) {
-                    file.devices.push(d);
-                }
-            }
+            let mut listed = read_devices(csv)?;
+            // What the TOML says about a device goes before the list.
+            listed.retain(|d| !file.devices.iter().any(|have| have.label == d.label));
+            file.devices.append(&mut listed);
         }
         file.resolve_generators(base);
         file.check()?;
@@ -448,8 +448,37 @@ impl File {
                 c.slot
             );
         }
-        for dev in &self.devices {
-            dev.mac()?;
+        if t.slot_bound.0 < 1 {
+            bail!(
+                "telemetry.slot_bound is {}, at least 1B is needed",
+                t.slot_bound
+            );
+        }
+        self.check_devices()
+    }
+
+    fn check_devices(&self) -> anyhow::Result<()> {
+        let mut labels = BTreeMap::new();
+        let mut addresses = BTreeMap::new();
+        for (d, number) in self.devices.iter().zip(1..) {
+            check_label(&d.label).with_context(|| format!("device number {number}"))?;
+            if let Some(other) = labels.insert(&d.label, number) {
+                bail!(
+                    "devices number {other} and {number} both have the label {}",
+                    d.label
+                );
+            }
+            let mac = d.mac()?.map(|mac| format!("MAC address {mac}"));
+            // An IPv4 address and its IPv6-mapped form are the same on the wire.
+            let ips =
+                d.ip.iter()
+                    .map(|ip| format!("IP address {}", ip.to_canonical()));
+            for address in mac.into_iter().chain(ips) {
+                if let Some(other) = addresses.get(&address) {
+                    bail!("devices {other} and {} both have the {address}", d.label);
+                }
+                addresses.insert(address, &d.label);
+            }
         }
         Ok(())
     }
@@ -497,14 +526,29 @@ impl DeviceEntry {
     }
 }
 
-fn within<T: PartialOrd + std::fmt::Display>(
+/// Checks that `low <= value <= high`, which no NaN is.
+///
+/// # Errors
+/// It is not; the error names key, value and what is allowed.
+pub(crate) fn within<T: PartialOrd + std::fmt::Display>(
     key: &str,
     value: T,
     low: T,
     high: T,
 ) -> anyhow::Result<()> {
-    if value < low || value > high {
+    if !(&low..=&high).contains(&&value) {
         bail!("{key} is {value}, allowed is {low} to {high}");
+    }
+    Ok(())
+}
+
+/// Labels go into CSV fields and file names.
+fn check_label(label: &str) -> anyhow::Result<()> {
+    let unfit = |c: char| c.is_control() || [',', '"', '/'].contains(&c);
+    if !(1..=64).contains(&label.chars().count()) || label.contains(unfit) {
+        bail!(
+            "label {label:?}: allowed are 1 to 64 characters without `,`, `\"`, `/` and control characters"
+        );
     }
     Ok(())
 }
@@ -513,7 +557,7 @@ fn within<T: PartialOrd + std::fmt::Display>(
 /// IP addresses are separated by `;` or spaces; an empty field or `-` means none.
 ///
 /// # Errors
-/// The file cannot be read, a column is missing, or an address is malformed; the error names file and line.
+/// The file cannot be read, a column is missing, or a name or an address is malformed; the error names file and line.
 pub fn read_devices(path: &Path) -> anyhow::Result<Vec<DeviceEntry>> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("while reading {}", path.display()))?;
@@ -561,6 +605,7 @@ pub fn read_devices(path: &Path) -> anyhow::Result<Vec<DeviceEntry>> {
             cover: true,
             generator: None,
         };
+        check_label(label).with_context(place)?;
         entry.mac().with_context(place)?;
         out.push(entry);
     }
@@ -586,6 +631,7 @@ mod tests {
 
     #[test]
     fn errors_name_key_value_and_range() {
+        let long = format!("[[device]]\nlabel = \"{}\"", "x".repeat(65));
         for (text, wants) in [
             (
                 "[cover]\nslot = \"1ms\"",
@@ -622,6 +668,39 @@ mod tests {
                 "[interfaces]\nlan = [\"a/b\"]",
                 vec!["a/b", "interface name"],
             ),
+            (
+                "[telemetry]\nslot_bound = \"0B\"",
+                vec!["telemetry.slot_bound is 0B", "1B"],
+            ),
+            (
+                "[[device]]\nlabel = \"\"",
+                vec!["device number 1", "label \"\"", "1 to 64"],
+            ),
+            (
+                "[[device]]\nlabel = \"x\"\n[[device]]\nlabel = \"../y\"",
+                vec!["device number 2", "../y", "without"],
+            ),
+            ("[[device]]\nlabel = \"a,b\"", vec!["a,b", "without"]),
+            ("[[device]]\nlabel = 'a\"b'", vec![r#"a\"b"#, "without"]),
+            (
+                "[[device]]\nlabel = \"a\\nb\"",
+                vec![r"a\nb", "control characters"],
+            ),
+            (long.as_str(), vec!["device number 1", "1 to 64"]),
+            (
+                "[[device]]\nlabel = \"x\"\n[[device]]\nlabel = \"x\"",
+                vec!["devices number 1 and 2", "label x"],
+            ),
+            (
+                "[[device]]\nlabel = \"x\"\nmac = \"02:00:5e:10:00:0a\"\n\
+                 [[device]]\nlabel = \"y\"\nmac = \"02:00:5E:10:00:0A\"",
+                vec!["devices x and y", "MAC address 02:00:5e:10:00:0a"],
+            ),
+            (
+                "[[device]]\nlabel = \"x\"\nip = [\"192.0.2.1\"]\n\
+                 [[device]]\nlabel = \"y\"\nip = [\"192.0.2.2\", \"::ffff:192.0.2.1\"]",
+                vec!["devices x and y", "IP address 192.0.2.1"],
+            ),
             ("lan = 1", vec!["lan", "unknown field"]),
             ("[[[", vec!["line 1"]),
         ] {
@@ -643,8 +722,52 @@ mod tests {
         .expect("write");
         let list = read_devices(&path).expect("valid");
         assert_eq!((list.len(), list[0].ip.len()), (1, 2));
-        std::fs::write(&path, "device,mac\ncam,02:00\n").expect("write");
-        let e = format!("{:#}", read_devices(&path).expect_err("bad mac"));
-        assert!(e.contains("line 2") && e.contains("02:00"), "{e}");
+        let long = "x".repeat(65);
+        for (line, wants) in [
+            ("cam,02:00", vec!["02:00", "not a MAC"]),
+            ("../cam,02:00:5e:10:00:01", vec!["../cam", "without"]),
+            ("a\"b,02:00:5e:10:00:01", vec!["without"]),
+            ("a\tb,02:00:5e:10:00:01", vec![r"a\tb", "control"]),
+            (&format!("{long},02:00:5e:10:00:01"), vec!["1 to 64"]),
+            (",02:00:5e:10:00:01", vec!["no device name"]),
+        ] {
+            std::fs::write(&path, format!("device,mac\n{line}\n")).expect("write");
+            let e = format!("{:#}", read_devices(&path).expect_err(line));
+            for want in ["devices.csv", "line 2"].iter().chain(&wants) {
+                assert!(e.contains(want), "{line:?}: `{want}` is not in `{e}`");
+            }
+        }
+    }
+
+    #[test]
+    fn a_device_of_the_file_goes_before_the_list_and_doubles_of_the_list_are_found() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let text = "gateway.devices_file = \"devices.csv\"\n\
+                    [[device]]\nlabel = \"cam\"\nmac = \"02:00:5e:10:00:07\"\n";
+        let list = |lines: &str| {
+            let all = format!("device,mac\ncam,02:00:5e:10:00:01\n{lines}");
+            std::fs::write(dir.path().join("devices.csv"), all).expect("write");
+            File::parse(text, dir.path()).map_err(|e| format!("{e:#}"))
+        };
+        let file = list("plug,02:00:5e:10:00:02\n").expect("valid");
+        let macs: Vec<_> = file
+            .devices
+            .iter()
+            .filter_map(|d| d.mac.as_deref())
+            .collect();
+        assert_eq!(macs, ["02:00:5e:10:00:07", "02:00:5e:10:00:02"]);
+        for (lines, want) in [
+            (
+                "plug,02:00:5e:10:00:02\nplug,02:00:5e:10:00:03\n",
+                "devices number 2 and 3 both have the label plug",
+            ),
+            (
+                "plug,02:00:5e:10:00:07\n",
+                "devices cam and plug both have the MAC address 02:00:5e:10:00:07",
+            ),
+        ] {
+            let e = list(lines).expect_err(lines);
+            assert!(e.contains(want), "`{want}` is not in `{e}`");
+        }
     }
 }

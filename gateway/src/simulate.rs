@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -28,10 +28,11 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 use serde::Serialize;
 
-use crate::captures::{self, Home, HomeFrame};
-use crate::config::read_devices;
+use crate::captures::{self, COVER_ADDRESSES, Home, HomeFrame};
+use crate::config::{read_devices, within};
 use crate::export::{Exports, Paths};
 use crate::generators;
+use crate::units::Bytes;
 
 /// Runs captures through the gateway and the sink in virtual time.
 ///
@@ -59,7 +60,7 @@ pub struct Args {
     /// Cover only from a device's first packet until 5 s after its last, as iPET does.
     #[arg(long)]
     pub active: bool,
-    /// Virtual seconds to simulate; default: the captures' length and 5 s.
+    /// Virtual seconds to simulate; default: the captures' length, at most 31 days, and 5 s.
     #[arg(long, value_name = "S")]
     pub duration: Option<f64>,
     /// Virtual time of the captures' first frame, seconds.
@@ -71,16 +72,16 @@ pub struct Args {
     /// Share of packets lost between gateway and sink, 0 to 1.
     #[arg(long, value_name = "P", default_value_t = 0.0)]
     pub loss: f64,
-    /// Most cover bytes per second and device, headers included.
+    /// Most cover bytes per second and device, headers included; 100B to 10GB.
     #[arg(long, value_name = "BYTES", default_value = "20kB")]
-    pub rate: crate::units::Bytes,
+    pub rate: Bytes,
     /// Budget of all telemetry releases of the run; 0 switches telemetry off.
     #[arg(long, default_value_t = 10.0)]
     pub epsilon_total: f64,
     /// Budget of one release.
     #[arg(long, default_value_t = 0.1)]
     pub epsilon: f64,
-    /// Seconds between releases.
+    /// Seconds between releases, at least 0.1.
     #[arg(long, value_name = "S", default_value_t = 60.0)]
     pub telemetry_period: f64,
     /// Seconds in which a device's habits are learnt before alerts are raised.
@@ -109,6 +110,24 @@ pub enum ModeArg {
 
 /// Unix time of virtual time zero: fixed, so that runs repeat.
 const UNIX_START: Nanos = Nanos::from_secs(1_700_000_000);
+
+impl Args {
+    /// Checks that every number is one and in its range.
+    fn check(&self) -> anyhow::Result<()> {
+        within("--loss", self.loss, 0.0, 1.0)?;
+        within("--delay", self.delay, 0.0, 1e9)?;
+        within("--start", self.start, 0.0, 1e9)?;
+        within("--duration", self.duration.unwrap_or(1.0), 1e-9, 1e9)?;
+        within("--learn", self.learn, 0.0, 1e9)?;
+        within("--telemetry-period", self.telemetry_period, 0.1, 1e9)?;
+        within("--epsilon-total", self.epsilon_total, 0.0, 1e9)?;
+        within("--rate", self.rate, Bytes(100), Bytes(10_000_000_000))
+    }
+
+    fn wan_delay(&self) -> Nanos {
+        Nanos::from_secs_f64(self.delay / 1e3)
+    }
+}
 
 /// `report.json`
 #[derive(Serialize)]
@@ -174,30 +193,29 @@ impl Checks {
 /// # Errors
 /// An input cannot be used or an output cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    if !(0.0..=1.0).contains(&args.loss) {
-        bail!("--loss is {}, allowed is 0 to 1", args.loss);
-    }
-    for (name, value) in [
-        ("--delay", args.delay),
-        ("--start", args.start),
-        ("--epsilon-total", args.epsilon_total),
-    ] {
-        if !(0.0..=1e9).contains(&value) {
-            bail!("{name} is {value}, allowed is 0 to 1e9");
-        }
-    }
+    args.check()?;
     let listed = args.devices.as_deref().map(devices_of).transpose()?;
-    let mut home = captures::load(&args.pcap, listed)?;
+    let mut limits = captures::Limits::default();
+    let longest = limits.longest.unwrap_or(Nanos::MAX);
+    if args.duration.is_some() {
+        limits.longest = None;
+    }
+    let mut home = captures::load(&args.pcap, listed, &limits)?;
     keep_present(&mut home);
-    std::fs::create_dir_all(&args.out)
-        .with_context(|| format!("while creating {}", args.out.display()))?;
-    let start = Nanos::from_secs_f64(args.start.max(0.0));
+    let start = Nanos::from_secs_f64(args.start);
     let last = home.frames.last().map_or(Nanos::ZERO, |f| f.at);
     let end = match args.duration {
-        Some(s) if s > 0.0 && s < 1e9 => Nanos::from_secs_f64(s),
-        Some(s) => bail!("--duration is {s}, allowed is above 0"),
+        Some(s) => Nanos::from_secs_f64(s),
+        None if start > longest => bail!(
+            "--start is {}, allowed is 0 to {} without --duration",
+            args.start,
+            longest.as_secs_f64()
+        ),
         None => start + last + Nanos::from_secs(5),
     };
+    home.check_on_the_way(args.wan_delay(), end - start, captures::MAX_ON_THE_WAY)?;
+    std::fs::create_dir_all(&args.out)
+        .with_context(|| format!("while creating {}", args.out.display()))?;
     let home = Rc::new(home);
     let scene = Scene::build(args, &home, start, end)?;
     let report = scene.run(args, &home, end)?;
@@ -258,7 +276,10 @@ struct Scene {
     sink: Rc<RefCell<Sink>>,
     tally: Rc<RefCell<Tally>>,
     ledger: Option<Ledger>,
+    /// Frames sent until the end.
     frames: u64,
+    /// Those of them that reach the gateway until then.
+    arriving: u64,
 }
 
 /// What the tap on the uplink writes down.
@@ -317,11 +338,12 @@ impl Scene {
         )));
         let tally = Rc::new(RefCell::new(Tally::create(&args.out, streams, labels)?));
 
+        let [gateway_address, sink_address] = COVER_ADDRESSES;
         let path = CoverPath {
             src_mac: Mac([2, 0, 0x5e, 0x10, 0xff, 1]),
             dst_mac: Mac([2, 0, 0x5e, 0x10, 0xff, 2]),
-            src: SocketAddrV4::new(Ipv4Addr::new(10, 99, 0, 1), 40_000),
-            dst: SocketAddrV4::new(Ipv4Addr::new(10, 99, 0, 2), 4_789),
+            src: SocketAddrV4::new(gateway_address, 40_000),
+            dst: SocketAddrV4::new(sink_address, 4_789),
         };
         let mut sim = Sim::new(args.seed);
         let side = |dir: Dir| Side {
@@ -357,7 +379,7 @@ impl Scene {
         );
         let lan = chaff_sim::Link::default();
         let wan = chaff_sim::Link {
-            delay: Nanos::from_secs_f64(args.delay / 1e3),
+            delay: args.wan_delay(),
             loss: args.loss,
             ..chaff_sim::Link::default()
         };
@@ -377,9 +399,17 @@ impl Scene {
             }),
         );
         let in_time = |f: &&HomeFrame| start + f.at <= end;
-        let frames = home.frames.iter().filter(in_time).count() as u64;
+        let (mut frames, mut arriving) = (0, 0);
         for f in home.frames.iter().filter(in_time) {
             tally.borrow_mut().real[f.dir.index()].push_back(f.device);
+            frames += 1;
+            // Frames from the network pass the gateway only after the way from there.
+            let way = if f.dir == Dir::In {
+                args.wan_delay()
+            } else {
+                Nanos::ZERO
+            };
+            arriving += u64::from(start + f.at + way <= end);
         }
         Ok(Self {
             sim,
@@ -388,6 +418,7 @@ impl Scene {
             tally,
             ledger,
             frames,
+            arriving,
         })
     }
 
@@ -434,7 +465,7 @@ impl Scene {
         let sent = gateway.cover.packets + gateway.schedules.packets;
         let in_flight = tally.uplink.len() as u64;
         let checks = Checks {
-            frames_seen: !lossless || gateway.seen == self.frames,
+            frames_seen: !lossless || gateway.seen == self.arriving,
             flows_plus_ignored_is_seen: flow_packets + ignored == gateway.seen,
             cover_authenticated: !lossless
                 || args.delay > 0.0
@@ -513,7 +544,7 @@ impl Iterator for Side {
             let f = self.home.frames.get(self.next)?;
             self.next += 1;
             if f.dir == self.dir && self.start + f.at <= self.end {
-                return Some((self.start + f.at, f.bytes.clone()));
+                return Some((self.start + f.at, f.padded()));
             }
         }
     }
@@ -647,10 +678,12 @@ fn releases(args: &Args, noise: [u8; 32]) -> anyhow::Result<(Option<Releases>, O
     if args.epsilon_total == 0.0 {
         return Ok((None, None));
     }
-    let total = Epsilon::new(args.epsilon_total).context("--epsilon-total")?;
-    let epsilon = Epsilon::new(args.epsilon).context("--epsilon")?;
+    let total = Epsilon::new(args.epsilon_total)
+        .with_context(|| format!("--epsilon-total is {}", args.epsilon_total))?;
+    let epsilon =
+        Epsilon::new(args.epsilon).with_context(|| format!("--epsilon is {}", args.epsilon))?;
     let config = TelemetryConfig {
-        period: Nanos::from_secs_f64(args.telemetry_period.max(0.1)),
+        period: Nanos::from_secs_f64(args.telemetry_period),
         epsilon,
         slot_bound: crate::config::Telemetry::default().slot_bound.0,
         simulated_noise: Some(noise),
