@@ -46,7 +46,17 @@ struct Report<'a> {
     latency_us: Quantiles,
     /// From due time to sending of downlink dummies.
     downlink_lateness_us: Quantiles,
+    /// Downlink dummies that the kernel did not take; not in `downlink`.
+    downlink_errors: u64,
+    /// Refused datagrams without a row in `--packets`.
+    rows_left_out: u64,
 }
+
+/// Batches received in a row before signals, the lease and the downlink have their turn.
+const BATCHES_PER_TURN: usize = 16;
+
+/// Rows of `--packets` that refused datagrams may take: strangers must not fill the disk.
+const REFUSED_ROWS: u64 = 100_000;
 
 #[derive(Serialize)]
 struct Quantiles {
@@ -109,6 +119,9 @@ struct Server {
     start: Nanos,
     packets: Option<BufWriter<File>>,
     write_failed: bool,
+    refused_rows: u64,
+    rows_left_out: u64,
+    downlink_errors: u64,
     latency: Histogram<u64>,
     lateness: Histogram<u64>,
 }
@@ -136,6 +149,9 @@ impl Server {
             start,
             packets,
             write_failed: false,
+            refused_rows: 0,
+            rows_left_out: 0,
+            downlink_errors: 0,
             latency: histogram()?,
             lateness: histogram()?,
         })
@@ -157,7 +173,17 @@ impl Server {
             self.sink.handle_timeout(now);
             while let Some(t) = self.sink.poll_transmit(now, &mut out) {
                 let sent = sys::monotonic();
-                let _counted_by_receiver = self.socket.send_to(&out[..t.len], t.to);
+                if let Err(e) = self.socket.send_to(&out[..t.len], t.to) {
+                    if self.downlink_errors == 0 {
+                        eprintln!(
+                            "sink-server: cannot send to {} ({e}); counted from now on",
+                            t.to
+                        );
+                    }
+                    self.downlink_errors += 1;
+                    self.sink.note_unsent(t.len);
+                    continue;
+                }
                 self.lateness.saturating_record(sent.since(t.due).0);
                 self.row(sent, -1, t.len, t.stream, "downlink", None, None);
             }
@@ -174,7 +200,7 @@ impl Server {
     }
 
     fn receive(&mut self, batch: &mut sys::Batch) -> anyhow::Result<()> {
-        loop {
+        for _ in 0..BATCHES_PER_TURN {
             let n = batch.receive(&self.socket).context("while receiving")?;
             let now = sys::monotonic();
             let unix = sys::unix();
@@ -192,13 +218,31 @@ impl Server {
                         self.row(now, 1, len, stream, "cover", meant.map(|m| m.slot), late);
                     }
                     Verdict::Schedule { .. } => self.row(now, 1, len, 0, "schedule", None, None),
-                    Verdict::Refused(e) => self.row(now, 1, len, 0, e.name(), None, None),
+                    Verdict::Refused(e) => self.refused_row(now, len, e.name()),
                 }
             }
             if n < sys::BATCH {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
+    }
+
+    fn refused_row(&mut self, now: Nanos, len: usize, why: &str) {
+        if self.packets.is_none() {
+            return;
+        }
+        if self.refused_rows < REFUSED_ROWS {
+            self.refused_rows += 1;
+            self.row(now, 1, len, 0, why, None, None);
+            return;
+        }
+        if self.rows_left_out == 0 {
+            eprintln!(
+                "sink-server: {REFUSED_ROWS} refused datagrams in --packets; further ones are only counted"
+            );
+        }
+        self.rows_left_out += 1;
     }
 
     #[expect(clippy::too_many_arguments, reason = "one argument a column")]
@@ -236,14 +280,21 @@ impl Server {
             duration_s: sys::monotonic().since(self.start).as_secs_f64(),
             latency_us: Quantiles::of(&self.latency),
             downlink_lateness_us: Quantiles::of(&self.lateness),
+            downlink_errors: self.downlink_errors,
+            rows_left_out: self.rows_left_out,
         };
         let text = serde_json::to_string_pretty(&report)?;
-        if let Some(path) = &args.report {
-            std::fs::write(path, &text)
-                .with_context(|| format!("while writing {}", path.display()))?;
+        if let Some(path) = &args.report
+            && let Err(e) = std::fs::write(path, &text)
+        {
+            eprintln!("sink-server: cannot write {} ({e})", path.display());
+            self.write_failed = true;
         }
-        if args.json {
-            println!("{text}");
+        if args.json
+            && let Err(e) = writeln!(std::io::stdout(), "{text}")
+        {
+            eprintln!("sink-server: cannot write the report to standard output ({e})");
+            self.write_failed = true;
         }
         let r = report.sink;
         eprintln!(

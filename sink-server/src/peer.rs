@@ -9,12 +9,40 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-/// TCP connections served at once; further ones are closed at once.
+/// TCP connections served at once by the process; further ones are closed at once. Each has at most two sockets and two
+/// threads, so that with [`MAX_LIVE_CLIENTS`] the usual limit of 1,024 open files is never reached.
 const MAX_CONNECTIONS: usize = 256;
 /// UDP clients of a forward; the one that was silent longest makes room.
-const MAX_CLIENTS: usize = 256;
-/// A TCP connection that is silent for this long is closed.
+const MAX_CLIENTS: usize = 128;
+/// UDP clients with a live thread and socket in the process, those that made room and still wind down included; further
+/// ones are not served.
+const MAX_LIVE_CLIENTS: usize = 256;
+/// A TCP connection or UDP client that is silent for this long is closed.
 const SILENT: Duration = Duration::from_secs(120);
+/// Pause after a failed receive or accept, such as one for want of file descriptors.
+const PAUSE: Duration = Duration::from_millis(20);
+
+static CONNECTIONS: AtomicUsize = AtomicUsize::new(0);
+static CLIENTS: AtomicUsize = AtomicUsize::new(0);
+
+/// A place among a bounded number; dropping it frees the place.
+struct Place(&'static AtomicUsize);
+
+impl Place {
+    fn take(taken: &'static AtomicUsize, most: usize) -> Option<Self> {
+        if taken.fetch_add(1, Ordering::Relaxed) < most {
+            return Some(Self(taken));
+        }
+        taken.fetch_sub(1, Ordering::Relaxed);
+        None
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// Starts threads that answer at `at` with what was sent there.
 ///
@@ -29,17 +57,15 @@ pub(crate) fn echo(at: SocketAddr) -> anyhow::Result<()> {
         .spawn(move || {
             let mut buf = [0; 65_536];
             loop {
-                if let Ok((n, from)) = udp.recv_from(&mut buf) {
-                    let _lost = udp.send_to(&buf[..n], from);
+                match udp.recv_from(&mut buf) {
+                    Ok((n, from)) => {
+                        let _lost = udp.send_to(&buf[..n], from);
+                    }
+                    Err(_) => std::thread::sleep(PAUSE),
                 }
             }
         })?;
-    serve(tcp, |stream| {
-        let Ok(mut back) = stream.try_clone() else {
-            return;
-        };
-        copy(&stream, &mut back);
-    })
+    serve(tcp, |stream| copy(stream, stream))
 }
 
 /// Starts threads that pass traffic for `from` on to `to`, and the answers back.
@@ -58,42 +84,61 @@ pub(crate) fn forward(from: SocketAddr, to: SocketAddr) -> anyhow::Result<()> {
         let Ok(server) = TcpStream::connect_timeout(&to, Duration::from_secs(5)) else {
             return;
         };
-        let (Ok(mut client_out), Ok(mut server_out)) = (stream.try_clone(), server.try_clone())
-        else {
+        if limit(&server).is_err() {
             return;
-        };
-        let back = std::thread::spawn(move || copy(&server, &mut client_out));
-        copy(&stream, &mut server_out);
-        let _ended = back.join();
+        }
+        std::thread::scope(|scope| {
+            let back = std::thread::Builder::new()
+                .name("forward-back".into())
+                .spawn_scoped(scope, || copy(&server, stream));
+            if back.is_ok() {
+                copy(stream, &server);
+            }
+        });
     })
 }
 
 fn serve(
     listener: TcpListener,
-    handle: impl Fn(TcpStream) + Send + Sync + 'static,
+    handle: impl Fn(&TcpStream) + Send + Sync + 'static,
 ) -> anyhow::Result<()> {
     let handle = Arc::new(handle);
-    let open = Arc::new(AtomicUsize::new(0));
     std::thread::Builder::new()
         .name("tcp".into())
         .spawn(move || {
-            for stream in listener.incoming().flatten() {
-                if open.fetch_add(1, Ordering::Relaxed) >= MAX_CONNECTIONS {
-                    open.fetch_sub(1, Ordering::Relaxed);
+            for stream in listener.incoming() {
+                let Ok(stream) = stream else {
+                    std::thread::sleep(PAUSE);
                     continue;
+                };
+                let Some(place) = Place::take(&CONNECTIONS, MAX_CONNECTIONS) else {
+                    continue;
+                };
+                let handle = Arc::clone(&handle);
+                let spawned = std::thread::Builder::new()
+                    .name("tcp-connection".into())
+                    .spawn(move || {
+                        if limit(&stream).is_ok() {
+                            handle(&stream);
+                        }
+                        drop(stream);
+                        drop(place);
+                    });
+                if spawned.is_err() {
+                    std::thread::sleep(PAUSE);
                 }
-                let (handle, open) = (Arc::clone(&handle), Arc::clone(&open));
-                std::thread::spawn(move || {
-                    let _unlimited = stream.set_read_timeout(Some(SILENT));
-                    handle(stream);
-                    open.fetch_sub(1, Ordering::Relaxed);
-                });
             }
         })?;
     Ok(())
 }
 
-fn copy(mut from: &TcpStream, to: &mut TcpStream) {
+/// Bounds how long a silent peer, or one that takes nothing, keeps a thread.
+fn limit(stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(SILENT))?;
+    stream.set_write_timeout(Some(SILENT))
+}
+
+fn copy(mut from: &TcpStream, mut to: &TcpStream) {
     let mut buf = [0; 16_384];
     while let Ok(n) = from.read(&mut buf) {
         if n == 0 || to.write_all(&buf[..n]).is_err() {
@@ -108,9 +153,14 @@ fn forward_udp(socket: &Arc<UdpSocket>, to: SocketAddr) {
     let mut buf = [0; 65_536];
     loop {
         let Ok((n, from)) = socket.recv_from(&mut buf) else {
+            std::thread::sleep(PAUSE);
             continue;
         };
         if !clients.contains_key(&from) {
+            clients.retain(|_, (_, at)| at.elapsed() < SILENT);
+            let Some(place) = Place::take(&CLIENTS, MAX_LIVE_CLIENTS) else {
+                continue;
+            };
             if clients.len() >= MAX_CLIENTS {
                 let oldest = clients
                     .iter()
@@ -118,7 +168,7 @@ fn forward_udp(socket: &Arc<UdpSocket>, to: SocketAddr) {
                     .map(|(a, _)| *a);
                 oldest.and_then(|a| clients.remove(&a));
             }
-            let Some(upstream) = upstream(socket, from, to) else {
+            let Some(upstream) = upstream(socket, from, to, place) else {
                 continue;
             };
             clients.insert(from, (upstream, Instant::now()));
@@ -131,7 +181,12 @@ fn forward_udp(socket: &Arc<UdpSocket>, to: SocketAddr) {
 }
 
 /// A socket towards the server for one client, with a thread that carries the answers back until nobody needs it.
-fn upstream(socket: &Arc<UdpSocket>, client: SocketAddr, to: SocketAddr) -> Option<Arc<UdpSocket>> {
+fn upstream(
+    socket: &Arc<UdpSocket>,
+    client: SocketAddr,
+    to: SocketAddr,
+    place: Place,
+) -> Option<Arc<UdpSocket>> {
     let any: SocketAddr = if to.is_ipv4() {
         ([0, 0, 0, 0], 0).into()
     } else {
@@ -140,17 +195,26 @@ fn upstream(socket: &Arc<UdpSocket>, client: SocketAddr, to: SocketAddr) -> Opti
     let upstream = Arc::new(UdpSocket::bind(any).ok()?);
     upstream.connect(to).ok()?;
     upstream
-        .set_read_timeout(Some(Duration::from_secs(5)))
+        .set_read_timeout(Some(Duration::from_secs(1)))
         .ok()?;
     let (answers, socket) = (Arc::clone(&upstream), Arc::clone(socket));
-    std::thread::spawn(move || {
-        let mut buf = [0; 65_536];
-        while Arc::strong_count(&answers) > 1 {
-            if let Ok(n) = answers.recv(&mut buf) {
-                let _lost = socket.send_to(&buf[..n], client);
+    std::thread::Builder::new()
+        .name("forward-answers".into())
+        .spawn(move || {
+            let mut buf = [0; 65_536];
+            while Arc::strong_count(&answers) > 1 {
+                match answers.recv(&mut buf) {
+                    Ok(n) => {
+                        let _lost = socket.send_to(&buf[..n], client);
+                    }
+                    Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+                    Err(_) => std::thread::sleep(PAUSE),
+                }
             }
-        }
-    });
+            drop(answers);
+            drop(place);
+        })
+        .ok()?;
     Some(upstream)
 }
 
@@ -182,5 +246,25 @@ mod tests {
         let mut got = Vec::new();
         tcp.read_to_end(&mut got).expect("an answer");
         assert_eq!(got, b"over tcp");
+    }
+
+    #[test]
+    fn more_udp_clients_than_places_take_no_more_than_the_places() {
+        static TAKEN: AtomicUsize = AtomicUsize::new(0);
+        let places: Vec<_> = (0..9).map(|_| Place::take(&TAKEN, 4)).collect();
+        assert_eq!(places.iter().flatten().count(), 4);
+        drop(places);
+        assert_eq!(TAKEN.load(Ordering::Relaxed), 0);
+        let (server, front) = (free(), free());
+        echo(server).expect("binds");
+        forward(front, server).expect("binds");
+        let sockets: Vec<_> = (0..2 * MAX_LIVE_CLIENTS)
+            .filter_map(|_| UdpSocket::bind("127.0.0.1:0").ok())
+            .collect();
+        for s in &sockets {
+            s.send_to(b"x", front).expect("sends");
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(CLIENTS.load(Ordering::Relaxed) <= MAX_LIVE_CLIENTS);
     }
 }

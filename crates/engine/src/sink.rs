@@ -13,11 +13,11 @@ use crate::stamp::Stamp;
 /// Settings of the sink. Everything a gateway can make it do is capped here.
 #[derive(Clone, Debug)]
 pub struct SinkConfig {
-    /// Downlink cover stops when nothing authentic arrived for this long.
+    /// Downlink cover stops when no fresh schedule arrived for this long; the gateway sends at least one a second.
     pub lease: Nanos,
     /// Downlink bytes allowed per authenticated uplink byte, so that a stolen key makes no amplifier.
     pub ratio: f64,
-    /// Downlink bytes allowed before the ratio counts.
+    /// Downlink bytes allowed before the ratio counts. Unspent credit never exceeds this and one lease at full rate.
     pub ratio_allowance: u64,
     /// Most downlink bytes per second (UDP payload).
     pub bytes_per_second: f64,
@@ -111,9 +111,11 @@ pub struct SinkReport {
     pub refused: BTreeMap<&'static str, u64>,
     /// Authentic cover by stream.
     pub streams: BTreeMap<u16, Tally>,
-    /// Downlink dummies sent.
+    /// Downlink dummies handed to the network: those from [`Sink::poll_transmit`] less those of [`Sink::note_unsent`].
     pub downlink: Tally,
-    /// Downlink dummies not sent, by reason: `ratio`, `rate`, `lease`, `pending`, `stale`, `size`.
+    /// Downlink dummies not sent, by reason. `ratio`, `rate`: beyond a cap of [`SinkConfig`]. `lease`: the gateway went
+    /// silent. `late`: due more than 1 s ago. `pending`: too many waiting. `stale`: the schedule is too old or from the
+    /// future. `size`: too short, too long or too far ahead. `malformed`: an unreadable schedule, counted as one.
     pub downlink_dropped: BTreeMap<&'static str, u64>,
     /// Leases that ended because the gateway went silent.
     pub leases_ended: u64,
@@ -138,11 +140,15 @@ pub struct Sink {
     sealers: BTreeMap<u16, Sealer>,
     unix_offset: Nanos,
     peer: Option<SocketAddr>,
-    last_authentic: Nanos,
+    /// Arrival of the last schedule that was taken, and the newest sealing time of one, Unix.
+    leased_at: Nanos,
+    newest_sealed: Nanos,
     pending: BinaryHeap<Pending>,
     order: u64,
     bucket: f64,
     bucket_at: Nanos,
+    /// Downlink bytes that authentic uplink bytes paid for.
+    credit: f64,
     report: SinkReport,
 }
 
@@ -155,11 +161,13 @@ impl Sink {
             key,
             unix_offset,
             peer: None,
-            last_authentic: now,
+            leased_at: now,
+            newest_sealed: Nanos::ZERO,
             pending: BinaryHeap::new(),
             order: 0,
             bucket: config.bytes_per_second,
             bucket_at: now,
+            credit: config.ratio_allowance as f64,
             report: SinkReport {
                 version: 1,
                 ..SinkReport::default()
@@ -175,6 +183,9 @@ impl Sink {
             self.opener = Opener::new(&self.key, Dir::Out);
             self.sealers.clear();
         }
+        // A step back moves the mark along, or schedules would count as old until the clock has caught up.
+        let back = self.unix_offset.since(unix_offset);
+        self.newest_sealed = self.newest_sealed.since(back);
         self.unix_offset = unix_offset;
     }
 
@@ -194,17 +205,18 @@ impl Sink {
                 return Verdict::Refused(e);
             }
         };
-        self.peer = Some(from);
-        self.last_authentic = now;
+        let most = self.config.ratio_allowance as f64
+            + self.config.bytes_per_second * self.config.lease.as_secs_f64();
+        self.credit = (self.credit + len as f64 * self.config.ratio).min(most);
         let (stream, counter) = (opened.header.stream, opened.header.counter);
         if opened.kind == Kind::Schedule {
             self.report.schedules.add(len);
             let accepted = match schedule::decode(opened.body) {
                 Ok((sealed, entries)) => {
                     let entries: Vec<_> = entries.collect();
-                    self.accept(now, sealed, &entries)
+                    self.accept(now, from, sealed, &entries)
                 }
-                Err(_) => self.drop_downlink("malformed", 0),
+                Err(_) => self.drop_downlink("malformed", 1),
             };
             return Verdict::Schedule { accepted };
         }
@@ -224,12 +236,25 @@ impl Sink {
         }
     }
 
-    fn accept(&mut self, now: Nanos, sealed: Nanos, entries: &[schedule::Entry]) -> usize {
+    fn accept(
+        &mut self,
+        now: Nanos,
+        from: SocketAddr,
+        sealed: Nanos,
+        entries: &[schedule::Entry],
+    ) -> usize {
         let unix = now + self.unix_offset;
         if unix.since(sealed) > self.config.max_schedule_age
             || sealed.since(unix) > self.config.max_schedule_age
         {
             return self.drop_downlink("stale", entries.len() as u64);
+        }
+        // Only the newest schedule says where the gateway is and that it lives: a captured datagram sent on from
+        // elsewhere is older than the ones that passed it, and cover says nothing of its age.
+        if sealed >= self.newest_sealed {
+            self.newest_sealed = sealed;
+            self.peer = Some(from);
+            self.leased_at = now;
         }
         let mut accepted = 0;
         for e in entries {
@@ -262,13 +287,13 @@ impl Sink {
     /// When to call [`Sink::handle_timeout`] next, and why.
     pub fn poll_timeout(&self) -> Option<(Nanos, &'static str)> {
         let due = self.pending.peek().map(|p| (p.due.0, "downlink dummy"))?;
-        let lease = (self.last_authentic + self.config.lease, "lease");
+        let lease = (self.leased_at + self.config.lease, "lease");
         Some(due.min(lease))
     }
 
     /// Ends a lease that ran out. Safe to call early or late.
     pub fn handle_timeout(&mut self, now: Nanos) {
-        if now >= self.last_authentic + self.config.lease && !self.pending.is_empty() {
+        if now >= self.leased_at + self.config.lease && !self.pending.is_empty() {
             let n = self.pending.len() as u64;
             self.pending.clear();
             self.drop_downlink("lease", n);
@@ -285,6 +310,10 @@ impl Sink {
             let p = self.pending.pop()?;
             let to = self.peer?;
             let bytes = usize::from(p.payload);
+            if now.since(p.due.0) > LATE {
+                self.drop_downlink("late", 1);
+                continue;
+            }
             if !self.within_caps(now, bytes) {
                 continue;
             }
@@ -318,9 +347,7 @@ impl Sink {
         let earned = now.since(self.bucket_at).as_secs_f64() * self.config.bytes_per_second;
         self.bucket = (self.bucket + earned).min(self.config.bytes_per_second);
         self.bucket_at = now;
-        let authentic = (self.report.cover.bytes + self.report.schedules.bytes) as f64;
-        let allowed = authentic * self.config.ratio + self.config.ratio_allowance as f64;
-        if self.report.downlink.bytes as f64 + bytes as f64 > allowed {
+        if self.credit < bytes as f64 {
             self.drop_downlink("ratio", 1);
             return false;
         }
@@ -329,7 +356,16 @@ impl Sink {
             return false;
         }
         self.bucket -= bytes as f64;
+        self.credit -= bytes as f64;
         true
+    }
+
+    /// Takes back from the report a datagram of [`Sink::poll_transmit`] that the network did not take. The caps stay
+    /// charged, so that an unreachable gateway is not tried harder.
+    pub fn note_unsent(&mut self, len: usize) {
+        let sent = &mut self.report.downlink;
+        sent.packets = sent.packets.saturating_sub(1);
+        sent.bytes = sent.bytes.saturating_sub(len as u64);
     }
 
     /// The counts so far.
@@ -342,6 +378,9 @@ impl Sink {
         self.pending.len()
     }
 }
+
+/// A dummy later than this is dropped: a sink that was held up must not catch up in a burst.
+const LATE: Nanos = Nanos::from_secs(1);
 
 /// Largest downlink datagram, UDP payload bytes: fits an Ethernet MTU over IPv6.
 pub const MAX_PAYLOAD: u16 = 1_452;

@@ -271,3 +271,117 @@ fn cover_goes_on_after_the_clock_was_set_back() {
     }
     assert!(sink.report().cover.packets > before + 20);
 }
+
+/// A sink, and a sealer of its gateway.
+fn sink_and_sealer() -> (Sink, chaff_wire::Sealer) {
+    let key = Key::from_bytes([9; 32]);
+    let sealer = chaff_wire::Sealer::new(&key, Dir::Out, 7, UNIX);
+    (
+        Sink::new(SinkConfig::default(), key, UNIX, Nanos::ZERO),
+        sealer,
+    )
+}
+
+/// A sealed schedule of one dummy of 100 bytes at `offset`.
+fn schedule(sealer: &mut chaff_wire::Sealer, at: Nanos, offset: Nanos) -> Vec<u8> {
+    let entry = chaff_engine::schedule::Entry {
+        stream: 7,
+        payload: 100,
+        offset,
+    };
+    let mut body = Vec::new();
+    chaff_engine::schedule::encode(UNIX + at, &[entry], &mut body);
+    let mut buf = [0; 200];
+    sealer
+        .seal(UNIX + at, chaff_wire::Kind::Schedule, &body, 120, &mut buf)
+        .expect("seals")
+        .to_vec()
+}
+
+#[test]
+fn captured_datagrams_from_elsewhere_do_not_move_the_target_or_the_lease() {
+    let (mut sink, mut sealer) = sink_and_sealer();
+    let gateway = "192.0.2.1:1".parse().expect("an address");
+    let attacker = "203.0.113.9:9".parse().expect("an address");
+    let mut buf = [0; 2_048];
+    let mut cover = sealer
+        .seal(UNIX, chaff_wire::Kind::Cover, &[], 120, &mut buf)
+        .expect("seals")
+        .to_vec();
+    let mut older = schedule(&mut sealer, Nanos::ZERO, Nanos::from_secs(3));
+    let at = Nanos::from_secs(1);
+    let mut newer = schedule(&mut sealer, at, Nanos::from_secs(9));
+    let mut first = schedule(&mut sealer, at, Nanos::from_secs(2));
+    let verdict = sink.handle_datagram(at, gateway, &mut newer);
+    assert_eq!(verdict, Verdict::Schedule { accepted: 1 });
+    sink.handle_datagram(at, gateway, &mut first);
+    let now = Nanos::from_secs(3);
+    let verdict = sink.handle_datagram(now, attacker, &mut cover);
+    assert!(matches!(verdict, Verdict::Cover { .. }), "{verdict:?}");
+    let sent = sink.poll_transmit(now, &mut buf).expect("due");
+    assert_eq!(sent.to, gateway, "after cover from elsewhere");
+    sink.handle_datagram(now, attacker, &mut older);
+    while let Some(t) = sink.poll_transmit(Nanos::from_secs(6), &mut buf) {
+        assert_eq!(t.to, gateway, "after an older schedule from elsewhere");
+    }
+    sink.handle_timeout(Nanos::from_secs(6));
+    assert_eq!(sink.pending(), 0, "the lease ran out 5 s after the newest");
+    assert_eq!(sink.report().leases_ended, 1);
+    assert_eq!(sink.report().downlink.packets, 2);
+}
+
+#[test]
+fn late_dummies_are_dropped_and_unsent_ones_not_counted() {
+    let (mut sink, mut sealer) = sink_and_sealer();
+    let gateway = "192.0.2.1:1".parse().expect("an address");
+    let mut buf = [0; 2_048];
+    for ms in [100, 2_000] {
+        let mut s = schedule(&mut sealer, Nanos::ZERO, Nanos::from_millis(ms));
+        sink.handle_datagram(Nanos::ZERO, gateway, &mut s);
+    }
+    let t = sink.poll_transmit(Nanos::from_secs(2), &mut buf);
+    let t = t.expect("the second is in time");
+    assert_eq!(sink.report().downlink_dropped.get("late"), Some(&1));
+    assert_eq!(sink.report().downlink.packets, 1);
+    sink.note_unsent(t.len);
+    assert_eq!(sink.report().downlink.bytes, 0);
+}
+
+#[test]
+fn downlink_credit_does_not_pile_up_and_bad_schedules_are_counted() {
+    let key = Key::from_bytes([9; 32]);
+    let config = SinkConfig {
+        ratio_allowance: 100,
+        bytes_per_second: 100.0,
+        lease: Nanos::from_secs(1),
+        ..SinkConfig::default()
+    };
+    let mut sink = Sink::new(config, key.clone(), UNIX, Nanos::ZERO);
+    let mut sealer = chaff_wire::Sealer::new(&key, Dir::Out, 7, UNIX);
+    let gateway = "192.0.2.1:1".parse().expect("an address");
+    let mut buf = [0; 2_048];
+    // 100 datagrams would pay for 480 dummies; the credit holds two.
+    for _ in 0..100 {
+        let sealed = sealer
+            .seal(UNIX, chaff_wire::Kind::Cover, &[], 120, &mut buf)
+            .expect("seals");
+        sink.handle_datagram(Nanos::ZERO, gateway, &mut sealed.to_vec());
+    }
+    for s in 1..=6 {
+        let at = Nanos::from_secs(s);
+        if s == 1 {
+            for i in 0..6 {
+                let mut d = schedule(&mut sealer, at, Nanos::from_secs(i));
+                sink.handle_datagram(at, gateway, &mut d);
+            }
+        }
+        while sink.poll_transmit(at, &mut buf).is_some() {}
+    }
+    assert_eq!(sink.report().downlink.packets, 2);
+    assert_eq!(sink.report().downlink_dropped.get("ratio"), Some(&4));
+    let sealed = sealer
+        .seal(UNIX, chaff_wire::Kind::Schedule, &[1], 120, &mut buf)
+        .expect("seals");
+    sink.handle_datagram(Nanos::from_secs(7), gateway, &mut sealed.to_vec());
+    assert_eq!(sink.report().downlink_dropped.get("malformed"), Some(&1));
+}
