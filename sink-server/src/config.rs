@@ -208,7 +208,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().expect("temp dir");
         let file = dir.path().join("k");
-        std::fs::write(&file, "00".repeat(32)).expect("write");
+        std::fs::write(&file, "0a1b".repeat(16)).expect("write");
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("chmod");
         let e = format!("{:#}", read_key(&file).expect_err("mode"));
         assert!(e.contains("0644") && e.contains("chmod 600"), "{e}");
