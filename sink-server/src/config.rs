@@ -35,7 +35,8 @@ pub(crate) struct Args {
     /// TOML file with limits; command-line flags win.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Write a CSV line for every datagram (time_s,dir,size_bytes,is_dummy,device,verdict,slot,latency_us).
+    /// Write a CSV line for every datagram (time_s,dir,size_bytes,is_dummy,device,verdict,slot,latency_us); of refused
+    /// ones the first 100,000.
     #[arg(long, value_name = "FILE")]
     pub packets: Option<PathBuf>,
     /// Write the counts as JSON at exit.
