@@ -404,6 +404,14 @@ impl File {
                 );
             }
         }
+        if let Some(wan) = self
+            .interfaces
+            .wan
+            .as_ref()
+            .filter(|w| self.interfaces.lan.contains(w))
+        {
+            bail!("interfaces.wan is `{wan}`, which is also in interfaces.lan");
+        }
         let instance = &self.gateway.instance;
         if instance.is_empty()
             || !instance
@@ -519,9 +527,15 @@ impl DeviceEntry {
         let Some(text) = &self.mac else {
             return Ok(None);
         };
-        let mac = text
+        let mac: Mac = text
             .parse()
             .map_err(|e| anyhow::anyhow!("device {}: mac `{text}`: {e}", self.label))?;
+        if mac.0[0] & 1 == 1 {
+            bail!(
+                "device {}: mac `{text}` is a group address, no device has it",
+                self.label
+            );
+        }
         Ok(Some(mac))
     }
 }
@@ -549,6 +563,9 @@ fn check_label(label: &str) -> anyhow::Result<()> {
         bail!(
             "label {label:?}: allowed are 1 to 64 characters without `,`, `\"`, `/` and control characters"
         );
+    }
+    if label == "home" {
+        bail!("label \"home\" stands for all unlisted devices; choose another");
     }
     Ok(())
 }

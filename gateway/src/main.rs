@@ -107,7 +107,14 @@ fn main() -> ExitCode {
     };
     done.unwrap_or_else(|e| {
         eprintln!("gateway: {e:#}");
-        ExitCode::from(run::exit_code(&e))
+        let code = run::exit_code(&e);
+        if code == run::MISSING {
+            eprintln!(
+                "hint: `gateway run` needs root, or CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_NET_RAW (it gives them up \
+                 after the start), and write access to its folders"
+            );
+        }
+        ExitCode::from(code)
     })
 }
 

@@ -32,6 +32,8 @@ use crate::{generators, run_config};
 
 /// Where pinned programs and maps live.
 const BPF_DIR: &str = "/sys/fs/bpf/chaff";
+/// Time after which a sink that never answered is worth a word.
+const SILENCE: Nanos = Nanos::from_secs(10);
 /// Time between two writings of what the alerts learnt.
 const HISTORY: Nanos = Nanos::from_secs(600);
 /// Places of the slot ring that stay readable behind the reader; they are cleared after that, long before they are used
@@ -164,6 +166,17 @@ pub fn check(file: &File) -> anyhow::Result<()> {
     }
     let config = run_config::engine(file)?;
     config.check()?;
+    for name in file.interfaces.lan.iter().chain(&file.interfaces.wan) {
+        if !Path::new("/sys/class/net").join(name).exists() {
+            tracing::warn!(interface = %name, "there is no such interface here and now");
+        }
+    }
+    warn_of_plain(file);
+    if file.devices.is_empty() {
+        tracing::warn!(
+            "no device is listed: the whole home counts as one, and there are no alerts"
+        );
+    }
     if let (false, Some(path)) = (file.cover.mode == Mode::Off, &file.cover.key_file) {
         read_key(path)?;
         for unit in config.covered() {
@@ -172,6 +185,9 @@ pub fn check(file: &File) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// Exit code for a missing privilege or kernel feature.
+pub const MISSING: u8 = 3;
 
 /// The exit code that an error calls for: 3 for missing privilege or kernel feature, else 2.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
@@ -182,11 +198,20 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
             || cause
                 .downcast_ref::<io::Error>()
                 .is_some_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
+            || cause.is::<NoBpffs>()
             || cause.downcast_ref::<PrivilegeError>().is_some_and(|e| {
                 matches!(e, PrivilegeError::Step { .. } | PrivilegeError::Kept { .. })
             })
     });
-    if environment { 3 } else { 2 }
+    if environment { MISSING } else { 2 }
+}
+
+fn warn_of_plain(file: &File) {
+    if file.cover.mode == Mode::Plain {
+        tracing::warn!(
+            "cover.mode is plain: an observer tells cover from real traffic by its address. For testbeds only"
+        );
+    }
 }
 
 /// What is made while privileges last.
@@ -236,11 +261,7 @@ impl Setup {
             (Some(_), Some(sink)) => Some(cover_side(file, sink)?),
             _ => None,
         };
-        if file.cover.mode == Mode::Plain {
-            tracing::warn!(
-                "cover.mode is plain: an observer tells cover from real traffic by its address. For testbeds only"
-            );
-        }
+        warn_of_plain(file);
         let slot = file.cover.slot.0;
         let epoch = now_monotonic();
         let clock = clock_triple();
@@ -427,8 +448,30 @@ fn load_meter(
         pin_owner: identity.map(|id| (id.uid, id.gid)),
         object: file.gateway.ebpf_object.clone(),
     };
-    Meter::load(&options).context("while attaching the meter")
+    let bpffs = Path::new("/sys/fs/bpf");
+    let is_bpffs = nix::sys::statfs::statfs(bpffs)
+        .is_ok_and(|s| s.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC);
+    if !is_bpffs {
+        return Err(NoBpffs.into());
+    }
+    let pins = options.pin_dir.clone().unwrap_or_default();
+    let is_first = !pins.exists();
+    Meter::load(&options).map_err(|e| {
+        // What was pinned before it failed; a takeover keeps what was there.
+        if is_first {
+            let _nothing_there = std::fs::remove_dir_all(&pins);
+        }
+        anyhow::Error::from(e).context("while attaching the meter")
+    })
 }
+
+/// There is no place for pinned programs.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "/sys/fs/bpf is not a bpf file system here: mount -t bpf bpf /sys/fs/bpf; inside a namespace use \
+     nsenter --net=/run/netns/NAME, because `ip netns exec` hides it"
+)]
+struct NoBpffs;
 
 /// The running gateway.
 struct Live {
@@ -453,6 +496,7 @@ struct Live {
     recorded: u64,
     direct: u64,
     drain_errors: u64,
+    warned_of_silence: bool,
     buf: Vec<u8>,
     refused_release: bool,
 }
@@ -537,7 +581,10 @@ impl Live {
         let adopted = meter.adopted().is_some();
         if adopted {
             let seen = opened.before[Reason::Seen as usize];
-            tracing::info!(seen, "took over the meter of an earlier run");
+            tracing::warn!(
+                seen,
+                "took over the meter of an earlier run; flows that were open there have no record (unrecorded_packets)"
+            );
         }
         let started = engine.epoch();
         Self {
@@ -560,6 +607,7 @@ impl Live {
             recorded: 0,
             direct: 0,
             drain_errors: 0,
+            warned_of_silence: false,
             buf: vec![0; 2_048],
             refused_release: false,
         }
@@ -642,10 +690,29 @@ impl Live {
                 .set_unix_offset(clock.realtime - clock.monotonic);
             // Counted and said by the exports.
             let _counted = self.exports.flush();
+            self.warn_of_silence(now);
         }
         if now >= self.next_history {
             self.next_history = now + HISTORY;
             self.save_history();
+        }
+    }
+
+    /// Says once that nothing authentic comes back although it should.
+    fn warn_of_silence(&mut self, now: Nanos) {
+        let Some(c) = &self.cover else { return };
+        if self.warned_of_silence || now < self.started + SILENCE || self.engine.is_paused() {
+            return;
+        }
+        let report = self.engine.report();
+        let wanted = report.downlink_planned.packets >= 10;
+        if wanted && report.downlink.packets == 0 {
+            let errors = c.injector.stats().errors;
+            tracing::warn!(
+                errors,
+                "no downlink cover came back from the sink: is it running, and is its key the same?"
+            );
+            self.warned_of_silence = true;
         }
     }
 
@@ -862,6 +929,8 @@ impl Live {
             "open_flows": self.engine.open_flows(),
             "direct_records": self.direct,
             "recorded_packets": self.recorded,
+            // At the end of a run: packets whose flows were open in an earlier run that was killed.
+            "unrecorded_packets": report.metered.saturating_sub(self.recorded),
             "drain_errors": self.drain_errors,
             "output_errors": self.exports.failed,
             "meter": meter,

@@ -225,6 +225,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if args.json {
         println!("{text}");
     }
+    if args.devices.is_none() {
+        let names = report.devices.join(", ");
+        eprintln!(
+            "no --devices: found {} by their local addresses: {names}",
+            report.devices.len()
+        );
+    }
     summary(&report, &args.out);
     Ok(if report.checks.hold() {
         ExitCode::SUCCESS
@@ -682,6 +689,13 @@ fn releases(args: &Args, noise: [u8; 32]) -> anyhow::Result<(Option<Releases>, O
         .with_context(|| format!("--epsilon-total is {}", args.epsilon_total))?;
     let epsilon =
         Epsilon::new(args.epsilon).with_context(|| format!("--epsilon is {}", args.epsilon))?;
+    if args.epsilon > args.epsilon_total {
+        bail!(
+            "--epsilon is {}, it must not exceed --epsilon-total, {}",
+            args.epsilon,
+            args.epsilon_total
+        );
+    }
     let config = TelemetryConfig {
         period: Nanos::from_secs_f64(args.telemetry_period),
         epsilon,

@@ -219,6 +219,15 @@ impl Stage {
     }
 }
 
+impl Drop for Stage {
+    fn drop(&mut self) {
+        // The programs end first, then what a failed test left pinned can go.
+        drop((self.gateway.take(), self.sink.take()));
+        let _gone = fs::remove_dir_all(self.pins());
+        let _gone = fs::remove_file(format!("/run/chaff-{}.lock", self.instance));
+    }
+}
+
 /// Whether a program wrote a text.
 trait StdoutContains {
     fn stdout_contains(&self, text: &str) -> bool;
