@@ -145,6 +145,8 @@ pub fn run(options: &Options) -> Result<()> {
         .clone()
         .unwrap_or_else(|| root().join("out/demo"));
     fs::create_dir_all(&out).with_context(|| format!("while making {}", out.display()))?;
+    // The programs run elsewhere and must find it.
+    let out = fs::canonicalize(&out).with_context(|| format!("while finding {}", out.display()))?;
     let fixture = root().join("tests/fixtures/demo.pcap");
     let captures = if options.pcap.is_empty() {
         vec![fixture.clone()]

@@ -31,7 +31,8 @@ fn spec() -> impl Strategy<Value = Spec> {
         any::<bool>(),
         0..11usize,
         prop::collection::vec(prop::sample::select(vec![0u8, 43, 60, 51]), 0..4),
-        prop::sample::select(vec![6u8, 17, 1, 58, 47, 2]),
+        // Not IGMP (2): etherparse also looks into it and refuses what is short there.
+        prop::sample::select(vec![6u8, 17, 1, 58, 47, 89]),
         any::<(u16, u16)>(),
         any::<u8>(),
         prop::collection::vec(any::<u8>(), 0..300),
@@ -189,8 +190,10 @@ proptest! {
     fn agrees_with_etherparse_on_whole_frames(s in spec()) {
         // AH is a protocol of its own for etherparse only when it cannot follow it; both follow it in IPv6. An ICMP
         // message below its minimum is an error there and a payload here.
-        prop_assume!(!(matches!(s.transport, 1 | 58 | 2) && s.payload.len() < 8));
+        prop_assume!(!(matches!(s.transport, 1 | 58) && s.payload.len() < 8));
         let (frame, ip_len) = build(&s);
+        // An IPv6 payload length of 0 is read as "to the end of the frame" (segmentation offload), padding included.
+        prop_assume!(!(s.v6 && ip_len == 40 && s.padding > 0));
         let p = parse(Link::Ethernet, &frame, frame.len()).expect("valid");
         prop_assert_eq!(p.sample.bytes as usize, ip_len);
         prop_assert_eq!(p.sample.wire as usize, frame.len());
