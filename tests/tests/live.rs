@@ -54,8 +54,8 @@ fn flows(path: &Path) -> Result<Vec<Flow>> {
         let times = [l[start].parse()?, l[end].parse()?];
         let mut fields: Vec<String> = exact.iter().map(|i| l[*i].clone()).collect();
         // Two packets that are microseconds apart in opposite directions may swap on a live wire, and then the other end
-        // counts as the initiator: compare with the device first.
-        if !fields[0].starts_with("192.168.77.") || fields[0] == "192.168.77.1" {
+        // counts as the initiator: compare with the smaller end first.
+        if (&fields[0], &fields[1]) > (&fields[2], &fields[3]) {
             for (a, b) in [(0, 2), (1, 3), (11, 15), (12, 16), (13, 17), (14, 18)] {
                 fields.swap(a, b);
             }
