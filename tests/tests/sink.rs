@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 
 const HOSTILE: u64 = 1_000_000;
 /// Datagrams between two looks at whether the sink keeps up.
-const BURST: u64 = 500;
+const BURST: u64 = 100;
 
 fn unix() -> Nanos {
     let since = SystemTime::now()
