@@ -12,16 +12,7 @@ use chaff_abi::Nanos;
 /// Datagrams per system call at most.
 pub const MAX_BATCH: usize = 64;
 
-/// The kernel's monotonic clock, as the meter's time stamps use it.
-pub fn monotonic_now() -> Nanos {
-    let mut t = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: `t` is a valid, writable timespec for the duration of the call.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut t) };
-    Nanos(t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64)
-}
+pub use crate::datapath::now_monotonic as monotonic_now;
 
 fn check(result: libc::c_long) -> io::Result<usize> {
     if result < 0 {
