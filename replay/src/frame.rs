@@ -20,8 +20,8 @@ pub fn to_ethernet(
             out.extend_from_slice(captured);
             return Some(0);
         }
-        Link::RawIp => (src, ip_type(captured)?, 0),
-        Link::Null => (src, ip_type(captured.get(4..)?)?, 4),
+        Link::RawIp | Link::RawIpv4 | Link::RawIpv6 => (src, ip_type(captured)?, 0),
+        Link::Null | Link::Loop => (src, ip_type(captured.get(4..)?)?, 4),
         Link::LinuxSll => (cooked(captured, be16(4)?[1], 6, src), be16(14)?, 16),
         Link::LinuxSll2 => (cooked(captured, *captured.get(11)?, 12, src), be16(0)?, 20),
         // Link types that the readers may learn later.

@@ -1,54 +1,9 @@
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
-use std::net::IpAddr;
 
 use chaff_abi::{Counters, Dir, Mac, SequenceEntry};
 
-use crate::Record;
-
-/// Type of a field, as schemas name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Unsigned, 64 bits.
-    Unsigned,
-    /// Floating point, 64 bits.
-    Float,
-    /// Text.
-    Text,
-    /// List of unsigned numbers: in CSV separated by spaces, in JSON an array.
-    List,
-}
-
-impl Kind {
-    /// The name used in documentation.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Unsigned => "unsigned",
-            Self::Float => "float",
-            Self::Text => "text",
-            Self::List => "list of unsigned",
-        }
-    }
-}
-
-/// Value of one field of one record.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Value {
-    /// [`Kind::Unsigned`].
-    Unsigned(u64),
-    /// [`Kind::Float`]; always finite.
-    Float(f64),
-    /// An address, [`Kind::Text`].
-    Ip(IpAddr),
-    /// A MAC address, [`Kind::Text`].
-    Mac(Mac),
-    /// A word, [`Kind::Text`]; never needs quoting.
-    Word(&'static str),
-    /// [`Kind::List`].
-    List(Vec<u64>),
-    /// Not known or not defined: empty in CSV, null in JSON.
-    Missing,
-}
+use crate::{Kind, Record, Value};
 
 /// One column of the flow records.
 #[derive(Clone, Copy)]
@@ -467,11 +422,17 @@ fn push_list(out: &mut Vec<u8>, items: &[u64], separator: u8) {
 fn push_scalar(out: &mut Vec<u8>, value: &Value) -> io::Result<()> {
     match value {
         Value::Unsigned(n) => push_number(out, *n),
+        Value::Signed(n) => write!(out, "{n}")?,
         Value::Float(x) => write!(out, "{x}")?,
         Value::Ip(ip) => write!(out, "{ip}")?,
         Value::Mac(mac) => write!(out, "{mac}")?,
         Value::Word(word) => out.extend_from_slice(word.as_bytes()),
-        Value::List(_) | Value::Missing => (),
+        // No field of this list holds free text or lists of other things.
+        Value::Text(_)
+        | Value::List(_)
+        | Value::SignedList(_)
+        | Value::TextList(_)
+        | Value::Missing => (),
     }
     Ok(())
 }

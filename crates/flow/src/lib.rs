@@ -27,12 +27,15 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod app;
+mod column;
 mod fields;
 mod packet;
 mod record;
 mod table;
 
-pub use fields::{FIELDS, Field, Kind, Value, fields_markdown};
+pub use column::{Column, Kind, Value};
+pub use fields::{FIELDS, Field, fields_markdown};
 pub use packet::{
     Fragment, Ignored, Layer, Link, MAX_EXTENSIONS, MAX_TAGS, Packet, ParseError, TcpFacts, parse,
 };

@@ -24,12 +24,28 @@ pub enum Link {
     Ethernet,
     /// Nothing before the IP header; its version nibble tells which one.
     RawIp,
+    /// Nothing before the IPv4 header (228).
+    RawIpv4,
+    /// Nothing before the IPv6 header (229).
+    RawIpv6,
     /// Linux cooked capture, 16 bytes.
     LinuxSll,
     /// Linux cooked capture version 2, 20 bytes.
     LinuxSll2,
     /// BSD loopback: 4 bytes of address family in either byte order.
     Null,
+    /// BSD loopback of OpenBSD: 4 bytes of address family in network byte order (108).
+    Loop,
+    /// PPP, with or without HDLC framing (9).
+    Ppp,
+    /// PPP in HDLC framing (50).
+    PppSerial,
+    /// Cisco HDLC (104).
+    CiscoHdlc,
+    /// IEEE 802.11 (105).
+    Ieee80211,
+    /// Radiotap header, then IEEE 802.11 (127).
+    Radiotap,
     /// A `LINKTYPE_` number that is not read; [`parse`] gives [`ParseError::Link`].
     Other(u32),
 }
@@ -39,10 +55,18 @@ impl Link {
     pub const fn from_pcap(link_type: u32) -> Option<Self> {
         match link_type {
             1 => Some(Self::Ethernet),
-            12 | 14 | 101 | 228 | 229 => Some(Self::RawIp),
+            12 | 14 | 101 => Some(Self::RawIp),
+            228 => Some(Self::RawIpv4),
+            229 => Some(Self::RawIpv6),
             113 => Some(Self::LinuxSll),
             276 => Some(Self::LinuxSll2),
-            0 | 108 => Some(Self::Null),
+            0 => Some(Self::Null),
+            108 => Some(Self::Loop),
+            9 => Some(Self::Ppp),
+            50 => Some(Self::PppSerial),
+            104 => Some(Self::CiscoHdlc),
+            105 => Some(Self::Ieee80211),
+            127 => Some(Self::Radiotap),
             _ => None,
         }
     }
@@ -55,6 +79,14 @@ impl Link {
             Self::LinuxSll => 113,
             Self::LinuxSll2 => 276,
             Self::Null => 0,
+            Self::RawIpv4 => 228,
+            Self::RawIpv6 => 229,
+            Self::Loop => 108,
+            Self::Ppp => 9,
+            Self::PppSerial => 50,
+            Self::CiscoHdlc => 104,
+            Self::Ieee80211 => 105,
+            Self::Radiotap => 127,
             Self::Other(n) => n,
         }
     }
@@ -412,7 +444,7 @@ fn link_header(link: Link, bytes: Bytes<'_>) -> Result<LinkHeader, ParseError> {
                 offset: 14,
             }
         }
-        Link::RawIp => LinkHeader {
+        Link::RawIp | Link::RawIpv4 | Link::RawIpv6 => LinkHeader {
             src_mac: none,
             dst_mac: none,
             ethertype: None,
@@ -448,8 +480,12 @@ fn link_header(link: Link, bytes: Bytes<'_>) -> Result<LinkHeader, ParseError> {
                 offset: 20,
             }
         }
+        Link::Ppp | Link::PppSerial | Link::CiscoHdlc | Link::Ieee80211 | Link::Radiotap => {
+            let link_type = link.to_pcap();
+            return Err(ParseError::Link { link_type });
+        }
         Link::Other(link_type) => return Err(ParseError::Link { link_type }),
-        Link::Null => {
+        Link::Null | Link::Loop => {
             let h = bytes.header::<4>(Layer::Link, 0)?;
             // AF_INET is 2 everywhere; AF_INET6 is 10, 24, 28 or 30 by system. The writer's byte order is not known.
             let ethertype = match u32::from_le_bytes(*h).min(u32::from_be_bytes(*h)) {

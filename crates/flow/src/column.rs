@@ -1,0 +1,82 @@
+//! What tables of flows are made of, whichever profile or plugin fills them.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use chaff_abi::Mac;
+
+/// Type of a column, as schemas name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// Unsigned, 64 bits.
+    Unsigned,
+    /// Signed, 64 bits.
+    Signed,
+    /// Floating point, 64 bits.
+    Float,
+    /// Text in UTF-8.
+    Text,
+    /// List of unsigned numbers: in native CSV separated by spaces, in JSON an array.
+    List,
+    /// List of signed numbers.
+    SignedList,
+    /// List of texts.
+    TextList,
+}
+
+impl Kind {
+    /// The name used in documentation.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unsigned => "unsigned",
+            Self::Signed => "signed",
+            Self::Float => "float",
+            Self::Text => "text",
+            Self::List => "list of unsigned",
+            Self::SignedList => "list of signed",
+            Self::TextList => "list of text",
+        }
+    }
+}
+
+/// Value of one column of one flow.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Value {
+    /// [`Kind::Unsigned`].
+    Unsigned(u64),
+    /// [`Kind::Signed`].
+    Signed(i64),
+    /// [`Kind::Float`]; always finite.
+    Float(f64),
+    /// An address, [`Kind::Text`].
+    Ip(IpAddr),
+    /// A MAC address, [`Kind::Text`].
+    Mac(Mac),
+    /// A word, [`Kind::Text`]; never needs quoting.
+    Word(&'static str),
+    /// Any text, [`Kind::Text`]; may need quoting.
+    Text(String),
+    /// [`Kind::List`].
+    List(Vec<u64>),
+    /// [`Kind::SignedList`].
+    SignedList(Vec<i64>),
+    /// [`Kind::TextList`].
+    TextList(Vec<String>),
+    /// Not known or not defined: empty in CSV, null elsewhere.
+    Missing,
+}
+
+/// Name, type, unit and meaning of a column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// As in the header.
+    pub name: Cow<'static, str>,
+    /// Type of its values; each may also be [`Value::Missing`].
+    pub kind: Kind,
+    /// Unit, empty when it has none.
+    pub unit: Cow<'static, str>,
+    /// What it is.
+    pub doc: Cow<'static, str>,
+}
