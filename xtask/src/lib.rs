@@ -19,6 +19,7 @@ pub mod bench;
 pub mod build_ebpf;
 pub mod command;
 pub mod demo;
+pub mod fuzz;
 mod input;
 mod live;
 pub mod netns;

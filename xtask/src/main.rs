@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use xtask::build_ebpf::{self, Toolchain};
 use xtask::command::Stop;
 use xtask::netns::{self, Layout, Topology};
-use xtask::{bench, demo, record, test};
+use xtask::{bench, demo, fuzz, record, test};
 
 /// Chaff's development tasks.
 #[derive(Parser)]
@@ -52,6 +52,15 @@ Live in namespaces as root (sudo), in virtual time otherwise.")]
 
 Needs root, and for `replay` tcpreplay. Numbers mean something on a machine that does nothing else.")]
     Bench(bench::Options),
+    /// Feeds every parser of outside bytes with inputs of libFuzzer's making, and checks what must hold.
+    #[command(after_help = "Examples:
+  cargo xtask fuzz --list
+  cargo xtask fuzz parse trace --seconds 600
+  cargo xtask fuzz --keep              # adds what reaches new code to tests/fuzz/corpus
+
+A C++ compiler is needed; with a nightly toolchain the address sanitizer is on. Inputs that grow are in
+target/fuzz/corpus, findings in target/fuzz/artifacts. `cargo test -p chaff-fuzz-targets` replays tests/fuzz/corpus.")]
+    Fuzz(fuzz::Options),
     /// Records the demo's capture from real programs in namespaces, into tests/fixtures. Needs root.
     RecordDemo(record::Options),
 }
@@ -115,6 +124,7 @@ fn run(task: Task) -> Result<()> {
         Task::Test(options) => test::run(options),
         Task::BuildEbpf { check, toolchain } => build_ebpf::run(check, toolchain),
         Task::Bench(options) => bench::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::RecordDemo(options) => record::run(&options),
     }
 }

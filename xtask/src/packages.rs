@@ -41,6 +41,9 @@ pub const BUILD: &[Package] = &[
     package("libc6-dev", "/usr/include/stdio.h"),
 ];
 
+/// What building libFuzzer needs: a compiler of C++.
+pub const FUZZ: &[Package] = &[package("g++", "c++")];
+
 /// What recording the demo capture needs: the real programs of a small home.
 pub const RECORD: &[Package] = &[
     package("mosquitto", "mosquitto"),
