@@ -49,9 +49,14 @@ Live in namespaces as root (sudo), in virtual time otherwise.")]
     #[command(after_help = "Examples:
   cargo xtask bench
   cargo xtask bench injector replay
+  cargo xtask bench offline --rounds 5
 
-Needs root, and for `replay` tcpreplay. Numbers mean something on a machine that does nothing else.")]
+Needs root, for `replay` tcpreplay, for `offline` softflowd, nfdump, tcpdump and NFStream 6.6.0 from PyPI (each is left out
+with a line that says so when it cannot be had). Numbers mean something on a machine that does nothing else.")]
     Bench(bench::Options),
+    /// Runs a program and prints what it used, as JSON; the offline benchmark calls this.
+    #[command(hide = true)]
+    Measure(bench::Measured),
     /// Feeds every parser of outside bytes with inputs of libFuzzer's making, and checks what must hold.
     #[command(after_help = "Examples:
   cargo xtask fuzz --list
@@ -125,6 +130,7 @@ fn run(task: Task) -> Result<()> {
         Task::BuildEbpf { check, toolchain } => build_ebpf::run(check, toolchain),
         Task::Bench(options) => bench::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
+        Task::Measure(program) => program.run(),
         Task::RecordDemo(options) => record::run(&options),
     }
 }
