@@ -1,6 +1,9 @@
 //! CSV as Python's `csv` module with its defaults writes NFStream's values (RFC 4180, minimal quotes).
 
 use std::io::Write;
+use std::net::IpAddr;
+
+use chaff_abi::Mac;
 
 use crate::{Column, Value};
 
@@ -17,6 +20,7 @@ pub fn write_csv_header(out: &mut Vec<u8>, columns: &[Column], line_end: &str) {
 
 /// Adds one line: floats as Python's `repr`, lists as `[0, 1]`, missing values empty.
 pub fn write_csv_row(out: &mut Vec<u8>, row: &[Value], line_end: &str) {
+    out.reserve(row.len() * 8);
     for (i, value) in row.iter().enumerate() {
         if i > 0 {
             out.push(b',');
@@ -31,8 +35,8 @@ fn write_value(out: &mut Vec<u8>, value: &Value) {
         Value::Unsigned(n) => write_unsigned(out, *n),
         Value::Signed(n) => write_signed(out, *n),
         Value::Float(x) => write_float(out, *x),
-        Value::Ip(ip) => print(out, ip),
-        Value::Mac(mac) => print(out, mac),
+        Value::Ip(ip) => write_ip(out, *ip),
+        Value::Mac(mac) => write_mac(out, *mac),
         Value::Word(word) => out.extend_from_slice(word.as_bytes()),
         Value::Text(text) => quoted(out, text),
         Value::List(list) => write_list(out, list, |out, n| write_unsigned(out, *n)),
@@ -52,6 +56,11 @@ fn print(out: &mut Vec<u8>, value: &impl std::fmt::Display) {
 }
 
 fn write_signed(out: &mut Vec<u8>, n: i64) {
+    // What fills up lists.
+    if n == -1 {
+        out.extend_from_slice(b"-1");
+        return;
+    }
     if n < 0 {
         out.push(b'-');
     }
@@ -59,17 +68,43 @@ fn write_signed(out: &mut Vec<u8>, n: i64) {
 }
 
 fn write_unsigned(out: &mut Vec<u8>, mut n: u64) {
+    // Most counters and all flags of short flows have one digit.
+    if n < 10 {
+        out.push(b'0' + n as u8);
+        return;
+    }
     let mut digits = [0; 20];
     let mut start = digits.len();
-    loop {
+    while n > 0 {
         start -= 1;
         digits[start] = b'0' + (n % 10) as u8;
         n /= 10;
-        if n == 0 {
-            break;
-        }
     }
     out.extend_from_slice(&digits[start..]);
+}
+
+fn write_ip(out: &mut Vec<u8>, ip: IpAddr) {
+    match ip {
+        IpAddr::V4(v4) => {
+            for (i, byte) in v4.octets().into_iter().enumerate() {
+                if i > 0 {
+                    out.push(b'.');
+                }
+                write_unsigned(out, byte.into());
+            }
+        }
+        IpAddr::V6(v6) => print(out, &v6),
+    }
+}
+
+fn write_mac(out: &mut Vec<u8>, mac: Mac) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [b':'; 17];
+    for (place, byte) in text.chunks_mut(3).zip(mac.0) {
+        place[0] = DIGITS[usize::from(byte >> 4)];
+        place[1] = DIGITS[usize::from(byte & 15)];
+    }
+    out.extend_from_slice(&text);
 }
 
 /// Adds a float as Python's `repr`: the shortest digits that read back as the same number, an exponent of at least two

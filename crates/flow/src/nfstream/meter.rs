@@ -33,6 +33,7 @@ pub struct Meter {
     idle_ms: u64,
     active_ms: u64,
     done: VecDeque<Flow>,
+    finished: bool,
     stats: MeterStats,
 }
 
@@ -73,6 +74,7 @@ impl Meter {
             idle_ms: u64::from(config.idle_timeout_s) * 1000,
             active_ms: u64::from(config.active_timeout_s) * 1000,
             done: VecDeque::new(),
+            finished: false,
             stats: MeterStats::default(),
             config,
         }
@@ -129,6 +131,7 @@ impl Meter {
         if self.is_done() {
             return Ok(());
         }
+        self.finished = false;
         let packet = match parse(link, frame, wire_len, self.config.decode_tunnels) {
             Ok(packet) => packet,
             Err(reason) => {
@@ -156,12 +159,22 @@ impl Meter {
     /// The next flow that has ended. Take all of them after each frame: the queue has no bound of its own.
     #[inline]
     pub fn poll(&mut self) -> Option<Flow> {
+        if self.finished && self.done.is_empty() {
+            self.end_oldest();
+        }
         self.done.pop_front()
     }
 
-    /// Ends all flows in the order of their creation.
+    /// The input has ended: [`Meter::poll`] gives all flows in progress, in the order of their creation. They stay where they are
+    /// until then. A frame after this goes into a flow as before.
     pub fn finish(&mut self) {
-        while let Some(slot) = self.cache.oldest() {
+        self.finished = true;
+    }
+
+    fn end_oldest(&mut self) {
+        while self.done.is_empty()
+            && let Some(slot) = self.cache.oldest()
+        {
             self.end(slot, Expiration::Idle);
         }
     }

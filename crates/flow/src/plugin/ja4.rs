@@ -197,7 +197,7 @@ fn exact(bytes: &[u8], width: usize) -> Result<&[u8], NotParsed> {
 }
 
 fn pairs(bytes: &[u8]) -> Result<Vec<u16>, NotParsed> {
-    if bytes.len() % 2 != 0 {
+    if !bytes.len().is_multiple_of(2) {
         return Err(NotParsed);
     }
     let pair = |b: &[u8]| u16::from(b[0]) << 8 | u16::from(b[1]);
