@@ -69,6 +69,9 @@ pub struct Message {
 }
 
 impl Header {
+    /// Bytes of a header.
+    pub const LENGTH: usize = 12;
+
     /// Whether it is an answer.
     pub const fn is_response(self) -> bool {
         self.flags & 0x8000 != 0
@@ -146,6 +149,11 @@ fn record_data(message: &[u8], kind: u16, at: usize, data: &[u8]) -> Data {
 
 /// Reads the name at `at` and moves `at` behind it; labels are joined by dots, bytes that are no UTF-8 become U+FFFD.
 pub fn name(message: &[u8], at: &mut usize) -> Option<String> {
+    Some(String::from_utf8_lossy(&raw_name(message, at)?).into_owned())
+}
+
+/// Like [`name`], but gives the bytes as they are.
+pub fn raw_name(message: &[u8], at: &mut usize) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let (mut here, mut end) = (*at, None);
     for _ in 0..MAX_STEPS {
@@ -153,7 +161,7 @@ pub fn name(message: &[u8], at: &mut usize) -> Option<String> {
         match length >> 6 {
             0 if length == 0 => {
                 *at = end.unwrap_or(here + 1);
-                return Some(String::from_utf8_lossy(&bytes).into_owned());
+                return Some(bytes);
             }
             0 => {
                 if !bytes.is_empty() {

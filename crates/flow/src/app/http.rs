@@ -24,8 +24,15 @@ pub enum Start<'a> {
 pub struct Head<'a> {
     /// First line.
     pub start: Start<'a>,
+    /// Its headers.
+    pub headers: Headers<'a>,
+}
+
+/// Headers, as far as they are there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Headers<'a> {
     /// Names and values; spaces around values are cut.
-    pub headers: Vec<(&'a [u8], &'a [u8])>,
+    pub pairs: Vec<(&'a [u8], &'a [u8])>,
     /// Whether the empty line after the headers was seen.
     pub complete: bool,
 }
@@ -67,7 +74,7 @@ impl<'a> Head<'a> {
     /// Reads a message from its first byte; `None` when that is none.
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         let mut lines = Lines(bytes);
-        let first = lines.next().map_or(bytes, |line| line);
+        let first = lines.next()?;
         let start = match method(first) {
             Some(method) => {
                 let rest = &first[method.len() + 1..];
@@ -79,30 +86,41 @@ impl<'a> Head<'a> {
             }
             None => Start::Response(status(first)?),
         };
-        let mut head = Self {
+        Some(Self {
             start,
-            headers: Vec::new(),
-            complete: false,
-        };
-        for line in lines.take(MAX_LINES) {
+            headers: Headers::parse(lines.0),
+        })
+    }
+
+    /// Value of the last header of that name, any case; at most [`MAX_VALUE`] bytes.
+    pub fn get(&self, name: &str) -> Option<&'a [u8]> {
+        self.headers.get(name)
+    }
+}
+
+impl<'a> Headers<'a> {
+    /// Reads header lines; the last one may have no end.
+    pub fn parse(bytes: &'a [u8]) -> Self {
+        let mut headers = Self::default();
+        for line in Lines(bytes).take(MAX_LINES) {
             if line.is_empty() {
-                head.complete = true;
+                headers.complete = true;
                 break;
             }
             if let Some(colon) = line.iter().position(|b| *b == b':') {
-                head.headers
-                    .push((&line[..colon], line[colon + 1..].trim_ascii()));
+                let value = line[colon + 1..].trim_ascii();
+                headers.pairs.push((&line[..colon], value));
             }
         }
-        Some(head)
+        headers
     }
 
-    /// Value of the first header of that name, any case; at most [`MAX_VALUE`] bytes.
+    /// Value of the last header of that name, any case; at most [`MAX_VALUE`] bytes.
     pub fn get(&self, name: &str) -> Option<&'a [u8]> {
         let (_, value) = self
-            .headers
+            .pairs
             .iter()
-            .find(|(n, _)| n.eq_ignore_ascii_case(name.as_bytes()))?;
+            .rfind(|(n, _)| n.eq_ignore_ascii_case(name.as_bytes()))?;
         Some(&value[..value.len().min(MAX_VALUE)])
     }
 }
@@ -117,16 +135,22 @@ fn status(line: &[u8]) -> Option<u16> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// Whole lines, without their ends.
+/// Lines without their ends, which are CR LF; the last one may have none.
 struct Lines<'a>(&'a [u8]);
 
 impl<'a> Iterator for Lines<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<&'a [u8]> {
-        let end = self.0.iter().position(|b| *b == b'\n')?;
-        let line = &self.0[..end];
-        self.0 = &self.0[end + 1..];
-        Some(line.strip_suffix(b"\r").unwrap_or(line))
+        if self.0.is_empty() {
+            return None;
+        }
+        let end = self.0.windows(2).position(|pair| pair == b"\r\n");
+        let (line, rest) = match end {
+            Some(end) => (&self.0[..end], &self.0[end + 2..]),
+            None => (self.0, &[][..]),
+        };
+        self.0 = rest;
+        Some(line)
     }
 }

@@ -9,13 +9,19 @@ mod dissector;
 pub mod dns;
 pub mod fingerprint;
 pub mod http;
+mod names;
+pub mod netbios;
+pub mod ssh;
 mod stream;
+mod text;
 pub mod tls;
 
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-pub use dissector::Dissector;
+pub use dissector::{Dialect, Dissector};
+pub use names::App;
+pub use text::MAX_SERVER_NAME;
 
 /// One packet as a dissector sees it.
 #[derive(Clone, Copy, Debug)]

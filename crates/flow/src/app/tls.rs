@@ -2,19 +2,16 @@
 
 use super::bytes::{Reader, u16s};
 
-/// Longest hello that is read, bytes with its handshake header; a longer one is no hello of this world.
-pub const MAX_HELLO: usize = 16 * 1024;
-
 /// `client_hello` of the handshake header.
 pub const CLIENT_HELLO: u8 = 1;
 /// `server_hello` of the handshake header.
 pub const SERVER_HELLO: u8 = 2;
 
-const SERVER_NAME: u16 = 0;
+pub(super) const SERVER_NAME: u16 = 0;
 const SUPPORTED_GROUPS: u16 = 10;
 const POINT_FORMATS: u16 = 11;
 const SIGNATURE_ALGORITHMS: u16 = 13;
-const ALPN: u16 = 16;
+pub(super) const ALPN: u16 = 16;
 const SUPPORTED_VERSIONS: u16 = 43;
 const QUIC_TRANSPORT_PARAMETERS: u16 = 57;
 const QUIC_TRANSPORT_PARAMETERS_DRAFT: u16 = 0xffa5;
@@ -64,63 +61,80 @@ pub const fn is_grease(value: u16) -> bool {
     value & 0x0f0f == 0x0a0a && value >> 8 == value & 0xff
 }
 
-/// What the start of a byte stream says about being TLS.
+/// Type of a record.
+pub mod record {
+    #![allow(missing_docs, reason = "names of RFC 8446, section 5.1")]
+    pub const CHANGE_CIPHER_SPEC: u8 = 20;
+    pub const ALERT: u8 = 21;
+    pub const HANDSHAKE: u8 = 22;
+    pub const APPLICATION_DATA: u8 = 23;
+    pub const HEARTBEAT: u8 = 24;
+    /// Bytes before the content.
+    pub const HEADER: usize = 5;
+}
+
+/// A record at the start of some bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Records {
-    /// Not TLS records.
-    No,
-    /// Too few bytes to say more.
-    More,
-    /// TLS, and the handshake messages in its clear-text records were copied.
-    Handshake,
-    /// TLS records, but not of a handshake.
-    Other,
+pub struct Record<'a> {
+    /// One of [`record`].
+    pub kind: u8,
+    /// As sent.
+    pub version: u16,
+    /// Length of the content that the header tells, bytes.
+    pub length: usize,
+    /// Content, as far as it is there.
+    pub content: &'a [u8],
 }
 
-/// Copies the handshake bytes of the leading handshake records of `stream` to `out`, at most [`MAX_HELLO`] bytes.
-///
-/// Stops at the first record of another type. A record that is cut gives what is there.
-pub fn handshake(stream: &[u8], out: &mut Vec<u8>) -> Records {
-    let mut reader = Reader::new(stream);
-    let mut result = Records::More;
-    while let Some(kind) = reader.u8() {
-        if !(20..=24).contains(&kind) {
-            return if result == Records::More {
-                Records::No
-            } else {
-                result
-            };
-        }
-        let Some(version) = reader.u16() else { break };
-        if version >> 8 != 3 {
-            return if result == Records::More {
-                Records::No
-            } else {
-                result
-            };
-        }
-        let Some(length) = reader.u16() else { break };
-        if kind != 22 {
-            return if result == Records::More {
-                Records::Other
-            } else {
-                result
-            };
-        }
-        let part = reader.take_at_most(length as usize);
-        let room = MAX_HELLO.saturating_sub(out.len());
-        out.extend_from_slice(&part[..part.len().min(room)]);
-        result = Records::Handshake;
+impl<'a> Record<'a> {
+    /// Reads a record's header and what is there of its content; `None` with less than a header.
+    pub fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let mut reader = Reader::new(bytes);
+        let (kind, version, length) = (reader.u8()?, reader.u16()?, reader.u16()? as usize);
+        Some(Self {
+            kind,
+            version,
+            length,
+            content: reader.take_at_most(length),
+        })
     }
-    result
+
+    /// Whether all of it is there.
+    pub const fn is_whole(&self) -> bool {
+        self.content.len() == self.length
+    }
 }
 
-/// A handshake message at the start of `bytes`: type, whole length with its header of four bytes, body as far as it is there.
-pub fn message(bytes: &[u8]) -> Option<(u8, usize, &[u8])> {
-    let mut reader = Reader::new(bytes);
-    let kind = reader.u8()?;
-    let length = reader.u24()? as usize;
-    Some((kind, length + 4, reader.take_at_most(length)))
+/// A handshake message at the start of some bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message<'a> {
+    /// Such as [`CLIENT_HELLO`].
+    pub kind: u8,
+    /// Length of the body that the header tells, bytes.
+    pub length: usize,
+    /// Body, as far as it is there.
+    pub body: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    /// Bytes before the body.
+    pub const HEADER: usize = 4;
+
+    /// Reads a message's header and what is there of its body; `None` with less than a header.
+    pub fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let mut reader = Reader::new(bytes);
+        let (kind, length) = (reader.u8()?, reader.u24()? as usize);
+        Some(Self {
+            kind,
+            length,
+            body: reader.take_at_most(length),
+        })
+    }
+
+    /// Whether all of it is there.
+    pub const fn is_whole(&self) -> bool {
+        self.body.len() == self.length
+    }
 }
 
 impl ClientHello {
@@ -147,9 +161,7 @@ impl ClientHello {
         }
         let mut extensions = Reader::new(reader.vector16()?);
         while let Some(kind) = extensions.u16() {
-            let Some(value) = extensions.vector16() else {
-                break;
-            };
+            let value = extensions.vector16()?;
             hello.extensions.push(kind);
             hello.extension(kind, value);
         }
@@ -159,11 +171,16 @@ impl ClientHello {
     fn extension(&mut self, kind: u16, value: &[u8]) {
         let mut reader = Reader::new(value);
         match kind {
-            SERVER_NAME => self.server_name = server_name(value).map(<[u8]>::to_vec),
+            SERVER_NAME => {
+                if let Some(name) = server_name(value) {
+                    self.server_name = Some(name.to_vec());
+                }
+            }
             SUPPORTED_GROUPS => self.groups = u16s(reader.vector16().unwrap_or(&[])).collect(),
             POINT_FORMATS => self.formats = reader.vector8().unwrap_or(&[]).to_vec(),
             SIGNATURE_ALGORITHMS => {
-                self.signature_algorithms = u16s(reader.vector16().unwrap_or(&[])).collect();
+                let length = reader.u16().unwrap_or(0) as usize;
+                self.signature_algorithms = u16s(reader.take_at_most(length)).collect();
             }
             ALPN => {
                 let mut names = Reader::new(reader.vector16().unwrap_or(&[]));
@@ -180,17 +197,12 @@ impl ClientHello {
     }
 }
 
-/// The first host name of a server name extension.
+/// The first name of a server name extension; host names are the only kind there is.
 fn server_name(value: &[u8]) -> Option<&[u8]> {
     let mut list = Reader::new(value);
     let mut names = Reader::new(list.vector16()?);
-    while let Some(kind) = names.u8() {
-        let name = names.vector16()?;
-        if kind == 0 {
-            return Some(name);
-        }
-    }
-    None
+    names.u8()?;
+    names.vector16()
 }
 
 impl ServerHello {
