@@ -1,9 +1,9 @@
 //! The flows in progress: a slab, an index over it, and the order in which the flows were created.
 
+use super::dissect::Dissection;
 use super::flow::{Core, Sequence, Statistics};
 use super::index::Index;
 use super::packet::Packet;
-use crate::app::Hints;
 use crate::plugin;
 
 /// End of the list.
@@ -34,8 +34,7 @@ struct Entry {
 #[derive(Default)]
 pub(super) struct Extras {
     pub(super) sequence: Sequence,
-    pub(super) dissection: Option<Box<super::dissect::Dissection>>,
-    pub(super) hints: Option<Box<Hints>>,
+    pub(super) dissection: Dissection,
     pub(super) states: Option<Box<plugin::States>>,
 }
 

@@ -7,7 +7,7 @@ use chaff_abi::Mac;
 
 use super::flow::{Flow, Moments};
 use super::{Config, Expiration};
-use crate::app::{Confidence, Hints};
+use crate::app::Hints;
 use crate::{Column, Kind, Value};
 
 /// Both directions and each of them, as column names begin.
@@ -289,14 +289,8 @@ fn hints(hints: Option<&Hints>, row: &mut Vec<Value>) {
         "" => "Unspecified",
         category => category,
     }));
-    // nDPI: 1 matched by port, 6 inspected.
-    let (guessed, confidence) = match hints.confidence {
-        Confidence::Unknown => (0, 0),
-        Confidence::Port => (1, 1),
-        Confidence::Partial | Confidence::Payload => (0, 6),
-    };
-    row.push(Value::Unsigned(guessed));
-    row.push(Value::Unsigned(confidence));
+    row.push(Value::Unsigned(hints.confidence.is_guess().into()));
+    row.push(Value::Unsigned(hints.confidence.ndpi().into()));
     for text in [
         &hints.server_name,
         &hints.client_fingerprint,

@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use chaff_abi::Nanos;
 
 use super::cache::{Cache, Taken};
-use super::dissect;
 use super::flow::{Core, Expiration, Flow, size_of};
 use super::index::Hasher;
 use super::packet::{Ignored, Packet, parse};
@@ -224,7 +223,7 @@ impl Meter {
             .sequence
             .push(self.config.splt, forward, size, gaps[0]);
         if self.config.dissect > 0 {
-            dissect::observe(extras, &self.config, found.core, packet, forward);
+            extras.dissection.observe(&self.config, found.core, packet);
         }
         if self.plugins.is_empty() {
             return;
@@ -262,16 +261,13 @@ impl Meter {
         let Some(Taken {
             core,
             statistics,
-            mut extras,
+            extras,
         }) = self.cache.remove(slot)
         else {
             return;
         };
         if self.is_done() {
             return;
-        }
-        if self.config.dissect > 0 {
-            dissect::finish(&mut extras, &core);
         }
         let mut extra = Vec::new();
         if let Some(states) = extras.states {
@@ -283,7 +279,7 @@ impl Meter {
             core,
             statistics,
             sequence: extras.sequence,
-            hints: extras.hints,
+            hints: extras.dissection.finish(),
             extra,
         });
         self.stats.flows += 1;
