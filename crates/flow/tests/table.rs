@@ -175,6 +175,10 @@ impl Model {
             device: 0,
             ifindex: 0,
             sequence,
+            statistics: None,
+            splt: Vec::new(),
+            hints: None,
+            plugin_values: Vec::new(),
         }
     }
 

@@ -53,6 +53,8 @@ pub struct Packet<'a> {
     pub tunnel: Tunnel,
     /// Where the IP header starts, bytes from the start of the frame.
     pub ip_offset: usize,
+    /// Length of the IP headers, extension headers included, bytes.
+    pub ip_header_len: usize,
     /// Where the transport payload starts, bytes from the start of the frame; it may lie behind what was captured.
     pub payload_offset: usize,
     /// Whether it is a fragment.
@@ -69,6 +71,15 @@ pub struct Packet<'a> {
     pub icmp: Option<(u8, u8)>,
     /// Captured part of the transport payload, at most `sample.payload` bytes.
     pub payload: &'a [u8],
+    /// Captured part of the IP packet, headers included, at most `sample.bytes` bytes.
+    pub ip_packet: &'a [u8],
+}
+
+impl Packet<'_> {
+    /// Length of what follows the IP headers, bytes.
+    pub fn transport_len(&self) -> u32 {
+        self.sample.bytes.saturating_sub(self.ip_header_len as u32)
+    }
 }
 
 /// Settings of a [`Parser`].
@@ -247,6 +258,7 @@ fn from_link<'a>(
         inner_vlan: head.inner_vlan,
         tunnel: Tunnel::default(),
         ip_offset,
+        ip_header_len: ip.headers,
         payload_offset: ip_offset + ip.headers,
         fragment: ip.fragment,
         fragment_id: ip.fragment_id,
@@ -255,6 +267,7 @@ fn from_link<'a>(
         tcp: None,
         icmp: None,
         payload: &[],
+        ip_packet: &[],
     };
     if head.pseudowire {
         packet.tunnel = Tunnel {
@@ -271,5 +284,7 @@ fn from_link<'a>(
     let start = packet.payload_offset;
     let end = (start + packet.sample.payload as usize).min(bytes.frame.len());
     packet.payload = bytes.frame.get(start..end).unwrap_or(&[]);
+    let end = (ip_offset + ip.length).min(bytes.frame.len());
+    packet.ip_packet = bytes.frame.get(ip_offset..end).unwrap_or(&[]);
     Ok(packet)
 }

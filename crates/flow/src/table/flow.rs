@@ -1,6 +1,7 @@
 use chaff_abi::{Counters, CoverCounters, Dir, FlowKey, Mac, Nanos, SEQUENCE_LEN, SequenceEntry};
 
 use super::index::Identity;
+use super::more::More;
 use crate::{EndReason, Packet, Record, Tunnel};
 
 pub(super) const FIN: u16 = 1;
@@ -141,6 +142,8 @@ pub(super) struct Flow {
     pub(super) device: u32,
     pub(super) ifindex: u32,
     pub(super) inner_vlan: u16,
+    /// What is wanted beyond the core columns.
+    pub(super) more: Option<Box<More>>,
 }
 
 impl Flow {
@@ -168,6 +171,7 @@ impl Flow {
             device: arrival.device,
             ifindex: arrival.ifindex,
             inner_vlan: arrival.inner_vlan,
+            more: None,
         }
     }
 
@@ -246,6 +250,10 @@ impl Flow {
             device: self.device,
             ifindex: self.ifindex,
             sequence: sequence.unwrap_or(&[]).to_vec(),
+            statistics: None,
+            splt: Vec::new(),
+            hints: None,
+            plugin_values: Vec::new(),
         }
     }
 }

@@ -1,6 +1,7 @@
 mod deadlines;
 mod flow;
 mod index;
+mod more;
 
 use std::collections::VecDeque;
 
@@ -8,7 +9,8 @@ use chaff_abi::{
     Dir, DirectRecord, FlowKey, FlowValue, Mac, Nanos, SEQUENCE_LEN, Sample, SequenceEntry,
 };
 
-use crate::{EndReason, Packet, Record};
+use crate::plugin::{Extension, Next, Plugins};
+use crate::{Column, EndReason, Layout, Packet, Record};
 use deadlines::{Deadlines, Entry};
 use flow::{Arrival, Flow, Lane};
 use index::{Index, Seeded};
@@ -36,6 +38,14 @@ pub struct TableConfig {
     /// How much later the timer ends flows that come from kernel generations, because younger packets may still be in the
     /// kernel. At least the time between two drains. It moves the moment of the record, not its content. Default 5 s.
     pub drain_grace: Nanos,
+    /// Whether records have [`Record::statistics`], about 1.5 KiB more a flow and up to 22 KiB for long ones. Default false.
+    pub statistics: bool,
+    /// Time between packets above which a flow was silent, for the active and idle periods of the statistics. Default 5 s.
+    pub activity_gap: Nanos,
+    /// First packets of which [`Record::splt`] has direction, sizes and times, 24 bytes each. Default 0.
+    pub splt: u16,
+    /// First packets that are looked into for [`Record::hints`]. Default 0, none.
+    pub dissect: u16,
     /// Key of the hash function; a gateway gives a random one so that nobody can aim at one bucket. No output depends on it.
     pub hash_seed: u64,
 }
@@ -51,6 +61,10 @@ impl Default for TableConfig {
             tcp_linger: Some(Nanos::from_secs(5)),
             max_flows: 262_144,
             drain_grace: Nanos::from_secs(5),
+            statistics: false,
+            activity_gap: Nanos::from_secs(5),
+            splt: 0,
+            dissect: 0,
             hash_seed: 0,
         }
     }
@@ -94,6 +108,9 @@ pub struct Table {
     done: VecDeque<Record>,
     /// Slots of flows that were there when the input ended, the last one first; [`Table::poll_record`] ends them.
     rest: Vec<u32>,
+    plugins: Plugins,
+    /// Whether flows hold more than the core columns need.
+    wants_more: bool,
     stats: TableStats,
 }
 
@@ -102,7 +119,6 @@ impl Table {
     pub fn new(config: TableConfig) -> Self {
         Self {
             seeded: Seeded::new(config.hash_seed),
-            config,
             now: Nanos::ZERO,
             index: Index::default(),
             flows: Vec::new(),
@@ -112,8 +128,28 @@ impl Table {
             serial: 0,
             done: VecDeque::new(),
             rest: Vec::new(),
+            plugins: Plugins::default(),
+            wants_more: config.statistics || config.splt > 0 || config.dissect > 0,
             stats: TableStats::default(),
+            config,
         }
+    }
+
+    /// Adds a plugin; its columns come after all others as `plugin.NAME`. It sees the packets given to
+    /// [`Table::observe`] from now on.
+    pub fn add_plugin(&mut self, plugin: impl Into<Extension>) {
+        self.plugins.add(plugin);
+        self.wants_more = true;
+    }
+
+    /// Which columns its records have.
+    pub fn layout(&self) -> Layout {
+        Layout::new(&self.config, self.plugins.columns("plugin."))
+    }
+
+    /// The columns of its records, as [`Record::values`] fills them.
+    pub fn columns(&self) -> Vec<Column> {
+        self.layout().columns()
     }
 
     /// Counts one packet seen at `now`. `dir` is its direction seen from the protected device, where that is known.
@@ -122,7 +158,33 @@ impl Table {
         if packet.fragment == crate::Fragment::Later {
             self.stats.later_fragments += 1;
         }
-        self.add(&Arrival::of(at, dir, packet), packet.sample);
+        let (slot, side) = self.add(&Arrival::of(at, dir, packet), packet.sample);
+        if self.wants_more {
+            self.add_more(slot, side, at, packet);
+        }
+    }
+
+    /// Shows a packet to the dissector of its flow without counting it: for flows that the kernel counts, whose first packets
+    /// come up beside the counters. Nothing happens without [`TableConfig::dissect`].
+    pub fn dissect(&mut self, now: Nanos, dir: Option<Dir>, packet: &Packet<'_>) {
+        let at = self.clock(now);
+        if self.config.dissect == 0 {
+            return;
+        }
+        let arrival = Arrival {
+            from_kernel: true,
+            ..Arrival::of(at, dir, packet)
+        };
+        let hash = self.seeded.hash(&arrival.identity());
+        let (slot, side) = match self.find(hash, &arrival) {
+            Some(found) => found,
+            None => (self.insert(hash, &arrival), 0),
+        };
+        if let Some(flow) = self.flows.get_mut(slot as usize) {
+            flow.last = flow.last.max(at);
+            let more = flow.more.get_or_insert_default();
+            more.dissect(&self.config, &flow.key, side, packet);
+        }
     }
 
     /// Counts one cover packet seen at `now`, apart from the real ones.
@@ -369,11 +431,11 @@ impl Table {
     }
 
     #[inline(always)]
-    fn add(&mut self, arrival: &Arrival, sample: Sample) {
+    fn add(&mut self, arrival: &Arrival, sample: Sample) -> (u32, usize) {
         let (slot, side) = self.touch(arrival);
         self.stats.packets += sample.packets();
         let Some(flow) = self.flows.get_mut(slot as usize) else {
-            return;
+            return (slot, side);
         };
         flow.last = flow.last.max(arrival.at);
         flow.counters[side].add(arrival.at, sample);
@@ -387,6 +449,25 @@ impl Table {
         }
         if sample.tcp_flags & (flow::FIN | flow::RST) != 0 {
             self.note_ending(slot, side, sample.tcp_flags);
+        }
+        (slot, side)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn add_more(&mut self, slot: u32, side: usize, at: Nanos, packet: &Packet<'_>) {
+        let Some(flow) = self.flows.get_mut(slot as usize) else {
+            return;
+        };
+        // Of a flow that the kernel counts too only a part of the packets comes here.
+        if flow.from_kernel {
+            return;
+        }
+        let mut more = flow.more.take().unwrap_or_default();
+        let next = more.add(&self.config, &self.plugins, flow, side, at, packet);
+        flow.more = Some(more);
+        if next == Next::End {
+            self.end(slot, EndReason::Plugin);
         }
     }
 
@@ -431,11 +512,25 @@ impl Table {
     /// sent this.
     #[inline(always)]
     fn touch(&mut self, arrival: &Arrival) -> (u32, usize) {
+        let hash = self.seeded.hash(&arrival.identity());
+        let (slot, side) = match self.find(hash, arrival) {
+            Some(found) => found,
+            None => (self.insert(hash, arrival), 0),
+        };
+        match self.flows.get_mut(slot as usize) {
+            Some(flow) if flow.live => flow.start = flow.start.min(arrival.at),
+            _ => self.begin_part(slot, arrival.at),
+        }
+        (slot, side)
+    }
+
+    /// The flow of an arrival, if there is one and it does not end before it.
+    #[inline(always)]
+    fn find(&mut self, hash: u32, arrival: &Arrival) -> Option<(u32, usize)> {
         let identity = arrival.identity();
-        let hash = self.seeded.hash(&identity);
         let mut side = 0;
         let flows = &self.flows;
-        let found = self.index.find(hash, |slot| {
+        let slot = self.index.find(hash, |slot| {
             match flows.get(slot as usize).and_then(|f| f.side(&identity)) {
                 Some(s) => {
                     side = s;
@@ -443,30 +538,20 @@ impl Table {
                 }
                 None => false,
             }
-        });
-        if let Some(slot) = found {
-            // A flow without the kernel's grace was ended by its deadline in the queue.
-            let waits = self.flows.get(slot as usize).is_some_and(|f| f.from_kernel);
-            if waits || arrival.from_kernel {
-                self.expire_before(slot, arrival.at);
+        })?;
+        let flow = self.flows.get(slot as usize)?;
+        let reopens = flow.ending.closed && arrival.opens;
+        // Flows without the kernel's grace were ended by their deadlines in the queues.
+        if flow.from_kernel || arrival.from_kernel || reopens {
+            self.expire_before(slot, arrival.at);
+            if reopens && self.is_used(slot) {
+                self.end(slot, EndReason::TcpEnd);
             }
-            // The place still belongs to the flow unless that ended it.
-            match self.flows.get_mut(slot as usize) {
-                Some(flow) if flow.serial == 0 => (),
-                Some(flow) if flow.ending.closed && arrival.opens => {
-                    self.end(slot, EndReason::TcpEnd);
-                }
-                Some(flow) if flow.live => {
-                    flow.start = flow.start.min(arrival.at);
-                    return (slot, side);
-                }
-                _ => {
-                    self.begin_part(slot, arrival.at);
-                    return (slot, side);
-                }
+            if !self.is_used(slot) {
+                return None;
             }
         }
-        (self.insert(hash, arrival), 0)
+        Some((slot, side))
     }
 
     #[inline(always)]
@@ -546,7 +631,6 @@ impl Table {
         self.idle.push(lane as usize, Entry { at, serial, slot });
         self.index.insert(hash, slot);
         self.stats.peak_flows = self.stats.peak_flows.max(self.index.len());
-        self.begin_part(slot, arrival.at);
         slot
     }
 
@@ -555,7 +639,7 @@ impl Table {
     fn cut(&mut self, slot: u32) {
         match self.flows.get(slot as usize) {
             Some(flow) if flow.ending.closed => return self.end(slot, EndReason::TcpEnd),
-            _ => self.emit(slot, EndReason::Active),
+            _ => self.emit(slot, EndReason::Active, true),
         }
         if let Some(flow) = self.flows.get_mut(slot as usize) {
             flow.reset();
@@ -564,11 +648,12 @@ impl Table {
 
     /// Makes a record of what the flow has and forgets the flow.
     fn end(&mut self, slot: u32, reason: EndReason) {
-        self.emit(slot, reason);
+        self.emit(slot, reason, false);
         let Some(flow) = self.flows.get_mut(slot as usize) else {
             return;
         };
         flow.serial = 0;
+        flow.more = None;
         let hash = self.seeded.hash(&flow.identity());
         self.index.remove(hash, slot);
         self.free.push(slot);
@@ -580,8 +665,8 @@ impl Table {
             .compact(held, |e| flow(e).is_some_and(|f| f.has_part(e.serial)));
     }
 
-    fn emit(&mut self, slot: u32, reason: EndReason) {
-        let Some(flow) = self.flows.get(slot as usize).filter(|f| f.live) else {
+    fn emit(&mut self, slot: u32, reason: EndReason, goes_on: bool) {
+        let Some(flow) = self.flows.get_mut(slot as usize).filter(|f| f.live) else {
             return;
         };
         let reason = match reason {
@@ -590,7 +675,12 @@ impl Table {
             }
             other => other,
         };
-        self.done.push_back(flow.record(self.stats.records, reason));
+        let mut record = flow.record(self.stats.records, reason);
+        if let Some(mut more) = flow.more.take() {
+            more.take(&self.plugins, flow, goes_on).put(&mut record);
+            flow.more = goes_on.then_some(more);
+        }
+        self.done.push_back(record);
         self.stats.records += 1;
         self.stats.evicted += u64::from(reason == EndReason::Resource);
     }
