@@ -1,40 +1,8 @@
-use std::fmt::Write as _;
-use std::io::{self, Write as _};
-
 use chaff_abi::{Counters, Dir, Mac, SequenceEntry};
 
-use crate::{Kind, Record, Value};
-
-/// One column of the flow records.
-#[derive(Clone, Copy)]
-pub struct Field {
-    /// Column name.
-    pub name: &'static str,
-    /// Type.
-    pub kind: Kind,
-    /// Unit, empty when it has none.
-    pub unit: &'static str,
-    /// What it is.
-    pub doc: &'static str,
-    /// Reads it from a record.
-    pub get: fn(&Record) -> Value,
-}
-
-const fn field(
-    name: &'static str,
-    kind: Kind,
-    unit: &'static str,
-    doc: &'static str,
-    get: fn(&Record) -> Value,
-) -> Field {
-    Field {
-        name,
-        kind,
-        unit,
-        doc,
-        get,
-    }
-}
+use super::{Field, field, join};
+use crate::stats::sample_stddev;
+use crate::{Kind, Record, TunnelKind, Value};
 
 /// The fields of one direction, under the prefix of that direction.
 macro_rules! direction {
@@ -69,7 +37,7 @@ macro_rules! direction {
     };
 }
 
-const HEAD: [Field; 25] = [
+const HEAD: [Field; 29] = [
     field(
         "id",
         Kind::Unsigned,
@@ -88,7 +56,7 @@ const HEAD: [Field; 25] = [
         "end_reason",
         Kind::Text,
         "",
-        "`idle`, `active`, `end_of_input` or `resource`.",
+        "`idle`, `active`, `tcp_end`, `end_of_input`, `resource` or `plugin`.",
         |r| Value::Word(r.reason.name()),
     ),
     field(
@@ -206,6 +174,37 @@ const HEAD: [Field; 25] = [
         |r| Value::Unsigned((r.forward.flags_seen() | r.backward.flags_seen()) as u64),
     ),
     field(
+        "inner_vlan_id",
+        Kind::Unsigned,
+        "",
+        "Id of the innermost of two or more VLAN tags, otherwise 0.",
+        |r| Value::Unsigned(r.inner_vlan as u64),
+    ),
+    field(
+        "tunnel",
+        Kind::Text,
+        "",
+        "Kind of the innermost tunnel; empty without one.",
+        |r| match r.tunnel.kind {
+            TunnelKind::None => Value::Missing,
+            kind => Value::Word(kind.name()),
+        },
+    ),
+    field(
+        "tunnel_depth",
+        Kind::Unsigned,
+        "",
+        "Tunnels around the packets.",
+        |r| Value::Unsigned(r.tunnel.depth as u64),
+    ),
+    field(
+        "tunnel_network",
+        Kind::Unsigned,
+        "",
+        "Number of the virtual network (VXLAN, Geneve, Ethernet in GRE), otherwise 0.",
+        |r| Value::Unsigned(r.tunnel.network as u64),
+    ),
+    field(
         "seq_dir",
         Kind::List,
         "",
@@ -238,24 +237,9 @@ const HEAD: [Field; 25] = [
 const FORWARD: [Field; 25] = direction!("fwd", forward, 0);
 const BACKWARD: [Field; 25] = direction!("bwd", backward, 1);
 
-/// All fields in output order: header, rows, JSON and documentation come from it. `fwd` is initiator to responder.
-pub const FIELDS: &[Field] = &join();
-
-const fn join() -> [Field; HEAD.len() + FORWARD.len() + BACKWARD.len()] {
-    let mut all = [HEAD[0]; HEAD.len() + FORWARD.len() + BACKWARD.len()];
-    let mut i = 0;
-    while i < all.len() {
-        all[i] = if i < HEAD.len() {
-            HEAD[i]
-        } else if i < HEAD.len() + FORWARD.len() {
-            FORWARD[i - HEAD.len()]
-        } else {
-            BACKWARD[i - HEAD.len() - FORWARD.len()]
-        };
-        i += 1;
-    }
-    all
-}
+/// The fields of every table: what the kernel's meter counts too.
+pub(super) const CORE: [Field; HEAD.len() + FORWARD.len() + BACKWARD.len()] =
+    join(&[&HEAD, &FORWARD, &BACKWARD]);
 
 fn mac(mac: Mac) -> Value {
     if mac == Mac::default() {
@@ -322,132 +306,10 @@ fn iat_stddev(c: &Counters) -> Value {
     }
 }
 
-/// `sqrt((n * sum_sq - sum^2) / (n * (n - 1)))`, the differences in integers so that nothing cancels; rounding of the
-/// inputs can make the numerator negative, which counts as 0.
 fn stddev(n: u64, sum: u64, sum_sq: u64) -> Value {
-    if n < 2 {
-        return Value::Missing;
-    }
-    let (n, sum, sum_sq) = (n as u128, sum as u128, sum_sq as u128);
-    let numerator = (n * sum_sq).saturating_sub(sum.saturating_mul(sum));
-    Value::Float((numerator as f64 / (n as f64 * (n - 1) as f64)).sqrt())
+    sample_stddev(n, sum, sum_sq.into()).map_or(Value::Missing, Value::Float)
 }
 
 fn sequence(r: &Record, get: fn(&SequenceEntry) -> u64) -> Value {
     Value::List(r.sequence.iter().map(get).collect())
-}
-
-impl Record {
-    /// Names of [`FIELDS`] separated by commas, without line end.
-    pub fn csv_header() -> String {
-        let names: Vec<&str> = FIELDS.iter().map(|f| f.name).collect();
-        names.join(",")
-    }
-
-    /// Writes one CSV line. No value ever needs quoting.
-    ///
-    /// # Errors
-    /// Those of `out`.
-    pub fn write_csv(&self, out: &mut impl io::Write) -> io::Result<()> {
-        let mut line = Vec::with_capacity(1024);
-        for (i, field) in FIELDS.iter().enumerate() {
-            if i > 0 {
-                line.push(b',');
-            }
-            match (field.get)(self) {
-                Value::Missing => (),
-                Value::List(items) => push_list(&mut line, &items, b' '),
-                value => push_scalar(&mut line, &value)?,
-            }
-        }
-        line.push(b'\n');
-        out.write_all(&line)
-    }
-
-    /// Writes one line with a JSON object.
-    ///
-    /// # Errors
-    /// Those of `out`.
-    pub fn write_json(&self, out: &mut impl io::Write) -> io::Result<()> {
-        let mut line = Vec::with_capacity(2048);
-        for (i, field) in FIELDS.iter().enumerate() {
-            line.extend_from_slice(if i == 0 { b"{\"" } else { b",\"" });
-            line.extend_from_slice(field.name.as_bytes());
-            line.extend_from_slice(b"\":");
-            match (field.get)(self) {
-                Value::Missing => line.extend_from_slice(b"null"),
-                Value::List(items) => {
-                    line.push(b'[');
-                    push_list(&mut line, &items, b',');
-                    line.push(b']');
-                }
-                value if field.kind == Kind::Text => {
-                    line.push(b'"');
-                    push_scalar(&mut line, &value)?;
-                    line.push(b'"');
-                }
-                value => push_scalar(&mut line, &value)?,
-            }
-        }
-        line.extend_from_slice(b"}\n");
-        out.write_all(&line)
-    }
-}
-
-/// A Markdown table of all fields.
-pub fn fields_markdown() -> String {
-    let mut out = String::from("| Field | Type | Unit | Meaning |\n|---|---|---|---|\n");
-    for f in FIELDS {
-        let _ = writeln!(
-            out,
-            "| `{}` | {} | {} | {} |",
-            f.name,
-            f.kind.name(),
-            f.unit,
-            f.doc
-        );
-    }
-    out
-}
-
-fn push_list(out: &mut Vec<u8>, items: &[u64], separator: u8) {
-    for (i, n) in items.iter().enumerate() {
-        if i > 0 {
-            out.push(separator);
-        }
-        push_number(out, *n);
-    }
-}
-
-fn push_scalar(out: &mut Vec<u8>, value: &Value) -> io::Result<()> {
-    match value {
-        Value::Unsigned(n) => push_number(out, *n),
-        Value::Signed(n) => write!(out, "{n}")?,
-        Value::Float(x) => write!(out, "{x}")?,
-        Value::Ip(ip) => write!(out, "{ip}")?,
-        Value::Mac(mac) => write!(out, "{mac}")?,
-        Value::Word(word) => out.extend_from_slice(word.as_bytes()),
-        // No field of this list holds free text or lists of other things.
-        Value::Text(_)
-        | Value::List(_)
-        | Value::SignedList(_)
-        | Value::TextList(_)
-        | Value::Missing => (),
-    }
-    Ok(())
-}
-
-/// Most of a row is numbers, so they go around the formatting machinery.
-fn push_number(out: &mut Vec<u8>, mut n: u64) {
-    let mut digits = [0u8; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (n % 10) as u8;
-        n /= 10;
-        if n == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
 }
