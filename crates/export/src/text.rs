@@ -351,8 +351,10 @@ mod tests {
             .map(String::from)
             .to_vec(),
         );
-        let expected =
-            r#"['a', "it's", '"', 'a\'b"c', 't\tn\n\\', '\x01\x7f\xad', 'é', 'é', '\u200b😀']"#;
+        let expected = concat!(
+            r#"['a', "it's", '"', 'a\'b"c', 't\tn\n\\', '\x01\x7f\xad', 'é', "#,
+            "'e\u{301}', '\\u200b😀']"
+        );
         assert_eq!(text(&list, Style::Python), expected);
     }
 
