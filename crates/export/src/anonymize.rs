@@ -54,7 +54,7 @@ impl Key {
     /// The length found, when it is neither.
     pub fn from_file_content(content: &[u8]) -> Result<Self, KeyError> {
         let text = content.trim_ascii();
-        let is_hex = text.len() % 2 == 0 && text.iter().all(u8::is_ascii_hexdigit);
+        let is_hex = text.len().is_multiple_of(2) && text.iter().all(u8::is_ascii_hexdigit);
         if !is_hex || !(2 * Self::MIN..=2 * Self::MAX).contains(&text.len()) {
             return Self::new(content);
         }
