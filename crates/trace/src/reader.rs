@@ -1,4 +1,4 @@
-use std::io::{self, Read};
+use std::io::Read;
 use std::ops::Range;
 
 use chaff_abi::Nanos;
@@ -10,12 +10,10 @@ use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionBlock;
 use pcap_file::pcapng::{PcapNgParseError, PcapNgParser};
 
 use crate::TraceError;
+use crate::input::Input;
 
 /// Largest packet or pcapng block that is read, bytes. libpcap stops at 262,144 for packets.
 pub const MAX_BLOCK: usize = 16 << 20;
-
-/// Twice the CPU time is spent with an 8 MB buffer: this one stays in the cache.
-const BUFFER: usize = 256 << 10;
 
 const SECTION_HEADER: u32 = 0x0a0d_0d0a;
 const INTERFACE: u32 = 1;
@@ -49,7 +47,7 @@ pub struct Frame {
     pub interface: u32,
 }
 
-/// Reads packets one by one from a pcap or pcapng stream.
+/// Reads packets one by one from a pcap or pcapng stream, packed with gzip (RFC 1952) or not.
 ///
 /// As libpcap it accepts captured lengths above the snap length or above the original length, a snap length of 0, and
 /// fractions of a second of a second or more, which it adds to the seconds.
@@ -94,13 +92,12 @@ struct Found {
 }
 
 impl<R: Read> Reader<R> {
-    /// Reads the file header and finds out the format.
+    /// Reads the file header and finds out the format, and whether it is packed with gzip.
     ///
     /// # Errors
     /// [`TraceError::Empty`], [`TraceError::Unknown`], and those of a broken header.
     pub fn new(input: R) -> Result<Self, TraceError> {
-        let mut input = Input::new(input);
-        while input.bytes().len() < 4 && input.fill(1)? {}
+        let mut input = Input::open(input)?;
         let magic = match input.bytes() {
             [] => return Err(TraceError::Empty),
             [a, b, c, d, ..] => u32::from_be_bytes([*a, *b, *c, *d]),
@@ -111,14 +108,15 @@ impl<R: Read> Reader<R> {
             }
         };
         let format = match magic {
-            0xa1b2_c3d4 | 0xa1b2_3c4d | 0xd4c3_b2a1 | 0x4d3c_b2a1 => open_pcap(&mut input)?,
-            SECTION_HEADER => open_pcapng(&mut input)?,
+            0xa1b2_c3d4 | 0xa1b2_3c4d | 0xd4c3_b2a1 | 0x4d3c_b2a1 => open_pcap(&mut input),
+            SECTION_HEADER => open_pcapng(&mut input),
             other => {
                 return Err(TraceError::Unknown {
                     magic: other.to_be_bytes().to_vec(),
                 });
             }
         };
+        let format = format.map_err(|e| input.explain(e, 0))?;
         Ok(Self {
             input,
             format,
@@ -164,7 +162,7 @@ impl<R: Read> Reader<R> {
             }
             Err(error) => {
                 self.failed = true;
-                Err(error)
+                Err(self.input.explain(error, self.packets))
             }
         }
     }
@@ -182,7 +180,7 @@ impl<R: Read> Reader<R> {
         self.packets
     }
 
-    /// Bytes of the input that were used up.
+    /// Bytes of the input that were used up, after unpacking.
     pub fn offset(&self) -> u64 {
         self.input.offset
     }
@@ -459,97 +457,5 @@ impl Fields<'_> {
             interface,
         };
         Ok((frame, start..end))
-    }
-}
-
-/// A window on the input.
-struct Input<R> {
-    reader: R,
-    buffer: Vec<u8>,
-    start: usize,
-    end: usize,
-    /// Of `start`, from the beginning of the input.
-    offset: u64,
-}
-
-impl<R: Read> Input<R> {
-    fn new(reader: R) -> Self {
-        Self {
-            reader,
-            buffer: vec![0; BUFFER],
-            start: 0,
-            end: 0,
-            offset: 0,
-        }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &self.buffer[self.start..self.end]
-    }
-
-    fn consume(&mut self, n: usize) {
-        self.start += n;
-        self.offset += n as u64;
-    }
-
-    fn has_more(&mut self) -> Result<bool, TraceError> {
-        Ok(self.start < self.end || self.fill(1)?)
-    }
-
-    /// Reads until a parser that had `had` of the `needed` bytes can go on.
-    fn more(&mut self, packet: u64, needed: usize, had: usize) -> Result<(), TraceError> {
-        let offset = self.offset;
-        if needed > MAX_BLOCK {
-            return Err(TraceError::TooLarge {
-                offset,
-                packet,
-                length: needed,
-                limit: MAX_BLOCK,
-            });
-        }
-        if self.fill(needed.saturating_sub(had).max(1))? {
-            Ok(())
-        } else {
-            Err(TraceError::Cut { offset, packet })
-        }
-    }
-
-    /// One read, with room for at least `wanted` more bytes; false at the end of the input.
-    fn fill(&mut self, wanted: usize) -> Result<bool, TraceError> {
-        self.buffer.copy_within(self.start..self.end, 0);
-        self.end -= self.start;
-        self.start = 0;
-        if self.buffer.len() < self.end + wanted {
-            self.buffer.resize(self.end + wanted, 0);
-        }
-        loop {
-            match self.reader.read(&mut self.buffer[self.end..]) {
-                Ok(n) => {
-                    self.end += n;
-                    return Ok(n > 0);
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => (),
-                Err(source) => {
-                    return Err(TraceError::Read {
-                        offset: self.offset + self.end as u64,
-                        source,
-                    });
-                }
-            }
-        }
-    }
-
-    fn structure(&self, packet: u64, error: &dyn std::error::Error) -> TraceError {
-        let mut reason = error.to_string();
-        let mut cause = error.source();
-        while let Some(e) = cause {
-            reason = format!("{reason}: {e}");
-            cause = e.source();
-        }
-        TraceError::Structure {
-            offset: self.offset,
-            packet,
-            reason,
-        }
     }
 }
