@@ -132,6 +132,7 @@ fn run(case: &Case, captures: &Path) -> String {
         while let Ok(Some((frame, bytes))) = reader.next_borrowed() {
             if passes(case.filter, bytes) {
                 // Ignored frames are counted by the meter.
+                let bytes = bytes.get(..frame.libpcap_len).unwrap_or(bytes);
                 let _ = meter.observe(frame.link, frame.millis, bytes, frame.wire_len);
                 drain(&mut meter, &mut out);
             }
