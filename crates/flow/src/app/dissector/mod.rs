@@ -117,6 +117,11 @@ impl Dissector {
         if matches!(self.stage, Stage::Done) {
             return Progress::Done;
         }
+        // nDPI leaves out datagrams that the capture cut.
+        let cut = packet.protocol == 17 && packet.payload.len() < packet.payload_len;
+        if cut && self.dialect == Dialect::Ndpi {
+            return Progress::More;
+        }
         self.protocol = packet.protocol;
         self.ports = packet.ports;
         if !matches!(self.stage, Stage::Searching | Stage::SearchingTls(_)) {

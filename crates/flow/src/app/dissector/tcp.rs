@@ -39,7 +39,9 @@ impl Dissector {
     /// Whether the side sent what the segment begins with before.
     fn is_repeated(&mut self, packet: &Seen<'_>) -> bool {
         let next = &mut self.next[usize::from(!packet.forward)];
-        let end = packet.tcp_sequence.wrapping_add(packet.payload_len as u32);
+        let end = packet
+            .tcp_sequence
+            .wrapping_add(packet.payload.len() as u32);
         let behind = next.is_some_and(|n| (packet.tcp_sequence.wrapping_sub(n) as i32) < 0);
         if next.is_none_or(|n| (end.wrapping_sub(n) as i32) > 0) {
             *next = Some(end);
