@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use xtask::build_ebpf::{self, Toolchain};
 use xtask::command::Stop;
 use xtask::netns::{self, Layout, Topology};
-use xtask::{bench, demo, fuzz, record, test};
+use xtask::{bench, conformance, demo, fuzz, record, test};
 
 /// Chaff's development tasks.
 #[derive(Parser)]
@@ -66,6 +66,13 @@ with a line that says so when it cannot be had). Numbers mean something on a mac
 A C++ compiler is needed; with a nightly toolchain the address sanitizer is on. Inputs that grow are in
 target/fuzz/corpus, findings in target/fuzz/artifacts. `cargo test -p chaff-fuzz-targets` replays tests/fuzz/corpus.")]
     Fuzz(fuzz::Options),
+    /// Compares the gateway's flows with those of another program on the same captures, file by file.
+    #[command(after_help = "Examples:
+  cargo xtask conformance nfstream
+  cargo xtask conformance nfstream --filter 'skype*'
+
+The captures and expected files lie in ../shared; without them it says \"skipped\".")]
+    Conformance(conformance::Options),
     /// Records the demo's capture from real programs in namespaces, into tests/fixtures. Needs root.
     RecordDemo(record::Options),
 }
@@ -131,6 +138,7 @@ fn run(task: Task) -> Result<()> {
         Task::Bench(options) => bench::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Measure(program) => program.run(),
+        Task::Conformance(options) => conformance::run(&options),
         Task::RecordDemo(options) => record::run(&options),
     }
 }

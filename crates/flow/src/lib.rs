@@ -22,6 +22,8 @@
 //! # Ok::<(), chaff_flow::ParseError>(())
 //! ```
 //!
+//! [`nfstream`] makes flows with NFStream's numbers instead, [`plugin`] adds columns to either, [`app`] looks at payloads.
+//!
 //! It opens no file and reads no clock; capture formats are `chaff-trace`. [`parse`] sees what the kernel's meter sees;
 //! [`Parser`] looks into tunnels and joins fragments to their flow, but reassembles nothing.
 #![forbid(unsafe_code)]
