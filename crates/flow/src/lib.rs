@@ -30,7 +30,9 @@
 pub mod app;
 mod column;
 mod fields;
+pub mod nfstream;
 mod packet;
+pub mod plugin;
 mod record;
 mod table;
 

@@ -35,6 +35,10 @@ pub enum Format {
 pub struct Frame {
     /// Since the Unix epoch. A pcapng simple packet has no time and takes that of the packet before it.
     pub at: Nanos,
+    /// Milliseconds since the Unix epoch as programs on libpcap compute them: the seconds, plus the fraction cut towards
+    /// zero. The same as `at` in sound captures. It differs where a pcap file has seconds or fractions with the upper bit
+    /// set, which libpcap takes for negative in files of the machine's own byte order (here always little-endian) only.
+    pub millis: i64,
     /// Length on the wire as the capture says, bytes; the captured bytes can be fewer, and in odd files more.
     pub wire_len: usize,
     /// What the bytes begin with.
@@ -60,6 +64,8 @@ enum State {
         parser: PcapParser,
         link: Link,
         unit: u64,
+        /// Big-endian.
+        big: bool,
     },
     PcapNg {
         parser: PcapNgParser,
@@ -180,7 +186,13 @@ impl<R: Read> Reader<R> {
     }
 
     fn next_pcap(&mut self) -> Result<Option<Found>, TraceError> {
-        let State::Pcap { parser, link, unit } = &self.format else {
+        let State::Pcap {
+            parser,
+            link,
+            unit,
+            big,
+        } = &self.format
+        else {
             return Ok(None);
         };
         if !self.input.has_more()? {
@@ -198,8 +210,11 @@ impl<R: Read> Reader<R> {
                     let at = (raw.ts_sec as i64 * 1_000_000_000)
                         .saturating_add(fraction)
                         .max(0);
+                    let [seconds, part] = [raw.ts_sec, raw.ts_frac]
+                        .map(|n| if *big { n as i64 } else { n as i32 as i64 });
                     let frame = Frame {
                         at: Nanos(at as u64),
+                        millis: seconds * 1000 + part / (1_000_000 / *unit as i64),
                         wire_len: raw.orig_len as usize,
                         link: *link,
                         interface: 0,
@@ -288,10 +303,16 @@ fn open_pcap<R: Read>(input: &mut Input<R>) -> Result<State, TraceError> {
                 } else {
                     1000
                 };
+                let big = header.endianness == Endianness::Big;
                 // The upper bits tell about frame check sequences.
                 let link = link(u32::from(header.datalink) & 0x03ff_ffff);
                 input.consume(used);
-                return Ok(State::Pcap { parser, link, unit });
+                return Ok(State::Pcap {
+                    parser,
+                    link,
+                    unit,
+                    big,
+                });
             }
             Err(PcapParseError::IncompleteBuffer(needed, had)) => input.more(1, needed, had)?,
             Err(PcapParseError::Validation(e)) => return Err(input.structure(1, &e)),
@@ -335,13 +356,25 @@ impl Interface {
     }
 
     fn time(&self, ticks: u64) -> Nanos {
-        let ns = if self.binary {
-            (ticks as u128 * 1_000_000_000) >> self.exponent.min(64)
-        } else {
-            ticks as u128 * 1_000_000_000 / 10u128.pow(self.exponent.min(19) as u32)
-        };
+        let ns = self.scaled(ticks, 1_000_000_000);
         let ns = (ns as i128).saturating_add(self.offset as i128 * 1_000_000_000);
         Nanos(ns.clamp(0, u64::MAX as i128) as u64)
+    }
+
+    /// Milliseconds, also of times that nanoseconds cannot hold.
+    fn millis(&self, ticks: u64) -> i64 {
+        let ms = self.scaled(ticks, 1000) as i64;
+        ms.wrapping_add(self.offset.wrapping_mul(1000))
+    }
+
+    /// Ticks in units of which a second has `unit`, rounded down.
+    fn scaled(&self, ticks: u64, unit: u128) -> u128 {
+        let product = ticks as u128 * unit;
+        if self.binary {
+            product >> self.exponent.min(64)
+        } else {
+            product / 10u128.pow(self.exponent.min(19) as u32)
+        }
     }
 }
 
@@ -398,17 +431,19 @@ impl Fields<'_> {
                 interface,
                 known,
             })?;
-        let (at, start, captured, original) = if block.type_ == SIMPLE_PACKET {
+        let (at, millis, start, captured, original) = if block.type_ == SIMPLE_PACKET {
             let original = self.u32(0)?;
             let limit = if facts.snaplen == 0 {
                 u32::MAX
             } else {
                 facts.snaplen
             };
-            (last, 4, original.min(limit), original)
+            let millis = last.as_millis() as i64;
+            (last, millis, 4, original.min(limit), original)
         } else {
             let ticks = ((self.u32(4)? as u64) << 32) | self.u32(8)? as u64;
-            (facts.time(ticks), 20, self.u32(12)?, self.u32(16)?)
+            let (at, millis) = (facts.time(ticks), facts.millis(ticks));
+            (at, millis, 20, self.u32(12)?, self.u32(16)?)
         };
         let end = start + captured as usize;
         if end > self.body.len() {
@@ -416,6 +451,7 @@ impl Fields<'_> {
         }
         let frame = Frame {
             at,
+            millis,
             wire_len: original as usize,
             link: facts.link,
             interface,

@@ -161,6 +161,7 @@ fn reads_both_byte_orders_and_both_units() {
             let at = Nanos(7_000_000_000 + ns);
             let frame = Frame {
                 at,
+                millis: at.as_millis() as i64,
                 wire_len: 1500,
                 link: Link::Ethernet,
                 interface: 0,
