@@ -39,7 +39,8 @@ mod table;
 pub use column::{Column, Kind, Value};
 pub use fields::{FIELDS, Field, fields_markdown};
 pub use packet::{
-    Fragment, Ignored, Layer, Link, MAX_EXTENSIONS, MAX_TAGS, Packet, ParseError, TcpFacts, parse,
+    Fragment, Ignored, Layer, Link, MAX_DEPTH, MAX_EXTENSIONS, MAX_LABELS, MAX_TAGS, Packet,
+    ParseError, Parser, ParserConfig, TcpFacts, Tunnel, TunnelKind, parse,
 };
 pub use record::{EndReason, Record};
 pub use table::{Table, TableConfig, TableStats};

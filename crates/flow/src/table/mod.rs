@@ -1,23 +1,37 @@
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
-use std::hash::{BuildHasher, Hash, Hasher};
+mod deadlines;
+mod flow;
+mod index;
+
+use std::collections::VecDeque;
 
 use chaff_abi::{
-    Counters, CoverCounters, Dir, DirectRecord, FlowKey, FlowValue, Mac, Nanos, SEQUENCE_LEN,
-    Sample, SequenceEntry,
+    Dir, DirectRecord, FlowKey, FlowValue, Mac, Nanos, SEQUENCE_LEN, Sample, SequenceEntry,
 };
 
 use crate::{EndReason, Packet, Record};
+use deadlines::{Deadlines, Entry};
+use flow::{Arrival, Flow, Lane};
+use index::{Index, Seeded};
 
 /// Settings of a [`Table`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableConfig {
     /// A flow without a packet for this long ends. Default 120 s.
     pub idle_timeout: Nanos,
+    /// Idle timeout of TCP flows; `None`, the default, for `idle_timeout`.
+    pub idle_tcp: Option<Nanos>,
+    /// Idle timeout of UDP flows; `None`, the default, for `idle_timeout`.
+    pub idle_udp: Option<Nanos>,
+    /// Idle timeout of ICMP and ICMPv6 flows; `None`, the default, for `idle_timeout`.
+    pub idle_icmp: Option<Nanos>,
     /// A flow that is this old is cut. Default 1800 s.
     pub active_timeout: Nanos,
-    /// Flows kept at once, about 0.7 KiB each; at least 1. Default 262,144. When a new flow finds no room, the least
-    /// recently active flow ends with [`EndReason::Resource`].
+    /// How long a TCP flow stays after its end, which is a FIN from both sides or a RST from one: its idle timeout from
+    /// then on, so that the last acknowledgements are in its record. A SYN ends it at once and begins the next flow. `None`
+    /// for flows that end by timeouts only. Default 5 s.
+    pub tcp_linger: Option<Nanos>,
+    /// Flows kept at once, about 0.7 KiB each; at least 1. Default 262,144. When a new flow finds no room, the flow whose
+    /// idle deadline comes first ends with [`EndReason::Resource`]: with one timeout, the least recently active one.
     pub max_flows: usize,
     /// How much later the timer ends flows that come from kernel generations, because younger packets may still be in the
     /// kernel. At least the time between two drains. It moves the moment of the record, not its content. Default 5 s.
@@ -30,7 +44,11 @@ impl Default for TableConfig {
     fn default() -> Self {
         Self {
             idle_timeout: Nanos::from_secs(120),
+            idle_tcp: None,
+            idle_udp: None,
+            idle_icmp: None,
             active_timeout: Nanos::from_secs(1800),
+            tcp_linger: Some(Nanos::from_secs(5)),
             max_flows: 262_144,
             drain_grace: Nanos::from_secs(5),
             hash_seed: 0,
@@ -57,73 +75,43 @@ pub struct TableStats {
 
 /// Flows in progress. See the crate's first page for the whole loop.
 ///
-/// A flow ends when its earliest deadline has come: the last packet plus `idle_timeout`, or the first one plus
+/// A flow ends when its earliest deadline has come: the last packet plus its idle timeout, or the first one plus
 /// `active_timeout`; a packet at the very deadline begins the next record. Which record a packet belongs to, and why a
 /// record ended, does not depend on when [`Table::handle_timeout`] is called. Nor does any output depend on hashing.
+///
+/// Packets belong to one flow when their keys agree in either direction and they came through the same tunnel
+/// ([`Packet::tunnel`]) and inner VLAN.
 pub struct Table {
     config: TableConfig,
+    seeded: Seeded,
     now: Nanos,
-    index: HashMap<Canonical, u32, Seeded>,
+    index: Index,
     flows: Vec<Flow>,
     free: Vec<u32>,
     idle: Deadlines,
     active: Deadlines,
     serial: u64,
     done: VecDeque<Record>,
+    /// Slots of flows that were there when the input ended, the last one first; [`Table::poll_record`] ends them.
+    rest: Vec<u32>,
     stats: TableStats,
-}
-
-/// One direction-neutral packet or kernel part on its way in.
-struct Arrival {
-    at: Nanos,
-    /// Sender first.
-    key: FlowKey,
-    dir: Option<Dir>,
-    /// Sender, receiver.
-    mac: [Mac; 2],
-    device: u32,
-    ifindex: u32,
-    from_kernel: bool,
-}
-
-struct Flow {
-    /// Initiator first.
-    key: FlowKey,
-    /// Forward, backward.
-    counters: [Counters; 2],
-    cover: [CoverCounters; 2],
-    sequence: [SequenceEntry; SEQUENCE_LEN],
-    sequence_len: u8,
-    /// Something was counted since the last cut.
-    live: bool,
-    from_kernel: bool,
-    device_dir: Option<Dir>,
-    mac: [Mac; 2],
-    part: u32,
-    device: u32,
-    ifindex: u32,
-    start: Nanos,
-    last: Nanos,
-    /// Identity in `idle`; 0 for a free place.
-    serial: u64,
-    /// Identity in `active`, changes with each part.
-    part_serial: u64,
 }
 
 impl Table {
     /// An empty table.
     pub fn new(config: TableConfig) -> Self {
-        let index = HashMap::with_hasher(Seeded(config.hash_seed));
         Self {
+            seeded: Seeded::new(config.hash_seed),
             config,
             now: Nanos::ZERO,
-            index,
+            index: Index::default(),
             flows: Vec::new(),
             free: Vec::new(),
             idle: Deadlines::default(),
             active: Deadlines::default(),
             serial: 0,
             done: VecDeque::new(),
+            rest: Vec::new(),
             stats: TableStats::default(),
         }
     }
@@ -134,40 +122,21 @@ impl Table {
         if packet.fragment == crate::Fragment::Later {
             self.stats.later_fragments += 1;
         }
-        let mac = [packet.src_mac, packet.dst_mac];
-        let arrival = Arrival {
-            at,
-            key: packet.key,
-            dir,
-            mac,
-            device: 0,
-            ifindex: 0,
-            from_kernel: false,
-        };
-        self.add(&arrival, packet.sample, false);
+        self.add(&Arrival::of(at, dir, packet), packet.sample);
     }
 
     /// Counts one cover packet seen at `now`, apart from the real ones.
     pub fn observe_cover(&mut self, now: Nanos, dir: Option<Dir>, packet: &Packet<'_>) {
         let at = self.handle_due(now);
-        let mac = [packet.src_mac, packet.dst_mac];
-        let arrival = Arrival {
-            at,
-            key: packet.key,
-            dir,
-            mac,
-            device: 0,
-            ifindex: 0,
-            from_kernel: false,
-        };
-        self.add(&arrival, packet.sample, true);
+        self.add_cover(&Arrival::of(at, dir, packet), packet.sample);
     }
 
     /// Adds what the kernel counted of one flow in one map generation; `key` has the device first.
     ///
     /// Parts of one flow are given in the order of time. The part is not split: it belongs to the record in which its first
     /// packet falls. So times are exact when the kernel is drained more often than the idle timeout, and an active timeout
-    /// cuts at the next drain. Call [`Table::handle_timeout`] after a whole drain, not in the middle of one.
+    /// cuts at the next drain. A connection that begins in the generation in which one with the same key ended is a part of
+    /// that one. Call [`Table::handle_timeout`] after a whole drain, not in the middle of one.
     pub fn absorb(&mut self, now: Nanos, key: FlowKey, value: &FlowValue) {
         let now = self.clock(now);
         let dir = if value.first_dir == Dir::In as u8 {
@@ -177,24 +146,33 @@ impl Table {
         };
         let (key, mac) = from_device(dir, key, Mac(value.mac));
         let has_cover = value.cover.iter().any(|c| c.packets > 0);
+        let first_flags = match value.sequence_len {
+            0 => 0,
+            _ => value.sequence[0].dir_flags & 0xff,
+        };
         let arrival = Arrival {
             at: value.first,
             key,
+            tunnel: crate::Tunnel::default(),
+            inner_vlan: 0,
             dir: Some(dir),
             mac,
             device: value.device,
             ifindex: value.ifindex,
             from_kernel: true,
+            opens: first_flags & (flow::SYN | flow::ACK) == flow::SYN,
         };
-        let slot = self.touch(&arrival);
+        let (slot, side) = self.touch(&arrival);
         let Some(flow) = self.flows.get_mut(slot as usize) else {
             return;
         };
         // Index of the device's outgoing direction among (forward, backward).
-        let out = usize::from((flow.key == key) != (dir == Dir::Out));
+        let out = usize::from((side == 0) != (dir == Dir::Out));
         let shift = value.first.since(flow.start).as_micros();
+        let mut flags = [0; 2];
         for (d, part) in value.counters.iter().enumerate() {
             flow.counters[out ^ d].merge(part);
+            flags[out ^ d] = part.flags_seen().into();
             self.stats.packets += part.packets;
             if part.packets > 0 {
                 flow.last = flow.last.max(part.last);
@@ -215,6 +193,9 @@ impl Table {
                 ..*entry
             });
         }
+        for (side, flags) in flags.into_iter().enumerate() {
+            self.note_ending(slot, side, flags);
+        }
     }
 
     /// Adds one frame that found no room in the kernel's map.
@@ -229,11 +210,14 @@ impl Table {
         let arrival = Arrival {
             at: record.at,
             key,
+            tunnel: crate::Tunnel::default(),
+            inner_vlan: 0,
             dir: Some(dir),
             mac,
             device: record.device,
             ifindex: record.ifindex,
             from_kernel: true,
+            opens: record.tcp_flags & (flow::SYN | flow::ACK) == flow::SYN,
         };
         let sample = Sample {
             wire: record.wire,
@@ -242,7 +226,11 @@ impl Table {
             segments: record.segments,
             tcp_flags: record.tcp_flags,
         };
-        self.add(&arrival, sample, record.cover != 0);
+        if record.cover == 0 {
+            self.add(&arrival, sample);
+        } else {
+            self.add_cover(&arrival, sample);
+        }
     }
 
     /// Ends every flow whose deadline is not after `now`, in the order of deadlines.
@@ -259,11 +247,16 @@ impl Table {
     }
 
     /// The next finished record. Drain it after every call: the queue has no bound of its own.
+    #[inline]
     pub fn poll_record(&mut self) -> Option<Record> {
+        if self.done.is_empty() && !self.rest.is_empty() {
+            self.end_rest(1);
+        }
         self.done.pop_front()
     }
 
-    /// Ends all flows at the end of the input, in the order of their first packets.
+    /// Ends all flows at the end of the input, in the order of their first packets. Their records are made one by one, as
+    /// [`Table::poll_record`] asks for them.
     pub fn finish(&mut self, now: Nanos) {
         self.handle_due(now.max(self.now));
         let mut rest: Vec<(u64, u32)> = Vec::with_capacity(self.index.len());
@@ -272,16 +265,25 @@ impl Table {
                 rest.push((flow.serial, slot as u32));
             }
         }
-        rest.sort_unstable();
-        for (_, slot) in rest {
+        rest.sort_unstable_by(|a, b| b.cmp(a));
+        self.rest = rest.into_iter().map(|(_, slot)| slot).collect();
+        self.idle = Deadlines::default();
+        self.active = Deadlines::default();
+    }
+
+    /// Ends flows that [`Table::finish`] left until there are `wanted` records or no flows.
+    #[cold]
+    fn end_rest(&mut self, wanted: usize) {
+        while self.done.len() < wanted {
+            let Some(slot) = self.rest.pop() else {
+                return;
+            };
             // Nothing is left in the kernel: deadlines hold without grace.
             self.expire_before(slot, self.now);
-            if self.flows.get(slot as usize).is_some_and(|f| f.serial != 0) {
+            if self.is_used(slot) {
                 self.end(slot, EndReason::EndOfInput);
             }
         }
-        self.idle = Deadlines::default();
-        self.active = Deadlines::default();
     }
 
     /// Flows held, those that wait for more after an active timeout included.
@@ -291,7 +293,7 @@ impl Table {
 
     /// Whether no flow is held.
     pub fn is_empty(&self) -> bool {
-        self.index.is_empty()
+        self.index.len() == 0
     }
 
     /// What it has done so far.
@@ -299,7 +301,11 @@ impl Table {
         self.stats
     }
 
+    #[inline(always)]
     fn clock(&mut self, now: Nanos) -> Nanos {
+        if !self.rest.is_empty() {
+            self.end_rest(usize::MAX);
+        }
         if now < self.now {
             self.stats.clamped += 1;
         } else {
@@ -308,7 +314,7 @@ impl Table {
         self.now
     }
 
-    #[inline]
+    #[inline(always)]
     fn handle_due(&mut self, now: Nanos) -> Nanos {
         let now = self.clock(now);
         while self.poll_timeout().is_some_and(|at| at <= now) {
@@ -341,21 +347,13 @@ impl Table {
         let flow = self
             .flows
             .get(entry.slot as usize)
-            .filter(|f| f.serial == entry.serial)?;
-        let due = self.idle_at(flow) + self.grace(flow);
+            .filter(|f| f.has_idle(entry.serial))?;
+        let due = flow.idle_at() + self.grace(flow);
         if due > entry.at {
-            self.idle.push(Entry { at: due, ..entry });
+            self.idle.renew(Entry { at: due, ..entry });
             return None;
         }
         Some(entry.slot)
-    }
-
-    fn idle_at(&self, flow: &Flow) -> Nanos {
-        flow.last + self.config.idle_timeout
-    }
-
-    fn active_at(&self, flow: &Flow) -> Nanos {
-        flow.start + self.config.active_timeout
     }
 
     fn grace(&self, flow: &Flow) -> Nanos {
@@ -366,96 +364,174 @@ impl Table {
         }
     }
 
-    fn add(&mut self, arrival: &Arrival, sample: Sample, cover: bool) {
-        let slot = self.touch(arrival);
-        let segments = sample.segments.max(1) as u64;
-        self.stats.packets += segments;
+    fn is_used(&self, slot: u32) -> bool {
+        self.flows.get(slot as usize).is_some_and(|f| f.serial != 0)
+    }
+
+    #[inline(always)]
+    fn add(&mut self, arrival: &Arrival, sample: Sample) {
+        let (slot, side) = self.touch(arrival);
+        self.stats.packets += sample.packets();
         let Some(flow) = self.flows.get_mut(slot as usize) else {
             return;
         };
-        let side = usize::from(flow.key != arrival.key);
         flow.last = flow.last.max(arrival.at);
-        if cover {
-            flow.cover[side].packets += segments;
-            flow.cover[side].bytes += sample.bytes as u64;
-            return;
-        }
         flow.counters[side].add(arrival.at, sample);
         if (flow.sequence_len as usize) < SEQUENCE_LEN {
+            let offset = arrival.at.since(flow.start).as_micros();
             flow.push(SequenceEntry {
-                offset_us: arrival
-                    .at
-                    .since(flow.start)
-                    .as_micros()
-                    .min(u32::MAX as u64) as u32,
+                offset_us: offset.min(u32::MAX as u64) as u32,
                 bytes: sample.bytes.min(u16::MAX as u32) as u16,
                 dir_flags: ((side as u16) << 8) | (sample.tcp_flags & 0xff),
             });
         }
+        if sample.tcp_flags & (flow::FIN | flow::RST) != 0 {
+            self.note_ending(slot, side, sample.tcp_flags);
+        }
     }
 
-    /// Finds or makes the flow of an arrival, after ending what must end before it.
-    #[inline]
-    fn touch(&mut self, arrival: &Arrival) -> u32 {
-        let canonical = Canonical(arrival.key.canonical().0);
-        if let Some(&slot) = self.index.get(&canonical) {
-            self.expire_before(slot, arrival.at);
+    fn add_cover(&mut self, arrival: &Arrival, sample: Sample) {
+        let (slot, side) = self.touch(arrival);
+        self.stats.packets += sample.packets();
+        if let Some(flow) = self.flows.get_mut(slot as usize) {
+            flow.last = flow.last.max(arrival.at);
+            flow.cover[side].packets += sample.packets();
+            flow.cover[side].bytes += sample.bytes as u64;
+        }
+    }
+
+    /// Shortens the idle timeout of a TCP flow whose connection these flags end.
+    fn note_ending(&mut self, slot: u32, side: usize, flags: u16) {
+        let Some(linger) = self.config.tcp_linger else {
+            return;
+        };
+        let Some(flow) = self.flows.get_mut(slot as usize) else {
+            return;
+        };
+        if Lane::of(flow.key.protocol) == Lane::Tcp
+            && flow.ending.note(side, flags)
+            && linger < flow.idle
+        {
+            flow.idle = linger;
+            self.serial += 1;
+            flow.idle_serial = self.serial;
+            let at = flow.idle_at()
+                + if flow.from_kernel {
+                    self.config.drain_grace
+                } else {
+                    Nanos::ZERO
+                };
+            let serial = self.serial;
+            self.idle
+                .push(Lane::Other as usize, Entry { at, serial, slot });
+        }
+    }
+
+    /// Finds or makes the flow of an arrival, after ending what must end before it. Gives its slot and which side of it
+    /// sent this.
+    #[inline(always)]
+    fn touch(&mut self, arrival: &Arrival) -> (u32, usize) {
+        let identity = arrival.identity();
+        let hash = self.seeded.hash(&identity);
+        let mut side = 0;
+        let flows = &self.flows;
+        let found = self.index.find(hash, |slot| {
+            match flows.get(slot as usize).and_then(|f| f.side(&identity)) {
+                Some(s) => {
+                    side = s;
+                    true
+                }
+                None => false,
+            }
+        });
+        if let Some(slot) = found {
+            // A flow without the kernel's grace was ended by its deadline in the queue.
+            let waits = self.flows.get(slot as usize).is_some_and(|f| f.from_kernel);
+            if waits || arrival.from_kernel {
+                self.expire_before(slot, arrival.at);
+            }
             // The place still belongs to the flow unless that ended it.
-            if self.flows.get(slot as usize).is_some_and(|f| f.serial != 0) {
-                self.begin_part(slot, arrival);
-                return slot;
+            match self.flows.get_mut(slot as usize) {
+                Some(flow) if flow.serial == 0 => (),
+                Some(flow) if flow.ending.closed && arrival.opens => {
+                    self.end(slot, EndReason::TcpEnd);
+                }
+                Some(flow) if flow.live => {
+                    flow.start = flow.start.min(arrival.at);
+                    return (slot, side);
+                }
+                _ => {
+                    self.begin_part(slot, arrival.at);
+                    return (slot, side);
+                }
             }
         }
-        self.insert(canonical, arrival)
+        (self.insert(hash, arrival), 0)
     }
 
+    #[inline(always)]
     fn expire_before(&mut self, slot: u32, at: Nanos) {
         let Some(flow) = self.flows.get(slot as usize) else {
             return;
         };
-        let (idle_at, active_at) = (self.idle_at(flow), self.active_at(flow));
-        if flow.live && active_at < idle_at && active_at <= at {
+        let (idle_at, active_at) = (flow.idle_at(), flow.start + self.config.active_timeout);
+        if idle_at <= at || active_at <= at {
+            self.expire(slot, idle_at, active_at, at);
+        }
+    }
+
+    #[cold]
+    fn expire(&mut self, slot: u32, idle_at: Nanos, active_at: Nanos, at: Nanos) {
+        let live = self.flows.get(slot as usize).is_some_and(|f| f.live);
+        if live && active_at < idle_at && active_at <= at {
             self.cut(slot);
         }
-        if idle_at <= at {
+        if idle_at <= at && self.is_used(slot) {
             self.end(slot, EndReason::Idle);
         }
     }
 
-    fn begin_part(&mut self, slot: u32, arrival: &Arrival) {
-        let active = arrival.at + self.config.active_timeout;
+    fn begin_part(&mut self, slot: u32, at: Nanos) {
         let Some(flow) = self.flows.get_mut(slot as usize) else {
             return;
         };
-        if flow.live {
-            flow.start = flow.start.min(arrival.at);
-            return;
-        }
         self.serial += 1;
         flow.live = true;
-        flow.start = arrival.at;
+        flow.start = at;
         flow.part_serial = self.serial;
         let grace = if flow.from_kernel {
             self.config.drain_grace
         } else {
             Nanos::ZERO
         };
-        self.active.push(Entry {
-            at: active + grace,
+        let entry = Entry {
+            at: at + self.config.active_timeout + grace,
             serial: self.serial,
             slot,
-        });
+        };
+        self.active.push(0, entry);
     }
 
-    fn insert(&mut self, canonical: Canonical, arrival: &Arrival) -> u32 {
-        while !self.index.is_empty() && self.index.len() >= self.config.max_flows {
+    fn idle_timeout(&self, lane: Lane) -> Nanos {
+        let own = match lane {
+            Lane::Tcp => self.config.idle_tcp,
+            Lane::Udp => self.config.idle_udp,
+            Lane::Icmp => self.config.idle_icmp,
+            Lane::Other => None,
+        };
+        own.unwrap_or(self.config.idle_timeout)
+    }
+
+    fn insert(&mut self, hash: u32, arrival: &Arrival) -> u32 {
+        while self.index.len() >= self.config.max_flows && !self.idle.is_empty() {
             if let Some(slot) = self.pop_idle() {
                 self.end(slot, EndReason::Resource);
             }
         }
         self.serial += 1;
-        let flow = Flow::new(arrival, self.serial);
-        let at = self.idle_at(&flow) + self.grace(&flow);
+        let lane = Lane::of(arrival.key.protocol);
+        let flow = Flow::new(arrival, self.serial, self.idle_timeout(lane));
+        let at = flow.idle_at() + self.grace(&flow);
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.flows[slot as usize] = flow;
@@ -466,20 +542,21 @@ impl Table {
                 (self.flows.len() - 1) as u32
             }
         };
-        self.idle.push(Entry {
-            at,
-            serial: self.serial,
-            slot,
-        });
-        self.index.insert(canonical, slot);
+        let serial = self.serial;
+        self.idle.push(lane as usize, Entry { at, serial, slot });
+        self.index.insert(hash, slot);
         self.stats.peak_flows = self.stats.peak_flows.max(self.index.len());
-        self.begin_part(slot, arrival);
+        self.begin_part(slot, arrival.at);
         slot
     }
 
-    /// Makes a record of what the flow has, and keeps the flow, its initiator known, for what may follow.
+    /// Makes a record of what the flow has, and keeps the flow, its initiator known, for what may follow. A connection that
+    /// is over is not kept.
     fn cut(&mut self, slot: u32) {
-        self.emit(slot, EndReason::Active);
+        match self.flows.get(slot as usize) {
+            Some(flow) if flow.ending.closed => return self.end(slot, EndReason::TcpEnd),
+            _ => self.emit(slot, EndReason::Active),
+        }
         if let Some(flow) = self.flows.get_mut(slot as usize) {
             flow.reset();
         }
@@ -492,12 +569,13 @@ impl Table {
             return;
         };
         flow.serial = 0;
-        self.index.remove(&Canonical(flow.key.canonical().0));
+        let hash = self.seeded.hash(&flow.identity());
+        self.index.remove(hash, slot);
         self.free.push(slot);
         let (flows, held) = (&self.flows, self.index.len());
         let flow = |e: &Entry| flows.get(e.slot as usize);
         self.idle
-            .compact(held, |e| flow(e).is_some_and(|f| f.serial == e.serial));
+            .compact(held, |e| flow(e).is_some_and(|f| f.has_idle(e.serial)));
         self.active
             .compact(held, |e| flow(e).is_some_and(|f| f.has_part(e.serial)));
     }
@@ -505,6 +583,12 @@ impl Table {
     fn emit(&mut self, slot: u32, reason: EndReason) {
         let Some(flow) = self.flows.get(slot as usize).filter(|f| f.live) else {
             return;
+        };
+        let reason = match reason {
+            EndReason::Idle | EndReason::EndOfInput | EndReason::Resource if flow.ending.closed => {
+                EndReason::TcpEnd
+            }
+            other => other,
         };
         self.done.push_back(flow.record(self.stats.records, reason));
         self.stats.records += 1;
@@ -517,155 +601,5 @@ fn from_device(dir: Dir, key: FlowKey, device: Mac) -> (FlowKey, [Mac; 2]) {
     match dir {
         Dir::Out => (key, [device, Mac::default()]),
         Dir::In => (key.reversed(), [Mac::default(), device]),
-    }
-}
-
-impl Flow {
-    fn new(arrival: &Arrival, serial: u64) -> Self {
-        Self {
-            key: arrival.key,
-            counters: [Counters::EMPTY; 2],
-            cover: [CoverCounters::default(); 2],
-            sequence: [SequenceEntry::default(); SEQUENCE_LEN],
-            sequence_len: 0,
-            live: false,
-            from_kernel: arrival.from_kernel,
-            device_dir: arrival.dir,
-            mac: arrival.mac,
-            part: 0,
-            device: arrival.device,
-            ifindex: arrival.ifindex,
-            start: arrival.at,
-            last: arrival.at,
-            serial,
-            part_serial: 0,
-        }
-    }
-
-    fn has_part(&self, serial: u64) -> bool {
-        self.serial != 0 && self.live && self.part_serial == serial
-    }
-
-    fn reset(&mut self) {
-        self.counters = [Counters::EMPTY; 2];
-        self.cover = [CoverCounters::default(); 2];
-        self.sequence_len = 0;
-        self.live = false;
-        self.part += 1;
-    }
-
-    fn push(&mut self, entry: SequenceEntry) {
-        if let Some(place) = self.sequence.get_mut(self.sequence_len as usize) {
-            *place = entry;
-            self.sequence_len += 1;
-        }
-    }
-
-    fn record(&self, id: u64, reason: EndReason) -> Record {
-        let [forward, backward] = self.counters;
-        let end = if forward.packets + backward.packets > 0 {
-            forward.last.max(backward.last).max(self.start)
-        } else {
-            self.last
-        };
-        Record {
-            id,
-            part: self.part,
-            key: self.key,
-            forward,
-            backward,
-            cover: self.cover,
-            start: self.start,
-            end,
-            reason,
-            device_dir: self.device_dir,
-            mac: self.mac,
-            device: self.device,
-            ifindex: self.ifindex,
-            sequence: self.sequence[..self.sequence_len as usize].to_vec(),
-        }
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Entry {
-    at: Nanos,
-    serial: u64,
-    slot: u32,
-}
-
-/// A queue of deadlines with at most one true entry per flow. Entries of flows that are gone stay until they come up, or
-/// until there are more of them than of flows.
-#[derive(Default)]
-struct Deadlines(BinaryHeap<Reverse<Entry>>);
-
-impl Deadlines {
-    fn next(&self) -> Option<Nanos> {
-        self.0.peek().map(|e| e.0.at)
-    }
-
-    fn push(&mut self, entry: Entry) {
-        self.0.push(Reverse(entry));
-    }
-
-    fn pop(&mut self) -> Option<Entry> {
-        self.0.pop().map(|e| e.0)
-    }
-
-    fn compact(&mut self, flows: usize, is_true: impl Fn(&Entry) -> bool) {
-        if self.0.len() > 2 * flows + 64 {
-            self.0.retain(|e| is_true(&e.0));
-        }
-    }
-}
-
-/// A key in its direction-neutral form.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Canonical(FlowKey);
-
-impl Hash for Canonical {
-    #[inline]
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        let word = |b: &[u8]| b.first_chunk::<8>().map_or(0, |c| u64::from_le_bytes(*c));
-        let k = &self.0;
-        state.write_u64(word(&k.src[..8]));
-        state.write_u64(word(&k.src[8..]));
-        state.write_u64(word(&k.dst[..8]));
-        state.write_u64(word(&k.dst[8..]));
-        let [a, b] = k.src_port;
-        let [c, d] = k.dst_port;
-        let [e, f] = k.vlan;
-        state.write_u64(u64::from_le_bytes([
-            a, b, c, d, e, f, k.protocol, k.version,
-        ]));
-    }
-}
-
-/// Hashes by folded 64x64-bit multiplication.
-#[derive(Clone, Copy)]
-struct Seeded(u64);
-
-struct Folded(u64);
-
-impl BuildHasher for Seeded {
-    type Hasher = Folded;
-    fn build_hasher(&self) -> Folded {
-        Folded(self.0 ^ 0x9e37_79b9_7f4a_7c15)
-    }
-}
-
-impl Hasher for Folded {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for &b in bytes {
-            self.write_u64(b as u64);
-        }
-    }
-    #[inline(always)]
-    fn write_u64(&mut self, n: u64) {
-        let wide = ((self.0 ^ n) as u128) * 0xa076_1d64_78bd_642f_u128;
-        self.0 = (wide as u64) ^ ((wide >> 64) as u64);
     }
 }
