@@ -1,4 +1,4 @@
-use std::io::{self, Read};
+use std::io::Read;
 use std::ops::Range;
 
 use chaff_abi::Nanos;
@@ -10,12 +10,10 @@ use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionBlock;
 use pcap_file::pcapng::{PcapNgParseError, PcapNgParser};
 
 use crate::TraceError;
+use crate::input::Input;
 
 /// Largest packet or pcapng block that is read, bytes. libpcap stops at 262,144 for packets.
 pub const MAX_BLOCK: usize = 16 << 20;
-
-/// Twice the CPU time is spent with an 8 MB buffer: this one stays in the cache.
-const BUFFER: usize = 256 << 10;
 
 const SECTION_HEADER: u32 = 0x0a0d_0d0a;
 const INTERFACE: u32 = 1;
@@ -41,6 +39,10 @@ pub struct Frame {
     /// zero. The same as `at` in sound captures. It differs where a pcap file has seconds or fractions with the upper bit
     /// set, which libpcap takes for negative in files of the machine's own byte order (here always little-endian) only.
     pub millis: i64,
+    /// How many of the captured bytes programs on libpcap get, from the first on: no more than the snap length of a pcap file, and
+    /// none where libpcap refuses the packet (in pcapng one above the snap length, or of an interface whose link type or snap
+    /// length is not that of the first interface).
+    pub libpcap_len: usize,
     /// Length on the wire as the capture says, bytes; the captured bytes can be fewer, and in odd files more.
     pub wire_len: usize,
     /// What the bytes begin with.
@@ -49,7 +51,7 @@ pub struct Frame {
     pub interface: u32,
 }
 
-/// Reads packets one by one from a pcap or pcapng stream.
+/// Reads packets one by one from a pcap or pcapng stream, packed with gzip (RFC 1952) or not.
 ///
 /// As libpcap it accepts captured lengths above the snap length or above the original length, a snap length of 0, and
 /// fractions of a second of a second or more, which it adds to the seconds.
@@ -68,11 +70,15 @@ enum State {
         unit: u64,
         /// Big-endian.
         big: bool,
+        /// Largest packet for libpcap.
+        snaplen: usize,
     },
     PcapNg {
         parser: PcapNgParser,
         interfaces: Vec<Interface>,
         before: u32,
+        /// Link type and snap length of the file's first interface.
+        first: Option<(Link, usize)>,
     },
 }
 
@@ -94,13 +100,12 @@ struct Found {
 }
 
 impl<R: Read> Reader<R> {
-    /// Reads the file header and finds out the format.
+    /// Reads the file header and finds out the format, and whether it is packed with gzip.
     ///
     /// # Errors
     /// [`TraceError::Empty`], [`TraceError::Unknown`], and those of a broken header.
     pub fn new(input: R) -> Result<Self, TraceError> {
-        let mut input = Input::new(input);
-        while input.bytes().len() < 4 && input.fill(1)? {}
+        let mut input = Input::open(input)?;
         let magic = match input.bytes() {
             [] => return Err(TraceError::Empty),
             [a, b, c, d, ..] => u32::from_be_bytes([*a, *b, *c, *d]),
@@ -111,14 +116,15 @@ impl<R: Read> Reader<R> {
             }
         };
         let format = match magic {
-            0xa1b2_c3d4 | 0xa1b2_3c4d | 0xd4c3_b2a1 | 0x4d3c_b2a1 => open_pcap(&mut input)?,
-            SECTION_HEADER => open_pcapng(&mut input)?,
+            0xa1b2_c3d4 | 0xa1b2_3c4d | 0xd4c3_b2a1 | 0x4d3c_b2a1 => open_pcap(&mut input),
+            SECTION_HEADER => open_pcapng(&mut input),
             other => {
                 return Err(TraceError::Unknown {
                     magic: other.to_be_bytes().to_vec(),
                 });
             }
         };
+        let format = format.map_err(|e| input.explain(e, 0))?;
         Ok(Self {
             input,
             format,
@@ -164,7 +170,7 @@ impl<R: Read> Reader<R> {
             }
             Err(error) => {
                 self.failed = true;
-                Err(error)
+                Err(self.input.explain(error, self.packets))
             }
         }
     }
@@ -182,7 +188,7 @@ impl<R: Read> Reader<R> {
         self.packets
     }
 
-    /// Bytes of the input that were used up.
+    /// Bytes of the input that were used up, after unpacking.
     pub fn offset(&self) -> u64 {
         self.input.offset
     }
@@ -193,6 +199,7 @@ impl<R: Read> Reader<R> {
             link,
             unit,
             big,
+            snaplen,
         } = &self.format
         else {
             return Ok(None);
@@ -217,6 +224,7 @@ impl<R: Read> Reader<R> {
                     let frame = Frame {
                         at: Nanos(at as u64),
                         millis: seconds * 1000 + part / (1_000_000 / *unit as i64),
+                        libpcap_len: raw.data.len().min(*snaplen),
                         wire_len: raw.orig_len as usize,
                         link: *link,
                         interface: 0,
@@ -238,6 +246,7 @@ impl<R: Read> Reader<R> {
             parser,
             interfaces,
             before,
+            first,
         } = &mut self.format
         else {
             return Ok(None);
@@ -265,7 +274,11 @@ impl<R: Read> Reader<R> {
                     None
                 }
                 INTERFACE => {
-                    interfaces.extend(parser.interfaces().last().map(Interface::new));
+                    if let Some(block) = parser.interfaces().last() {
+                        let interface = Interface::new(block);
+                        first.get_or_insert((interface.link, interface.snaplen()));
+                        interfaces.push(interface);
+                    }
                     None
                 }
                 OBSOLETE_PACKET | SIMPLE_PACKET | ENHANCED_PACKET => {
@@ -277,6 +290,12 @@ impl<R: Read> Reader<R> {
                         packet,
                     };
                     let (mut frame, bytes) = fields.packet(&block, interfaces, self.last)?;
+                    if let Some(facts) = interfaces.get(frame.interface as usize)
+                        && *first == Some((facts.link, facts.snaplen()))
+                        && bytes.len() <= facts.snaplen()
+                    {
+                        frame.libpcap_len = bytes.len();
+                    }
                     frame.interface += *before;
                     Some(Found {
                         frame,
@@ -314,6 +333,7 @@ fn open_pcap<R: Read>(input: &mut Input<R>) -> Result<State, TraceError> {
                     link,
                     unit,
                     big,
+                    snaplen: snaplen_of_libpcap(header.snaplen),
                 });
             }
             Err(PcapParseError::IncompleteBuffer(needed, had)) => input.more(1, needed, had)?,
@@ -333,11 +353,20 @@ fn open_pcapng<R: Read>(input: &mut Input<R>) -> Result<State, TraceError> {
                     parser,
                     interfaces: Vec::new(),
                     before: 0,
+                    first: None,
                 });
             }
             Err(PcapNgParseError::IncompleteBuffer(needed, had)) => input.more(1, needed, had)?,
             Err(e) => return Err(input.structure(1, &e)),
         }
+    }
+}
+
+/// The snap length as libpcap takes it: 0 and negative ones mean its maximum.
+fn snaplen_of_libpcap(snaplen: u32) -> usize {
+    match i32::try_from(snaplen) {
+        Ok(1..) => snaplen as usize,
+        _ => 262_144,
     }
 }
 
@@ -355,6 +384,10 @@ impl Interface {
             binary: resolution.is_bin(),
             offset: block.ts_offset(),
         }
+    }
+
+    fn snaplen(&self) -> usize {
+        snaplen_of_libpcap(self.snaplen)
     }
 
     fn time(&self, ticks: u64) -> Nanos {
@@ -454,102 +487,11 @@ impl Fields<'_> {
         let frame = Frame {
             at,
             millis,
+            libpcap_len: 0,
             wire_len: original as usize,
             link: facts.link,
             interface,
         };
         Ok((frame, start..end))
-    }
-}
-
-/// A window on the input.
-struct Input<R> {
-    reader: R,
-    buffer: Vec<u8>,
-    start: usize,
-    end: usize,
-    /// Of `start`, from the beginning of the input.
-    offset: u64,
-}
-
-impl<R: Read> Input<R> {
-    fn new(reader: R) -> Self {
-        Self {
-            reader,
-            buffer: vec![0; BUFFER],
-            start: 0,
-            end: 0,
-            offset: 0,
-        }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &self.buffer[self.start..self.end]
-    }
-
-    fn consume(&mut self, n: usize) {
-        self.start += n;
-        self.offset += n as u64;
-    }
-
-    fn has_more(&mut self) -> Result<bool, TraceError> {
-        Ok(self.start < self.end || self.fill(1)?)
-    }
-
-    /// Reads until a parser that had `had` of the `needed` bytes can go on.
-    fn more(&mut self, packet: u64, needed: usize, had: usize) -> Result<(), TraceError> {
-        let offset = self.offset;
-        if needed > MAX_BLOCK {
-            return Err(TraceError::TooLarge {
-                offset,
-                packet,
-                length: needed,
-                limit: MAX_BLOCK,
-            });
-        }
-        if self.fill(needed.saturating_sub(had).max(1))? {
-            Ok(())
-        } else {
-            Err(TraceError::Cut { offset, packet })
-        }
-    }
-
-    /// One read, with room for at least `wanted` more bytes; false at the end of the input.
-    fn fill(&mut self, wanted: usize) -> Result<bool, TraceError> {
-        self.buffer.copy_within(self.start..self.end, 0);
-        self.end -= self.start;
-        self.start = 0;
-        if self.buffer.len() < self.end + wanted {
-            self.buffer.resize(self.end + wanted, 0);
-        }
-        loop {
-            match self.reader.read(&mut self.buffer[self.end..]) {
-                Ok(n) => {
-                    self.end += n;
-                    return Ok(n > 0);
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => (),
-                Err(source) => {
-                    return Err(TraceError::Read {
-                        offset: self.offset + self.end as u64,
-                        source,
-                    });
-                }
-            }
-        }
-    }
-
-    fn structure(&self, packet: u64, error: &dyn std::error::Error) -> TraceError {
-        let mut reason = error.to_string();
-        let mut cause = error.source();
-        while let Some(e) = cause {
-            reason = format!("{reason}: {e}");
-            cause = e.source();
-        }
-        TraceError::Structure {
-            offset: self.offset,
-            packet,
-            reason,
-        }
     }
 }
