@@ -34,6 +34,7 @@
 pub mod app;
 mod column;
 mod fields;
+mod index;
 pub mod nfstream;
 mod packet;
 pub mod plugin;
