@@ -50,7 +50,7 @@ fn makes_the_flows_of_nfstream() {
         let want = fs::read_to_string(root.join("expected").join(name)).expect("a text file");
         let (want, have) = (Table::parse(&want), Table::parse(&csv));
         let dissected = case.dissect > 0;
-        let ignored: &[&str] = if dissected { &APPLICATION } else { &[] };
+        let ignored = if dissected { &APPLICATION[..4] } else { &[] };
         let report = compare(&have, &want, ignored);
         if dissected {
             for (column, [same, all]) in &report.agreement {

@@ -22,6 +22,8 @@ pub struct Field {
     pub doc: &'static str,
     /// Reads it from a record.
     pub get: fn(&Record) -> Value,
+    /// Writes it as in CSV; core fields have it.
+    put: Option<fn(&Record, &mut Vec<u8>)>,
 }
 
 const fn field(
@@ -37,6 +39,7 @@ const fn field(
         unit,
         doc,
         get,
+        put: None,
     }
 }
 

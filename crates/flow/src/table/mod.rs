@@ -1,6 +1,6 @@
 mod deadlines;
 mod flow;
-mod index;
+mod identity;
 mod more;
 
 use std::collections::VecDeque;
@@ -9,11 +9,12 @@ use chaff_abi::{
     Dir, DirectRecord, FlowKey, FlowValue, Mac, Nanos, SEQUENCE_LEN, Sample, SequenceEntry,
 };
 
+use crate::index::Index;
 use crate::plugin::{Extension, Next, Plugins};
 use crate::{Column, EndReason, Layout, Packet, Record};
 use deadlines::{Deadlines, Entry};
 use flow::{Arrival, Flow, Lane};
-use index::{Index, Seeded};
+use identity::Seeded;
 
 /// Settings of a [`Table`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -379,7 +380,7 @@ impl Table {
     #[inline(always)]
     fn handle_due(&mut self, now: Nanos) -> Nanos {
         let now = self.clock(now);
-        while self.poll_timeout().is_some_and(|at| at <= now) {
+        while self.poll_timeout().is_some_and(|at| is_due(at, now)) {
             self.serve_first_deadline();
         }
         now
@@ -560,7 +561,7 @@ impl Table {
             return;
         };
         let (idle_at, active_at) = (flow.idle_at(), flow.start + self.config.active_timeout);
-        if idle_at <= at || active_at <= at {
+        if is_due(idle_at, at) || is_due(active_at, at) {
             self.expire(slot, idle_at, active_at, at);
         }
     }
@@ -568,10 +569,10 @@ impl Table {
     #[cold]
     fn expire(&mut self, slot: u32, idle_at: Nanos, active_at: Nanos, at: Nanos) {
         let live = self.flows.get(slot as usize).is_some_and(|f| f.live);
-        if live && active_at < idle_at && active_at <= at {
+        if live && active_at < idle_at && is_due(active_at, at) {
             self.cut(slot);
         }
-        if idle_at <= at && self.is_used(slot) {
+        if is_due(idle_at, at) && self.is_used(slot) {
             self.end(slot, EndReason::Idle);
         }
     }
@@ -684,6 +685,11 @@ impl Table {
         self.stats.records += 1;
         self.stats.evicted += u64::from(reason == EndReason::Resource);
     }
+}
+
+/// A deadline beyond the end of time, where broken captures have their packets, never comes.
+fn is_due(deadline: Nanos, now: Nanos) -> bool {
+    deadline <= now && deadline < Nanos::MAX
 }
 
 /// Turns a device-first key into a sender-first one, with the MACs of sender and receiver.
