@@ -52,7 +52,7 @@ impl Flow {
                 hints.application.into_owned(),
                 hints.category.to_owned(),
                 hints.confidence.ndpi().to_string(),
-                u8::from(hints.confidence.is_guess()).to_string(),
+                u8::from(hints.guessed).to_string(),
             ],
         )
     }

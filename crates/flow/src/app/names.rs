@@ -16,25 +16,34 @@ macro_rules! apps {
 }
 
 apps! {
+    AH = "AH", "VPN";
     DHCP = "DHCP", "Network";
     DNS = "DNS", "Network";
     DTLS = "DTLS", "Web";
+    EGP = "EGP", "Network";
+    ESP = "ESP", "VPN";
+    GRE = "GRE", "Network";
     HTTP = "HTTP", "Web";
     HTTP_CONNECT = "HTTP_Connect", "Web";
     HTTP_PROXY = "HTTP_Proxy", "Web";
     ICMP = "ICMP", "Network";
     ICMPV6 = "ICMPV6", "Network";
     IGMP = "IGMP", "Network";
+    IP_OSPF = "IP_OSPF", "Network";
+    IP_PIM = "IP_PIM", "Network";
     LLMNR = "LLMNR", "Network";
     MDNS = "MDNS", "Network";
     MS_RPCH = "MS-RPCH", "RPC";
     NETBIOS = "NetBIOS", "System";
+    PGM = "PGM", "Network";
     QUIC = "QUIC", "Web";
     RTSP = "RTSP", "Media";
+    SCTP = "SCTP", "Network";
     SMB1 = "SMBv1", "System";
     SSDP = "SSDP", "System";
     SSH = "SSH", "RemoteAccess";
     TLS = "TLS", "Web";
     UNKNOWN = "Unknown", "Unspecified";
+    VRRP = "VRRP", "Network";
     WEBDAV = "WebDAV", "Collaborative";
 }

@@ -31,7 +31,7 @@ impl Http {
                 if dialect == Dialect::Ndpi && !known {
                     return None;
                 }
-                let verdict = request(family, target, &head, found);
+                let verdict = request(dialect, family, target, &head, found);
                 Some((Self { client: Some(side) }, verdict))
             }
             Start::Response(_) => {
@@ -45,7 +45,7 @@ impl Http {
     /// Looks at a later payload.
     pub(super) fn packet(
         &mut self,
-        _dialect: Dialect,
+        dialect: Dialect,
         packet: &Seen<'_>,
         found: &mut Found,
     ) -> Verdict {
@@ -56,12 +56,12 @@ impl Http {
             {
                 self.client = Some(side);
                 found.hints.content_type.clear();
-                return request(family, target, &head, found);
+                return request(dialect, family, target, &head, found);
             }
             return Verdict::Mine;
         };
         if side == client {
-            continuation(packet.payload, found);
+            continuation(dialect, packet.payload, found);
             return Verdict::Mine;
         }
         if let Some(head) = Head::parse(packet.payload)
@@ -73,10 +73,16 @@ impl Http {
     }
 }
 
-fn request(family: Family, target: &[u8], head: &Head<'_>, found: &mut Found) -> Verdict {
+fn request(
+    dialect: Dialect,
+    family: Family,
+    target: &[u8],
+    head: &Head<'_>,
+    found: &mut Found,
+) -> Verdict {
     let host = head.get("host").map(without_port);
     if let Some(host) = host {
-        found.server(text::host(host));
+        found.server(text::host(host), dialect);
     }
     if family == Family::Tunnel {
         found.name(names::HTTP_CONNECT);
@@ -99,7 +105,7 @@ fn request(family: Family, target: &[u8], head: &Head<'_>, found: &mut Found) ->
 }
 
 /// Header lines of a request that did not fit into its first segment.
-fn continuation(payload: &[u8], found: &mut Found) {
+fn continuation(dialect: Dialect, payload: &[u8], found: &mut Found) {
     let head = Headers::parse(payload);
     if found.hints.user_agent.is_empty()
         && let Some(agent) = head.get("user-agent")
@@ -109,7 +115,7 @@ fn continuation(payload: &[u8], found: &mut Found) {
     if found.hints.server_name.is_empty()
         && let Some(host) = head.get("host")
     {
-        found.server(text::host(without_port(host)));
+        found.server(text::host(without_port(host)), dialect);
     }
 }
 

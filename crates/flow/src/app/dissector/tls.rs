@@ -193,7 +193,7 @@ pub(super) fn client(
         hints.alpn = text::utf8(protocol);
     }
     if let Some(name) = hello.server_name.filter(|name| !name.is_empty()) {
-        found.server(text::host(&name));
+        found.server(text::host(&name), dialect);
     }
 }
 

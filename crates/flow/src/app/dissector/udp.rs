@@ -65,14 +65,14 @@ impl Dissector {
             self.dhcp(payload);
         } else if packet.ports[usize::from(packet.forward)] == 137 {
             if let Some(name) = netbios::name(payload) {
-                self.found.server(text::host(&name));
+                self.found.server(text::host(&name), self.dialect);
                 self.only(names::NETBIOS);
             }
         } else if has(138) {
             if let Some(name) = netbios::datagram_source(payload, sender(packet)) {
-                self.found.server(text::host(&name));
+                self.found.server(text::host(&name), self.dialect);
                 self.found.service = Some(names::SMB1);
-                self.found.category = Some(names::NETBIOS.category);
+                self.found.own_category = true;
                 self.only(names::NETBIOS);
             }
         } else if let Some(head) = Head::parse(payload) {
@@ -93,6 +93,7 @@ impl Dissector {
         };
         if !known {
             self.found.name(app);
+            self.found.own_category = true;
             self.known(stage(app), DNS_PATIENCE);
         }
         let mut at = Header::LENGTH;
@@ -101,7 +102,7 @@ impl Dissector {
             false => dns::raw_name(message, &mut at).map(|n| text::domain(&n)),
         };
         if header.counts[0] > 0 || app == names::MDNS && header.counts[1] > 0 {
-            self.found.server(name.unwrap_or_default());
+            self.found.server(name.unwrap_or_default(), self.dialect);
         }
         if header.is_response() && header.counts[1..].iter().any(|n| *n > 0) {
             self.stage = Stage::Done;
@@ -118,7 +119,7 @@ impl Dissector {
         }
         let mut at = Header::LENGTH;
         let name = dns::raw_name(message, &mut at).unwrap_or_default();
-        self.found.server(text::domain(&name));
+        self.found.server(text::domain(&name), self.dialect);
         self.only(names::LLMNR);
     }
 
@@ -143,7 +144,7 @@ impl Dissector {
             };
         }
         if let Some(name) = seen.host_name {
-            self.found.server(text::host(name));
+            self.found.server(text::host(name), self.dialect);
         }
         self.only(names::DHCP);
     }
@@ -156,7 +157,7 @@ impl Dissector {
         }
         if let Some(host) = head.get("host") {
             let end = host.iter().rposition(|b| *b == b':').unwrap_or(host.len());
-            self.found.server(text::host(&host[..end]));
+            self.found.server(text::host(&host[..end]), self.dialect);
         }
         for name in ["server", "st", "nt"] {
             if let Some(value) = head.get(name) {
