@@ -5,12 +5,14 @@
 
 mod addresses;
 mod bytes;
+mod detect;
 pub mod dhcp;
 mod dissector;
 pub mod dns;
 pub mod dtls;
 pub mod fingerprint;
 pub mod http;
+pub mod mail;
 mod names;
 pub mod netbios;
 mod ports;

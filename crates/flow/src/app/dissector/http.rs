@@ -98,6 +98,10 @@ fn request(
         Family::Rpc => found.service = Some(names::MS_RPCH),
         _ => {}
     }
+    let upgrade = head.get("upgrade");
+    if upgrade.is_some_and(|u| u.eq_ignore_ascii_case(b"websocket")) {
+        found.service = Some(names::WEBSOCKET);
+    }
     if let Some(agent) = head.get("user-agent") {
         found.hints.user_agent = text::head(agent, text::MAX_USER_AGENT);
     }
@@ -123,6 +127,22 @@ fn response(head: &Head<'_>, found: &mut Found) {
     if let Some(kind) = head.get("content-type") {
         let end = kind.iter().position(|b| *b == b';').unwrap_or(kind.len());
         found.hints.content_type = text::head(&kind[..end], MAX_CONTENT_TYPE);
+        if let Some(category) = category(&found.hints.content_type) {
+            found.category = Some(category);
+        }
+    }
+}
+
+/// Category of what is transferred, where it says more than the server.
+fn category(content_type: &str) -> Option<&'static str> {
+    let (kind, subtype) = content_type.split_once('/')?;
+    match kind {
+        "audio" | "video" => Some("Media"),
+        "application" => match subtype {
+            "octet-stream" | "x-msdownload" => Some("Download"),
+            _ => None,
+        },
+        _ => None,
     }
 }
 

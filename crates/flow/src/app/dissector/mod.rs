@@ -2,6 +2,7 @@
 
 mod dtls;
 mod http;
+mod mail;
 mod quic;
 mod ssh;
 mod tcp;
@@ -50,6 +51,8 @@ pub struct Dissector {
     next: [Option<u32>; 2],
     /// Payloads that were looked at.
     payloads: u16,
+    /// Sender and start of the payload before, for protocols that show in two.
+    before: Option<(bool, [u8; 12])>,
     /// Packets that may still come after the protocol is known.
     patience: u8,
 }
@@ -63,6 +66,7 @@ enum Stage {
     SearchingTls(Box<tls::Tls>),
     Tls(Box<tls::Tls>),
     Http(http::Http),
+    Mail(Box<mail::Mail>),
     Ssh(Box<ssh::Ssh>),
     Dtls(Box<dtls::Dtls>),
     Quic(Box<quic::Quic>),
@@ -136,7 +140,10 @@ impl Dissector {
         }
         self.protocol = packet.protocol;
         self.ports = packet.ports;
-        if !matches!(self.stage, Stage::Searching | Stage::SearchingTls(_)) {
+        if !matches!(
+            self.stage,
+            Stage::Searching | Stage::SearchingTls(_) | Stage::Mail(_)
+        ) {
             if self.patience == 0 {
                 self.stage = Stage::Done;
                 return Progress::Done;
@@ -169,6 +176,15 @@ impl Dissector {
     /// The protocol is known and has nothing more to tell.
     fn only(&mut self, app: App) {
         self.found.name(app);
+        self.stage = Stage::Done;
+    }
+
+    /// The payload told the protocol, and perhaps the application.
+    fn detected(&mut self, (master, service): (App, Option<App>)) {
+        self.found.name(master);
+        if service.is_some() {
+            self.found.service = service;
+        }
         self.stage = Stage::Done;
     }
 

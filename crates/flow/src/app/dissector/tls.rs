@@ -22,6 +22,12 @@ pub(super) struct Tls {
     tls13: bool,
     server_hello: bool,
     identified: bool,
+    /// Text may come before the first record.
+    plain: bool,
+    /// Only the server's name is wanted.
+    no_fingerprints: bool,
+    /// A port that stands for mail over TLS, or 0.
+    port: u16,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -34,12 +40,31 @@ struct Side {
 }
 
 impl Tls {
+    /// TLS that another protocol has asked for in the clear.
+    pub(super) fn after_plain_text(fingerprints: bool) -> Self {
+        Self {
+            identified: true,
+            plain: true,
+            no_fingerprints: !fingerprints,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn packet(
         &mut self,
         dialect: Dialect,
         packet: &Seen<'_>,
         found: &mut Found,
     ) -> Verdict {
+        if self.plain && packet.payload.first() != Some(&record::HANDSHAKE) {
+            return self.verdict();
+        }
+        self.plain = false;
+        let mail = packet
+            .ports
+            .into_iter()
+            .find(|p| matches!(p, 465 | 993 | 995));
+        self.port = mail.unwrap_or(0);
         let side = usize::from(!packet.forward);
         let stream = &mut self.sides[side].stream;
         if !stream.push(dialect.order(), packet.tcp_sequence, packet.payload) {
@@ -134,7 +159,13 @@ impl Tls {
     fn identify(&mut self, found: &mut Found) {
         if !self.identified {
             self.identified = true;
-            found.name(names::TLS);
+            found.name(match self.port {
+                465 => names::SMTPS,
+                993 => names::IMAPS,
+                995 => names::POPS,
+                _ => names::TLS,
+            });
+            found.own_category = self.port != 0;
         }
     }
 
@@ -154,6 +185,9 @@ impl Tls {
                     self.client = Some(side);
                     if let Some(hello) = ClientHello::parse(message.body, false) {
                         client(dialect, Transport::Tcp, hello, found);
+                        if self.no_fingerprints {
+                            found.hints.client_fingerprint.clear();
+                        }
                     }
                 }
                 SERVER_HELLO => {
@@ -162,7 +196,9 @@ impl Tls {
                     self.server_hello = true;
                     if let Some(hello) = hello {
                         self.tls13 |= hello.selected_version == Some(TLS13);
-                        server(hello, found);
+                        if !self.no_fingerprints {
+                            server(hello, found);
+                        }
                     }
                 }
                 _ => {}
@@ -183,17 +219,17 @@ pub(super) fn client(
     hello: ClientHello,
     found: &mut Found,
 ) {
+    if let Some(name) = hello.server_name.as_ref().filter(|name| !name.is_empty()) {
+        found.server(text::host(name), dialect);
+    }
     let hints = &mut found.hints;
     hints.ja3 = ja3(&hello);
     hints.client_fingerprint = match dialect {
-        Dialect::Ndpi => ja4_ndpi(&hello, transport).unwrap_or_default(),
+        Dialect::Ndpi => ja4_ndpi(&hello, transport, &hints.server_name).unwrap_or_default(),
         Dialect::Standard => ja4(&hello, transport),
     };
     if let Some(protocol) = hello.alpn.first() {
         hints.alpn = text::utf8(protocol);
-    }
-    if let Some(name) = hello.server_name.filter(|name| !name.is_empty()) {
-        found.server(text::host(&name), dialect);
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use super::super::bytes::Reader;
+use super::super::detect::{self, Payload};
 use super::super::dhcp::Dhcp;
 use super::super::dns::{self, Header};
 use super::super::http::{Head, Start};
@@ -10,6 +12,7 @@ use super::super::netbios;
 use super::super::{Seen, text};
 use super::dtls::Dtls;
 use super::quic::Quic;
+use super::tcp::MAX_SEARCHED;
 use super::{Dialect, Dissector, Stage, Verdict, quic};
 
 /// Packets after a DNS query that may still bring its response.
@@ -41,7 +44,38 @@ impl Dissector {
             self.go_on(verdict, Stage::Quic(Box::new(state)));
         } else if first {
             self.first_datagram(packet);
+        } else {
+            self.search_more(packet);
         }
+    }
+
+    /// Looks for protocols that show in one of the first datagrams, or in two of them.
+    fn search_more(&mut self, packet: &Seen<'_>) {
+        if self.payloads > MAX_SEARCHED {
+            return;
+        }
+        let payload = Payload {
+            bytes: packet.payload,
+            ports: packet.ports,
+        };
+        if let Some(found) = detect::udp(&payload) {
+            if found.0 == names::STUN
+                && let Some(realm) = stun_realm(packet.payload)
+            {
+                self.found.server(text::host(realm), self.dialect);
+            }
+            self.detected(found);
+            return;
+        }
+        if let Some((forward, before)) = &self.before
+            && *forward == packet.forward
+            && detect::is_rtp(before, packet.payload)
+        {
+            self.detected((names::RTP, None));
+            return;
+        }
+        let start = packet.payload.first_chunk::<12>();
+        self.before = start.map(|start| (packet.forward, *start));
     }
 
     fn dtls(&mut self, mut state: Box<Dtls>, packet: &Seen<'_>) {
@@ -79,6 +113,9 @@ impl Dissector {
             self.ssdp(&head);
         } else {
             self.dtls(Box::default(), packet);
+        }
+        if let Stage::Searching = self.stage {
+            self.search_more(packet);
         }
     }
 
@@ -169,6 +206,20 @@ impl Dissector {
             self.found.hints.device_hint = text::utf8(agent);
         }
         self.only(names::SSDP);
+    }
+}
+
+/// REALM of a STUN message (RFC 8489, section 14.9).
+fn stun_realm(message: &[u8]) -> Option<&[u8]> {
+    let mut reader = Reader::new(message.get(20..)?);
+    loop {
+        let kind = reader.u16()?;
+        let length = reader.u16()? as usize;
+        let value = reader.take(length)?;
+        if kind == 0x0014 {
+            return Some(value);
+        }
+        reader.take(length.wrapping_neg() % 4)?;
     }
 }
 
