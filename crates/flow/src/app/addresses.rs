@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use super::names::App;
 
 /// First address, bits of the network, name and category. In order of starts; a network inside another comes after it.
-const NETWORKS: [([u8; 4], u32, &str, &str); 238] = [
+const NETWORKS: [([u8; 4], u32, &str, &str); 241] = [
     ([3, 0, 0, 0], 9, "AWS_EC2", "Cloud"),
     ([3, 7, 35, 0], 25, "Zoom", "Video"),
     ([3, 128, 0, 0], 9, "AWS_EC2", "Cloud"),
@@ -83,6 +83,10 @@ const NETWORKS: [([u8; 4], u32, &str, &str); 238] = [
     ([52, 148, 0, 0], 14, "Azure", "Cloud"),
     ([52, 152, 0, 0], 13, "Azure", "Cloud"),
     ([52, 160, 0, 0], 11, "Azure", "Cloud"),
+    ([52, 192, 0, 0], 12, "AWS_EC2", "Cloud"),
+    ([52, 208, 0, 0], 13, "AWS_EC2", "Cloud"),
+    ([52, 216, 0, 0], 14, "AWS_EC2", "Cloud"),
+    ([52, 220, 0, 0], 15, "AWS_EC2", "Cloud"),
     ([52, 224, 0, 0], 11, "Azure", "Cloud"),
     ([54, 64, 0, 0], 11, "AWS_EC2", "Cloud"),
     ([54, 144, 0, 0], 12, "AWS_EC2", "Cloud"),
@@ -105,7 +109,6 @@ const NETWORKS: [([u8; 4], u32, &str, &str); 238] = [
     ([54, 248, 0, 0], 13, "AWS_EC2", "Cloud"),
     ([64, 120, 128, 0], 17, "NetFlix", "Video"),
     ([64, 233, 160, 0], 19, "Google", "Web"),
-    ([65, 52, 0, 0], 14, "Azure", "Cloud"),
     ([66, 22, 192, 0], 18, "Discord", "Collaborative"),
     ([66, 102, 0, 0], 20, "Google", "Web"),
     ([66, 197, 128, 0], 17, "NetFlix", "Video"),

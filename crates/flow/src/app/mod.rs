@@ -22,6 +22,7 @@ pub mod ssh;
 mod stream;
 mod text;
 pub mod tls;
+pub mod x509;
 
 use std::borrow::Cow;
 use std::net::IpAddr;

@@ -46,6 +46,7 @@ apps! {
     GTP_C = "GTP_C", "Network";
     GTP_U = "GTP_U", "Network";
     H323 = "H323", "VoIP";
+    HLS = "HLS", "Media";
     HSRP = "HSRP", "Network";
     HTTP = "HTTP", "Web";
     HTTP2 = "HTTP2", "Web";
@@ -76,6 +77,7 @@ apps! {
     MINING = "Mining", "Mining";
     MODBUS = "Modbus", "IoT-Scada";
     MONGODB = "MongoDB", "Database";
+    MPEG_DASH = "MpegDash", "Media";
     MQTT = "MQTT", "RPC";
     MSSQL = "MsSQL-TDS", "Database";
     MS_RPCH = "MS-RPCH", "RPC";
@@ -87,6 +89,7 @@ apps! {
     NETFLOW = "NetFlow", "Network";
     NFS = "NFS", "DataTransfer";
     NTP = "NTP", "System";
+    OCSP = "OCSP", "Network";
     OPC_UA = "OPC-UA", "IoT-Scada";
     OPENVPN = "OpenVPN", "VPN";
     ORACLE = "Oracle", "Database";

@@ -6,6 +6,8 @@ use super::bytes::{Reader, u16s};
 pub const CLIENT_HELLO: u8 = 1;
 /// `server_hello` of the handshake header.
 pub const SERVER_HELLO: u8 = 2;
+/// `certificate` of the handshake header.
+pub const CERTIFICATE: u8 = 11;
 
 pub(super) const SERVER_NAME: u16 = 0;
 const SUPPORTED_GROUPS: u16 = 10;

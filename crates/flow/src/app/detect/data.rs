@@ -260,5 +260,5 @@ fn is_tftp(p: &Payload<'_>) -> Option<bool> {
 
 /// Dropbox looking for its own in the local network.
 fn is_dropbox(p: &Payload<'_>) -> Option<bool> {
-    Some(p.ports == [17500; 2] && p.starts_with(b"{\"host_int\""))
+    Some(p.ports == [17500; 2] && p.contains(b"\"host_int\""))
 }

@@ -102,7 +102,7 @@ fn is_nat_pmp(p: &Payload<'_>) -> Option<bool> {
         (128, 12) | (129 | 130, 16) => p.u16(2)? <= 5,
         _ => false,
     };
-    Some(p.has_port(5351) && p.u8(0)? == 0 && sound)
+    Some(p.ports[1] == 5351 && p.u8(0)? == 0 && sound)
 }
 
 /// CAPWAP (RFC 5415): a control message or its DTLS.

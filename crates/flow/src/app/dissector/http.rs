@@ -65,7 +65,7 @@ impl Http {
             return Verdict::Mine;
         }
         if let Some(head) = Head::parse(packet.payload)
-            && let Start::Response(_) = head.start
+            && let Start::Response(Some(_)) = head.start
         {
             response(&head, found);
         }
@@ -88,6 +88,10 @@ fn request(
         found.name(names::HTTP_CONNECT);
         return Verdict::Finished;
     }
+    if is_rtsp(target) {
+        found.name(names::RTSP);
+        return Verdict::Finished;
+    }
     if target.len() >= 7 && target[..7].eq_ignore_ascii_case(b"http://") {
         found.name(names::HTTP_PROXY);
         return Verdict::Finished;
@@ -98,14 +102,35 @@ fn request(
         Family::Rpc => found.service = Some(names::MS_RPCH),
         _ => {}
     }
-    let upgrade = head.get("upgrade");
-    if upgrade.is_some_and(|u| u.eq_ignore_ascii_case(b"websocket")) {
-        found.service = Some(names::WEBSOCKET);
-    }
     if let Some(agent) = head.get("user-agent") {
         found.hints.user_agent = text::head(agent, text::MAX_USER_AGENT);
     }
+    purpose(target, head, found);
     Verdict::Mine
+}
+
+fn is_rtsp(target: &[u8]) -> bool {
+    target.len() > 7 && target[..7].eq_ignore_ascii_case(b"rtsp://")
+}
+
+/// What a request is for, where its target or headers say more than the server's name.
+fn purpose(target: &[u8], head: &Head<'_>, found: &mut Found) {
+    let upgrade = head.get("upgrade").unwrap_or_default();
+    let app = if upgrade.eq_ignore_ascii_case(b"websocket") {
+        names::WEBSOCKET
+    } else if target.starts_with(b"/announce?info_hash") {
+        names::BITTORRENT
+    } else if target.ends_with(b".mp4") {
+        names::MPEG_DASH
+    } else if found.hints.user_agent.contains("Valve/Steam HTTP Client") {
+        names::STEAM
+    } else {
+        if target == b"/generate_204" {
+            found.category = Some("ConnCheck");
+        }
+        return;
+    };
+    found.carries(app);
 }
 
 /// Header lines of a request that did not fit into its first segment.
@@ -127,22 +152,30 @@ fn response(head: &Head<'_>, found: &mut Found) {
     if let Some(kind) = head.get("content-type") {
         let end = kind.iter().position(|b| *b == b';').unwrap_or(kind.len());
         found.hints.content_type = text::head(&kind[..end], MAX_CONTENT_TYPE);
-        if let Some(category) = category(&found.hints.content_type) {
-            found.category = Some(category);
-        }
+        transfer(found);
+    }
+    if head
+        .get("content-disposition")
+        .is_some_and(|d| d.starts_with(b"attachment"))
+    {
+        found.category = Some("Download");
     }
 }
 
-/// Category of what is transferred, where it says more than the server.
-fn category(content_type: &str) -> Option<&'static str> {
-    let (kind, subtype) = content_type.split_once('/')?;
-    match kind {
-        "audio" | "video" => Some("Media"),
-        "application" => match subtype {
-            "octet-stream" | "x-msdownload" => Some("Download"),
-            _ => None,
-        },
-        _ => None,
+/// What is transferred, where its type says more than the server.
+fn transfer(found: &mut Found) {
+    let Some((kind, subtype)) = found.hints.content_type.split_once('/') else {
+        return;
+    };
+    match (kind, subtype) {
+        ("audio" | "video", _) => found.category = Some("Media"),
+        (
+            "application",
+            "octet-stream" | "x-msdownload" | "x-dosexec" | "x-tar" | "vnd.ms-cab-compressed",
+        ) => found.category = Some("Download"),
+        ("application", "ocsp-response") => found.carries(names::OCSP),
+        ("application", "vnd.apple.mpegurl") => found.carries(names::HLS),
+        _ => {}
     }
 }
 

@@ -53,7 +53,9 @@ impl Mail {
         match line {
             Line::Greeting(text) => {
                 self.smtp |= GREETING;
-                if let Some(host) = greeting_host(text).filter(|_| found.master.is_none()) {
+                if let Some(host) =
+                    greeting_host(text).filter(|_| found.hints.server_name.is_empty())
+                {
                     found.server(text::host(host), dialect);
                 }
             }

@@ -106,6 +106,12 @@ impl Found {
         self.confidence = Confidence::Payload;
     }
 
+    /// Notes the application inside the protocol.
+    fn carries(&mut self, app: App) {
+        self.service = Some(app);
+        self.category = Some(app.category);
+    }
+
     /// Notes a server's name and names the application that it belongs to.
     fn server(&mut self, name: String, dialect: Dialect) {
         if let Some(app) = services::lookup(&name, dialect == Dialect::Standard) {

@@ -4,9 +4,9 @@ use super::super::fingerprint::{Transport, ja3, ja3s, ja4, ja4_ndpi};
 use super::super::names;
 use super::super::stream::Stream;
 use super::super::tls::{
-    CLIENT_HELLO, ClientHello, Message, Record, SERVER_HELLO, ServerHello, record,
+    CERTIFICATE, CLIENT_HELLO, ClientHello, Message, Record, SERVER_HELLO, ServerHello, record,
 };
-use super::super::{Seen, text};
+use super::super::{Seen, services, text, x509};
 use super::{Dialect, Found, Verdict};
 
 /// Packets after the ClientHello that may still bring the ServerHello.
@@ -21,6 +21,7 @@ pub(super) struct Tls {
     pub(super) client: Option<usize>,
     tls13: bool,
     server_hello: bool,
+    certificate: bool,
     identified: bool,
     /// Text may come before the first record.
     plain: bool,
@@ -108,9 +109,10 @@ impl Tls {
     }
 
     fn verdict(&self) -> Verdict {
+        let told = self.server_hello && (self.tls13 || self.certificate);
         let answered = self
             .client
-            .is_some_and(|client| self.sides[1 - client].data || self.server_hello && self.tls13);
+            .is_some_and(|client| told || self.sides[1 - client].data);
         match self.identified {
             true if answered => Verdict::Finished,
             true => Verdict::Mine,
@@ -201,6 +203,10 @@ impl Tls {
                         }
                     }
                 }
+                CERTIFICATE => {
+                    self.certificate = true;
+                    certificate(dialect, message.body, found);
+                }
                 _ => {}
             }
             at += Message::HEADER + message.length;
@@ -230,6 +236,22 @@ pub(super) fn client(
     };
     if let Some(protocol) = hello.alpn.first() {
         hints.alpn = text::utf8(protocol);
+    }
+}
+
+/// Names the application of a server that was not asked for by name, by its certificate.
+pub(super) fn certificate(dialect: Dialect, message: &[u8], found: &mut Found) {
+    if found.service.is_some() || found.category.is_some() {
+        return;
+    }
+    let devices = dialect == Dialect::Standard;
+    let names = x509::first(message).map(x509::names).unwrap_or_default();
+    let mut services = names.into_iter().filter_map(|name| {
+        let name = name.strip_prefix(b"*.").unwrap_or(name);
+        services::lookup(&text::host(name), devices)
+    });
+    if let Some(app) = services.find(|app| !app.name.is_empty()) {
+        found.carries(app);
     }
 }
 

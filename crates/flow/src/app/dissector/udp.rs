@@ -64,6 +64,11 @@ impl Dissector {
             {
                 self.found.server(text::host(realm), self.dialect);
             }
+            if found.0 == names::MGCP
+                && let Some(endpoint) = mgcp_endpoint(packet.payload)
+            {
+                self.found.server(text::host(endpoint), self.dialect);
+            }
             self.detected(found);
             return;
         }
@@ -207,6 +212,12 @@ impl Dissector {
         }
         self.only(names::SSDP);
     }
+}
+
+/// The host in the first line of an MGCP command (RFC 3435): what follows `@`.
+fn mgcp_endpoint(message: &[u8]) -> Option<&[u8]> {
+    let at = message.iter().take(128).position(|b| *b == b'@')?;
+    message[at + 1..].split(|b| b.is_ascii_whitespace()).next()
 }
 
 /// REALM of a STUN message (RFC 8489, section 14.9).
