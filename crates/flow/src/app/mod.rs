@@ -20,6 +20,7 @@ pub mod quic;
 mod services;
 pub mod ssh;
 mod stream;
+pub mod stun;
 mod text;
 pub mod tls;
 pub mod x509;

@@ -97,6 +97,8 @@ apps! {
     POP3 = "POP3", "Email";
     POPS = "POPS", "Email";
     POSTGRESQL = "PostgreSQL", "Database";
+    PPTP = "PPTP", "VPN";
+    PTP = "PTPv2", "System";
     QUIC = "QUIC", "Web";
     RADIUS = "Radius", "Network";
     RDP = "RDP", "RemoteAccess";
@@ -119,6 +121,7 @@ apps! {
     SOMEIP = "SOMEIP", "RPC";
     SOURCE_ENGINE = "Source_Engine", "Game";
     SPOTIFY = "Spotify", "Music";
+    SRTP = "SRTP", "Media";
     SSDP = "SSDP", "System";
     SSH = "SSH", "RemoteAccess";
     STEAM = "Steam", "Game";

@@ -96,7 +96,8 @@ fn is_redis(p: &Payload<'_>) -> Option<bool> {
 fn is_mongodb(p: &Payload<'_>) -> Option<bool> {
     let length = p.u32_le(0)?;
     let known = matches!(p.u32_le(12)?, 1 | 1000 | 2001..=2007 | 2010..=2013);
-    Some(known && (16..48 * 1024 * 1024).contains(&length) && length as usize >= p.len())
+    let cut = p.len() >= 1200 && length as usize > p.len() && length < 48 * 1024 * 1024;
+    Some(known && p.len() >= 16 && (length as usize == p.len() || cut))
 }
 
 /// MySQL: the server's greeting.

@@ -12,8 +12,6 @@ mod vpn;
 
 use super::names::App;
 
-pub(super) use voice::is_rtp;
-
 /// One payload and where it was seen.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Payload<'a> {

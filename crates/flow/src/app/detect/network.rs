@@ -5,8 +5,9 @@ use super::{Match, Payload, when};
 
 type Test = fn(&Payload<'_>) -> Option<bool>;
 
-const UDP: [(App, Test); 19] = [
+const UDP: [(App, Test); 20] = [
     (names::NTP, is_ntp),
+    (names::PTP, is_ptp),
     (names::SNMP, is_snmp),
     (names::DHCPV6, is_dhcpv6),
     (names::SYSLOG, is_syslog),
@@ -74,7 +75,8 @@ fn is_snmp(p: &Payload<'_>) -> Option<bool> {
 
 /// DHCP for IPv6 (RFC 8415).
 fn is_dhcpv6(p: &Payload<'_>) -> Option<bool> {
-    Some(p.has_port(546) && p.has_port(547) && (1..=13).contains(&p.u8(0)?) && p.len() >= 4)
+    let port = p.ports.iter().all(|n| matches!(n, 546 | 547));
+    Some(port && (1..=13).contains(&p.u8(0)?) && p.len() >= 4)
 }
 
 /// Syslog (RFC 3164, RFC 5424): a priority in angle brackets, then a name or a date.
@@ -225,13 +227,15 @@ fn is_wsd(p: &Payload<'_>) -> Option<bool> {
     Some(p.has_port(3702) && p.starts_with(b"<?xml") && p.len() >= 40)
 }
 
-/// collectd's network plugin: a host part of text.
+/// collectd's network plugin: a part with the host as text, then a part with the time.
 fn is_collectd(p: &Payload<'_>) -> Option<bool> {
     let length = usize::from(p.u16(2)?);
     let text = p.bytes.get(4..length)?;
     let (end, name) = text.split_last()?;
     let sound = *end == 0 && !name.is_empty() && name.iter().all(u8::is_ascii_graphic);
-    Some(p.has_port(25826) && p.u16(0)? == 0 && sound && p.len() > length + 8)
+    // The next part is a time.
+    let time = matches!(p.u16(length)?, 1 | 8) && p.u16(length + 2)? == 12;
+    Some(p.u16(0)? == 0 && sound && time)
 }
 
 /// BGP (RFC 4271): its marker.
@@ -262,4 +266,11 @@ fn is_telnet(p: &Payload<'_>) -> Option<bool> {
 
 fn is_teamviewer(p: &Payload<'_>) -> Option<bool> {
     Some(p.starts_with(&[0x17, 0x24]) && p.has_port(5938) && p.len() > 12)
+}
+
+/// Precision time protocol 2 (IEEE 1588) on its ports.
+fn is_ptp(p: &Payload<'_>) -> Option<bool> {
+    let port = p.has_port(319) || p.has_port(320);
+    let sound = p.u8(1)? & 15 == 2 && usize::from(p.u16(2)?) <= p.len();
+    Some(port && sound && p.len() >= 34)
 }

@@ -1,6 +1,7 @@
 //! Calls: signalling and traversal; and streams of media.
 
 use super::super::names::{self, App};
+use super::super::stun;
 use super::{Match, Payload, when};
 
 type Test = fn(&Payload<'_>) -> Option<bool>;
@@ -17,7 +18,7 @@ const TCP: [(App, Test); 6] = [
     (names::SIP, is_sip),
     (names::RTSP, is_rtsp),
     (names::RTMP, is_rtmp),
-    (names::STUN, is_stun),
+    (names::STUN, is_stun_tcp),
     (names::H323, is_h323),
     (names::JABBER, is_xmpp),
 ];
@@ -30,13 +31,14 @@ pub(super) fn tcp(p: &Payload<'_>) -> Match {
     TCP.iter().find_map(|(app, test)| when(test(p), *app))
 }
 
-/// STUN (RFC 8489), also without the cookie of older ones on its port.
 fn is_stun(p: &Payload<'_>) -> Option<bool> {
-    let kind = p.u16(0)?;
-    let method = matches!(kind & 0x3eef, 1..=4 | 6..=0x0c);
-    let whole = usize::from(p.u16(2)?) + 20 == p.len();
-    let cookie = p.u32(4)? == 0x2112_a442;
-    Some(kind >> 14 == 0 && method && whole && (cookie || p.has_port(3478)))
+    Some(stun::is_message(p.bytes, false))
+}
+
+/// STUN over TCP, with the length before it that some relays use.
+fn is_stun_tcp(p: &Payload<'_>) -> Option<bool> {
+    let framed = usize::from(p.u16(0)?) + 2 == p.len() && stun::is_message(&p.bytes[2..], true);
+    Some(framed || stun::is_message(p.bytes, true))
 }
 
 /// SIP (RFC 3261): a request with a SIP address or a response.
@@ -98,16 +100,4 @@ fn is_h323(p: &Payload<'_>) -> Option<bool> {
 fn is_xmpp(p: &Payload<'_>) -> Option<bool> {
     let xml = p.starts_with(b"<?xml") || p.starts_with(b"<stream:stream");
     Some(xml && p.contains(b"<stream:stream"))
-}
-
-/// RTP (RFC 3550): whether two payloads of one sender follow each other.
-pub(in crate::app) fn is_rtp(before: &[u8; 12], now: &[u8]) -> bool {
-    let Some(now) = now.first_chunk::<12>() else {
-        return false;
-    };
-    let number = |b: &[u8; 12]| u16::from_be_bytes([b[2], b[3]]);
-    let kind = |b: &[u8; 12]| b[1] & 0x7f;
-    let sound = |b: &[u8; 12]| b[0] >> 6 == 2 && (kind(b) <= 34 || kind(b) >= 96);
-    let step = number(now).wrapping_sub(number(before));
-    sound(before) && sound(now) && before[8..12] == now[8..12] && (1..=4).contains(&step)
 }

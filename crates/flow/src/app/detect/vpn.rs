@@ -11,6 +11,9 @@ pub(super) fn udp(p: &Payload<'_>) -> Match {
 }
 
 pub(super) fn tcp(p: &Payload<'_>) -> Match {
+    if let Some(found) = when(is_pptp(p), names::PPTP) {
+        return Some(found);
+    }
     let whole = usize::from(p.u16(0)?) + 2 == p.len();
     when(is_openvpn(p, 2).map(|so| so && whole), names::OPENVPN)
 }
@@ -54,4 +57,10 @@ fn is_openvpn(p: &Payload<'_>, at: usize) -> Option<bool> {
 fn is_l2tp(p: &Payload<'_>) -> Option<bool> {
     let sound = p.u16(0)? & 0xc80f == 0xc802 && usize::from(p.u16(2)?) == p.len();
     Some(p.has_port(1701) && sound)
+}
+
+/// PPTP (RFC 2637): a control message with its magic.
+fn is_pptp(p: &Payload<'_>) -> Option<bool> {
+    let whole = usize::from(p.u16(0)?) == p.len();
+    Some(whole && p.u16(2)? == 1 && p.u32(4)? == 0x1a2b_3c4d)
 }

@@ -125,3 +125,8 @@ impl Dtls {
         partial.len() == message.length
     }
 }
+
+/// Whether a payload begins with a record of DTLS.
+pub(super) fn is_start(payload: &[u8]) -> bool {
+    Record::parse(payload).is_some()
+}

@@ -80,16 +80,17 @@ fn request(
     head: &Head<'_>,
     found: &mut Found,
 ) -> Verdict {
+    // RTSP through a proxy (QuickTime's tunnel) names itself only here.
+    if is_rtsp(target) || head.get("accept") == Some(b"application/x-rtsp-tunnelled") {
+        found.name(names::RTSP);
+        return Verdict::Finished;
+    }
     let host = head.get("host").map(without_port);
     if let Some(host) = host {
         found.server(text::host(host), dialect);
     }
     if family == Family::Tunnel {
         found.name(names::HTTP_CONNECT);
-        return Verdict::Finished;
-    }
-    if is_rtsp(target) {
-        found.name(names::RTSP);
         return Verdict::Finished;
     }
     if target.len() >= 7 && target[..7].eq_ignore_ascii_case(b"http://") {

@@ -51,8 +51,8 @@ pub struct Dissector {
     next: [Option<u32>; 2],
     /// Payloads that were looked at.
     payloads: u16,
-    /// Sender and start of the payload before, for protocols that show in two.
-    before: Option<(bool, [u8; 12])>,
+    /// The payload before, when it looked like RTP.
+    media: Option<Media>,
     /// Packets that may still come after the protocol is known.
     patience: u8,
 }
@@ -69,10 +69,21 @@ enum Stage {
     Mail(Box<mail::Mail>),
     Ssh(Box<ssh::Ssh>),
     Dtls(Box<dtls::Dtls>),
+    Stun,
+    StunDtls(Box<dtls::Dtls>),
     Quic(Box<quic::Quic>),
     Dns,
     Mdns,
     Done,
+}
+
+/// Payloads that may be RTP.
+#[derive(Clone, Copy, Debug)]
+struct Media {
+    /// Payload type.
+    kind: u8,
+    /// How many came in a row.
+    row: u8,
 }
 
 /// What a protocol says about a packet.

@@ -2,21 +2,27 @@
 
 use std::net::IpAddr;
 
-use super::super::bytes::Reader;
 use super::super::detect::{self, Payload};
 use super::super::dhcp::Dhcp;
 use super::super::dns::{self, Header};
 use super::super::http::{Head, Start};
 use super::super::names::{self, App};
 use super::super::netbios;
+use super::super::stun;
 use super::super::{Seen, text};
 use super::dtls::Dtls;
 use super::quic::Quic;
 use super::tcp::MAX_SEARCHED;
-use super::{Dialect, Dissector, Stage, Verdict, quic};
+use super::{Dialect, Dissector, Media, Stage, Verdict, dtls, quic};
 
 /// Packets after a DNS query that may still bring its response.
 const DNS_PATIENCE: u8 = 5;
+/// Packets after the first message of STUN that may still bring a call.
+const STUN_PATIENCE: u8 = 6;
+/// Packets after the ClientHello of a call that may still bring the ServerHello and media.
+const STUN_DTLS_PATIENCE: u8 = 15;
+/// Payloads of RTP in a row that tell.
+const RTP_ROW: u8 = 3;
 /// Bytes of a DHCP option list that are kept.
 const MAX_DHCP_PRINT: usize = 47;
 
@@ -28,6 +34,8 @@ impl Dissector {
         match stage {
             Stage::Searching => self.search_datagram(packet, first),
             Stage::Dtls(state) => self.dtls(state, packet),
+            Stage::Stun => self.after_stun(packet),
+            Stage::StunDtls(state) => self.stun_dtls(state, packet),
             Stage::Quic(mut state) => {
                 let verdict = state.packet(self.dialect, packet, &mut self.found);
                 self.go_on(verdict, Stage::Quic(state));
@@ -59,28 +67,115 @@ impl Dissector {
             ports: packet.ports,
         };
         if let Some(found) = detect::udp(&payload) {
-            if found.0 == names::STUN
-                && let Some(realm) = stun_realm(packet.payload)
-            {
-                self.found.server(text::host(realm), self.dialect);
+            if found.0 == names::STUN {
+                self.stun(packet);
+                return;
             }
-            if found.0 == names::MGCP
-                && let Some(endpoint) = mgcp_endpoint(packet.payload)
-            {
-                self.found.server(text::host(endpoint), self.dialect);
+            let named = match found.0 {
+                names::MGCP => mgcp_endpoint(packet.payload),
+                names::COLLECTD => collectd_host(packet.payload),
+                _ => None,
+            };
+            if let Some(name) = named {
+                self.found.server(text::host(name), self.dialect);
             }
             self.detected(found);
             return;
         }
-        if let Some((forward, before)) = &self.before
-            && *forward == packet.forward
-            && detect::is_rtp(before, packet.payload)
-        {
+        self.rtp(packet);
+    }
+
+    /// RTP shows when several payloads of one type follow each other.
+    fn rtp(&mut self, packet: &Seen<'_>) {
+        let kind = stun::rtp_kind(packet.payload);
+        self.media = kind.map(|kind| match self.media {
+            Some(media) if media.kind == kind => Media {
+                row: media.row + 1,
+                ..media
+            },
+            _ => Media { kind, row: 1 },
+        });
+        if self.media.is_some_and(|media| media.row >= RTP_ROW) {
             self.detected((names::RTP, None));
+        }
+    }
+
+    /// The first message of STUN; a call may follow in the same flow.
+    fn stun(&mut self, packet: &Seen<'_>) {
+        self.found.name(names::STUN);
+        self.found.own_category = true;
+        self.found.service = self.network.and_then(call_by_network);
+        self.realm(packet.payload);
+        self.known(Stage::Stun, STUN_PATIENCE);
+    }
+
+    /// The relay's domain names the server, and perhaps the application.
+    fn realm(&mut self, message: &[u8]) {
+        if let Some(realm) =
+            stun::realm(message).filter(|_| self.found.hints.server_name.is_empty())
+        {
+            let before = self.found.service;
+            self.found.server(text::host(realm), self.dialect);
+            self.found.service = self.found.service.and_then(call_by_domain).or(before);
+        }
+        if self.found.service.is_some() {
+            self.found.own_category = false;
+            self.found.category = Some("VoIP");
+        }
+    }
+
+    /// A later payload of a flow with STUN.
+    fn after_stun(&mut self, packet: &Seen<'_>) {
+        let payload = stun::inner(packet.payload);
+        let inside = Seen {
+            payload,
+            payload_len: payload.len(),
+            ..*packet
+        };
+        self.stage = Stage::Stun;
+        if stun::is_message(payload, false) {
+            self.realm(payload);
             return;
         }
-        let start = packet.payload.first_chunk::<12>();
-        self.before = start.map(|start| (packet.forward, *start));
+        if stun::rtp_kind(payload).is_some() && self.found.service.is_none() {
+            self.found.own_category = false;
+            self.found.carries(names::RTP);
+        } else if dtls::is_start(payload) {
+            let service = self.found.service.take();
+            let mut state = Box::<Dtls>::default();
+            self.found.master = None;
+            if state.packet(self.dialect, &inside, &mut self.found) == Verdict::No {
+                self.found.name(names::STUN);
+                self.found.service = service;
+                return;
+            }
+            if service == Some(names::RTP) {
+                self.found.carries(names::SRTP);
+            } else if service.is_none() {
+                self.found.own_category = false;
+                self.found.category = Some(names::STUN.category);
+            }
+            self.known(Stage::StunDtls(state), STUN_DTLS_PATIENCE);
+        }
+    }
+
+    /// A later payload of a flow with STUN and DTLS.
+    fn stun_dtls(&mut self, mut state: Box<Dtls>, packet: &Seen<'_>) {
+        let payload = stun::inner(packet.payload);
+        let inside = Seen {
+            payload,
+            payload_len: payload.len(),
+            ..*packet
+        };
+        if stun::rtp_kind(payload).is_some() {
+            self.found.carries(names::SRTP);
+            self.stage = Stage::Done;
+            return;
+        }
+        if dtls::is_start(payload) {
+            state.packet(self.dialect, &inside, &mut self.found);
+        }
+        self.stage = Stage::StunDtls(state);
     }
 
     fn dtls(&mut self, mut state: Box<Dtls>, packet: &Seen<'_>) {
@@ -220,18 +315,34 @@ fn mgcp_endpoint(message: &[u8]) -> Option<&[u8]> {
     message[at + 1..].split(|b| b.is_ascii_whitespace()).next()
 }
 
-/// REALM of a STUN message (RFC 8489, section 14.9).
-fn stun_realm(message: &[u8]) -> Option<&[u8]> {
-    let mut reader = Reader::new(message.get(20..)?);
-    loop {
-        let kind = reader.u16()?;
-        let length = reader.u16()? as usize;
-        let value = reader.take(length)?;
-        if kind == 0x0014 {
-            return Some(value);
-        }
-        reader.take(length.wrapping_neg() % 4)?;
-    }
+/// The first part of a message of collectd: its host.
+fn collectd_host(message: &[u8]) -> Option<&[u8]> {
+    let length = u16::from_be_bytes([*message.get(2)?, *message.get(3)?]);
+    message.get(4..usize::from(length))
+}
+
+/// The application of a call by the domain of its relay.
+fn call_by_domain(service: App) -> Option<App> {
+    let name = match service.name {
+        "Facebook" => "FacebookVoip",
+        "Signal" => "SignalVoip",
+        "Telegram" => "TelegramVoip",
+        "Google" => "GoogleCall",
+        _ => return None,
+    };
+    let category = "VoIP";
+    Some(App { name, category })
+}
+
+/// The application of a call by the network of its relay.
+fn call_by_network(network: App) -> Option<App> {
+    let name = match network.name {
+        "Google" => "GoogleCall",
+        "Teams" => "TeamsCall",
+        _ => return None,
+    };
+    let category = "VoIP";
+    Some(App { name, category })
 }
 
 /// Address of the side that sent the packet.
