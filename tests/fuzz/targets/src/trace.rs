@@ -2,7 +2,7 @@
 //!
 //! Input: how the reads are cut (1 byte), then the file.
 //!
-//! - Packets hold no more bytes than the file, and the reader never says that it used more than there is.
+//! - Packets hold no more bytes than the file, unless it is packed with gzip.
 //! - After an error or the end there is only the end.
 //! - How the bytes arrive changes nothing: one read of everything gives what many small ones give.
 //! - What was read can be written and read again: same times (that fit), lengths and bytes.
@@ -52,18 +52,26 @@ pub fn run(data: &[u8]) {
     let mut input = Bytes::new(data);
     let size = input.u8();
     let file = input.rest();
-    let whole = read(file, file.len());
-    let pieces = read(Pieces::new(file, size), file.len());
-    assert_eq!(whole, pieces);
-    let captured: usize = whole.0.iter().map(|(_, bytes)| bytes.len()).sum();
-    assert!(captured <= file.len(), "{captured} of {}", file.len());
+    let whole = read(file);
+    let pieces = read(Pieces::new(file, size));
+    if file.starts_with(&[0x1f, 0x8b, 8]) {
+        // Where packed data is damaged, the unpacker holds back as much as it has read ahead.
+        let n = whole.0.len().min(pieces.0.len());
+        assert_eq!(whole.0[..n], pieces.0[..n]);
+        assert_eq!(whole.1.is_some(), pieces.1.is_some());
+        assert!(whole.1.is_some() || whole.0.len() == pieces.0.len());
+    } else {
+        assert_eq!(whole, pieces);
+        let captured: usize = whole.0.iter().map(|(_, bytes)| bytes.len()).sum();
+        assert!(captured <= file.len(), "{captured} of {}", file.len());
+    }
     write_and_read(&whole.0);
 }
 
 type Frames = Vec<(Frame, Vec<u8>)>;
 
-/// All packets of a stream of `len` bytes, and the error that ended it.
-fn read(from: impl Read, len: usize) -> (Frames, Option<String>) {
+/// All packets of a stream, and the error that ended it.
+fn read(from: impl Read) -> (Frames, Option<String>) {
     let mut frames = Vec::new();
     let mut reader = match Reader::new(from) {
         Ok(reader) => reader,
@@ -80,7 +88,6 @@ fn read(from: impl Read, len: usize) -> (Frames, Option<String>) {
         assert!(before <= reader.offset(), "the offset goes on");
         before = reader.offset();
     };
-    assert!(reader.offset() <= len as u64);
     assert_eq!(reader.packets(), frames.len() as u64);
     assert!(reader.next(&mut buffer).is_ok_and(|next| next.is_none()));
     assert!(reader.next_borrowed().is_ok_and(|next| next.is_none()));
@@ -94,7 +101,7 @@ fn write_and_read(frames: &[(Frame, Vec<u8>)]) {
         .iter()
         .filter(|(frame, bytes)| writer.write(frame.at, bytes, frame.wire_len).is_ok())
         .collect();
-    let (again, error) = read(&file[..], file.len());
+    let (again, error) = read(&file[..]);
     assert_eq!((again.len(), error), (written.len(), None));
     for ((wrote, bytes), (frame, read)) in written.into_iter().zip(&again) {
         assert_eq!((wrote.at, bytes), (frame.at, read));
@@ -117,7 +124,8 @@ pub fn seeds() -> Seeds {
         ("pcapng-little", pcapng(false, &frames)),
         ("pcapng-big", pcapng(true, &frames)),
         ("text", b"this is not a capture".to_vec()),
-        ("gzip", vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3]),
+        ("gzip", gzip(&pcap(0xa1b2_c3d4, false, &frames))),
+        ("gzip-head", vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3]),
         ("empty", Vec::new()),
     ]
     .into_iter()
@@ -132,6 +140,23 @@ pub fn seeds() -> Seeds {
     huge[32..36].copy_from_slice(&u32::MAX.to_le_bytes());
     seeds.push(("pcap-huge-length".into(), frames::join(&[0], &huge)));
     seeds
+}
+
+/// A gzip file (RFC 1952) of one stored block.
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut out = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 1];
+    let length = bytes.len() as u16;
+    out.extend(length.to_le_bytes());
+    out.extend((!length).to_le_bytes());
+    out.extend(bytes);
+    let crc = bytes.iter().fold(!0u32, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            crc >> 1 ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 }
+        })
+    });
+    out.extend((!crc).to_le_bytes());
+    out.extend((bytes.len() as u32).to_le_bytes());
+    out
 }
 
 /// Appends numbers in one byte order.
