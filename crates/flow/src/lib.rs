@@ -22,6 +22,8 @@
 //! # Ok::<(), chaff_flow::ParseError>(())
 //! ```
 //!
+//! [`nfstream`] makes flows with NFStream's numbers instead, [`plugin`] adds columns to either, [`app`] looks at payloads.
+//!
 //! It opens no file and reads no clock; capture formats are `chaff-trace`. It does not reassemble fragments and does
 //! not look into tunnels.
 #![forbid(unsafe_code)]
@@ -30,7 +32,9 @@
 pub mod app;
 mod column;
 mod fields;
+pub mod nfstream;
 mod packet;
+pub mod plugin;
 mod record;
 mod table;
 
