@@ -14,6 +14,7 @@ pub mod injector;
 pub mod ledger_file;
 pub mod meter_command;
 pub mod privileges;
+pub mod processes;
 pub mod progress;
 pub mod run;
 pub mod run_config;

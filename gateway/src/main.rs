@@ -67,11 +67,17 @@ enum Command {
         duration: Option<Duration>,
         #[command(flatten)]
         socket: Socket,
+        /// Print the answer as JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Send cover again.
     Resume {
         #[command(flatten)]
         socket: Socket,
+        /// Print the answer as JSON.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -99,11 +105,22 @@ fn main() -> ExitCode {
         Command::Meter(args) => meter_command::run(args),
         Command::Simulate(args) => simulate::run(&args),
         Command::Status { socket, json } => status(&socket.socket, json),
-        Command::Pause { duration, socket } => {
+        Command::Pause {
+            duration,
+            socket,
+            json,
+        } => {
             let seconds = duration.map(|d| d.0.0.div_ceil(1_000_000_000));
-            say(&socket.socket, &Request::Pause { seconds })
+            let words = match duration {
+                Some(d) => format!("cover is paused for {d}"),
+                None => "cover is paused until `gateway resume`".to_owned(),
+            };
+            say(&socket.socket, &Request::Pause { seconds }, json, &words)
         }
-        Command::Resume { socket } => say(&socket.socket, &Request::Resume),
+        Command::Resume { socket, json } => {
+            let words = "cover is sent again";
+            say(&socket.socket, &Request::Resume, json, words)
+        }
     };
     done.unwrap_or_else(|e| {
         eprintln!("gateway: {e:#}");
@@ -153,14 +170,30 @@ fn live(config: Option<&Path>, check: bool, print: bool) -> anyhow::Result<ExitC
     run::run(&file)
 }
 
-fn say(socket: &Path, request: &Request) -> anyhow::Result<ExitCode> {
-    let answer = control::ask(socket, request)?;
-    println!("{answer}");
+fn say(socket: &Path, request: &Request, json: bool, words: &str) -> anyhow::Result<ExitCode> {
+    let answer = match control::ask(socket, request) {
+        Ok(answer) => answer,
+        Err(e) => return Ok(no_answer(&e)),
+    };
+    if json {
+        println!("{answer}");
+    } else {
+        println!("{words}");
+    }
     Ok(ExitCode::SUCCESS)
 }
 
+/// The command was right, the gateway is not there or refused.
+fn no_answer(e: &anyhow::Error) -> ExitCode {
+    eprintln!("gateway: {e:#}");
+    ExitCode::from(1)
+}
+
 fn status(socket: &Path, json: bool) -> anyhow::Result<ExitCode> {
-    let answer = control::ask(socket, &Request::Status)?;
+    let answer = match control::ask(socket, &Request::Status) {
+        Ok(answer) => answer,
+        Err(e) => return Ok(no_answer(&e)),
+    };
     if json {
         println!("{answer}");
         return Ok(ExitCode::SUCCESS);

@@ -74,6 +74,14 @@ pub enum TraceError {
         /// What the format's parser found.
         reason: String,
     },
+    /// The gzip data around the capture is broken or cut.
+    #[error("the gzip data is damaged after {packets} good packets: {reason}")]
+    Gzip {
+        /// Packets that were read before.
+        packets: u64,
+        /// What the unpacker found.
+        reason: String,
+    },
     /// The input could not be read.
     #[error("cannot read on at byte {offset}")]
     Read {
@@ -97,8 +105,10 @@ pub enum TraceError {
 
 fn hint(magic: &[u8]) -> &'static str {
     match magic {
-        [0x1f, 0x8b, ..] => " (gzip; unpack it first, for example with `zcat FILE | ... -`)",
-        [0x28, 0xb5, 0x2f, 0xfd] => " (zstd; unpack it first)",
+        [0x1f, 0x8b, ..] => " (packed twice with gzip)",
+        [0x28, 0xb5, 0x2f, 0xfd] => {
+            " (zstd; unpack it first, for example with `zstdcat FILE | ... -`)"
+        }
         [0x34, 0xcd, 0xb2, 0xa1] | [0xa1, 0xb2, 0xcd, 0x34] => {
             " (modified pcap of old Linux systems)"
         }

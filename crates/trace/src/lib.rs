@@ -1,7 +1,7 @@
 //! Capture file formats: streaming readers and writers of pcap and pcapng.
 //!
 //! Data flow: `bytes from anywhere → [`Reader`] → frames for chaff_flow::parse`. Nothing here opens a file: standard input
-//! and a decompressor work like a file. The reader is as lax as libpcap where captures are known to be odd, and holds one
+//! works like a file. What is packed with gzip, in one member or several, is unpacked on the way. The reader is as lax as libpcap where captures are known to be odd, and holds one
 //! buffer of 256 KiB that grows to a packet or block of at most [`MAX_BLOCK`] bytes.
 //!
 //! ```
@@ -19,11 +19,12 @@
 //! # Ok::<(), chaff_trace::TraceError>(())
 //! ```
 //!
-//! It does not look into packets, and it does not decompress.
+//! It does not look into packets.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 mod error;
+mod input;
 mod reader;
 mod writer;
 

@@ -1,4 +1,4 @@
-use std::io::{self, Read};
+use std::io::Read;
 use std::ops::Range;
 
 use chaff_abi::Nanos;
@@ -10,12 +10,10 @@ use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionBlock;
 use pcap_file::pcapng::{PcapNgParseError, PcapNgParser};
 
 use crate::TraceError;
+use crate::input::Input;
 
 /// Largest packet or pcapng block that is read, bytes. libpcap stops at 262,144 for packets.
 pub const MAX_BLOCK: usize = 16 << 20;
-
-/// Twice the CPU time is spent with an 8 MB buffer: this one stays in the cache.
-const BUFFER: usize = 256 << 10;
 
 const SECTION_HEADER: u32 = 0x0a0d_0d0a;
 const INTERFACE: u32 = 1;
@@ -37,6 +35,14 @@ pub enum Format {
 pub struct Frame {
     /// Since the Unix epoch. A pcapng simple packet has no time and takes that of the packet before it.
     pub at: Nanos,
+    /// Milliseconds since the Unix epoch as programs on libpcap compute them: the seconds, plus the fraction cut towards
+    /// zero. The same as `at` in sound captures. It differs where a pcap file has seconds or fractions with the upper bit
+    /// set, which libpcap takes for negative in files of the machine's own byte order (here always little-endian) only.
+    pub millis: i64,
+    /// How many of the captured bytes programs on libpcap get, from the first on: no more than the snap length of a pcap file, and
+    /// none where libpcap refuses the packet (in pcapng one above the snap length, or of an interface whose link type or snap
+    /// length is not that of the first interface).
+    pub libpcap_len: usize,
     /// Length on the wire as the capture says, bytes; the captured bytes can be fewer, and in odd files more.
     pub wire_len: usize,
     /// What the bytes begin with.
@@ -45,7 +51,7 @@ pub struct Frame {
     pub interface: u32,
 }
 
-/// Reads packets one by one from a pcap or pcapng stream.
+/// Reads packets one by one from a pcap or pcapng stream, packed with gzip (RFC 1952) or not.
 ///
 /// As libpcap it accepts captured lengths above the snap length or above the original length, a snap length of 0, and
 /// fractions of a second of a second or more, which it adds to the seconds.
@@ -62,11 +68,17 @@ enum State {
         parser: PcapParser,
         link: Link,
         unit: u64,
+        /// Big-endian.
+        big: bool,
+        /// Largest packet for libpcap.
+        snaplen: usize,
     },
     PcapNg {
         parser: PcapNgParser,
         interfaces: Vec<Interface>,
         before: u32,
+        /// Link type and snap length of the file's first interface.
+        first: Option<(Link, usize)>,
     },
 }
 
@@ -88,13 +100,12 @@ struct Found {
 }
 
 impl<R: Read> Reader<R> {
-    /// Reads the file header and finds out the format.
+    /// Reads the file header and finds out the format, and whether it is packed with gzip.
     ///
     /// # Errors
     /// [`TraceError::Empty`], [`TraceError::Unknown`], and those of a broken header.
     pub fn new(input: R) -> Result<Self, TraceError> {
-        let mut input = Input::new(input);
-        while input.bytes().len() < 4 && input.fill(1)? {}
+        let mut input = Input::open(input)?;
         let magic = match input.bytes() {
             [] => return Err(TraceError::Empty),
             [a, b, c, d, ..] => u32::from_be_bytes([*a, *b, *c, *d]),
@@ -105,14 +116,15 @@ impl<R: Read> Reader<R> {
             }
         };
         let format = match magic {
-            0xa1b2_c3d4 | 0xa1b2_3c4d | 0xd4c3_b2a1 | 0x4d3c_b2a1 => open_pcap(&mut input)?,
-            SECTION_HEADER => open_pcapng(&mut input)?,
+            0xa1b2_c3d4 | 0xa1b2_3c4d | 0xd4c3_b2a1 | 0x4d3c_b2a1 => open_pcap(&mut input),
+            SECTION_HEADER => open_pcapng(&mut input),
             other => {
                 return Err(TraceError::Unknown {
                     magic: other.to_be_bytes().to_vec(),
                 });
             }
         };
+        let format = format.map_err(|e| input.explain(e, 0))?;
         Ok(Self {
             input,
             format,
@@ -158,7 +170,7 @@ impl<R: Read> Reader<R> {
             }
             Err(error) => {
                 self.failed = true;
-                Err(error)
+                Err(self.input.explain(error, self.packets))
             }
         }
     }
@@ -176,13 +188,20 @@ impl<R: Read> Reader<R> {
         self.packets
     }
 
-    /// Bytes of the input that were used up.
+    /// Bytes of the input that were used up, after unpacking.
     pub fn offset(&self) -> u64 {
         self.input.offset
     }
 
     fn next_pcap(&mut self) -> Result<Option<Found>, TraceError> {
-        let State::Pcap { parser, link, unit } = &self.format else {
+        let State::Pcap {
+            parser,
+            link,
+            unit,
+            big,
+            snaplen,
+        } = &self.format
+        else {
             return Ok(None);
         };
         if !self.input.has_more()? {
@@ -200,8 +219,12 @@ impl<R: Read> Reader<R> {
                     let at = (raw.ts_sec as i64 * 1_000_000_000)
                         .saturating_add(fraction)
                         .max(0);
+                    let [seconds, part] = [raw.ts_sec, raw.ts_frac]
+                        .map(|n| if *big { n as i64 } else { n as i32 as i64 });
                     let frame = Frame {
                         at: Nanos(at as u64),
+                        millis: seconds * 1000 + part / (1_000_000 / *unit as i64),
+                        libpcap_len: raw.data.len().min(*snaplen),
                         wire_len: raw.orig_len as usize,
                         link: *link,
                         interface: 0,
@@ -223,6 +246,7 @@ impl<R: Read> Reader<R> {
             parser,
             interfaces,
             before,
+            first,
         } = &mut self.format
         else {
             return Ok(None);
@@ -250,7 +274,11 @@ impl<R: Read> Reader<R> {
                     None
                 }
                 INTERFACE => {
-                    interfaces.extend(parser.interfaces().last().map(Interface::new));
+                    if let Some(block) = parser.interfaces().last() {
+                        let interface = Interface::new(block);
+                        first.get_or_insert((interface.link, interface.snaplen()));
+                        interfaces.push(interface);
+                    }
                     None
                 }
                 OBSOLETE_PACKET | SIMPLE_PACKET | ENHANCED_PACKET => {
@@ -262,6 +290,12 @@ impl<R: Read> Reader<R> {
                         packet,
                     };
                     let (mut frame, bytes) = fields.packet(&block, interfaces, self.last)?;
+                    if let Some(facts) = interfaces.get(frame.interface as usize)
+                        && *first == Some((facts.link, facts.snaplen()))
+                        && bytes.len() <= facts.snaplen()
+                    {
+                        frame.libpcap_len = bytes.len();
+                    }
                     frame.interface += *before;
                     Some(Found {
                         frame,
@@ -290,10 +324,17 @@ fn open_pcap<R: Read>(input: &mut Input<R>) -> Result<State, TraceError> {
                 } else {
                     1000
                 };
+                let big = header.endianness == Endianness::Big;
                 // The upper bits tell about frame check sequences.
                 let link = link(u32::from(header.datalink) & 0x03ff_ffff);
                 input.consume(used);
-                return Ok(State::Pcap { parser, link, unit });
+                return Ok(State::Pcap {
+                    parser,
+                    link,
+                    unit,
+                    big,
+                    snaplen: snaplen_of_libpcap(header.snaplen),
+                });
             }
             Err(PcapParseError::IncompleteBuffer(needed, had)) => input.more(1, needed, had)?,
             Err(PcapParseError::Validation(e)) => return Err(input.structure(1, &e)),
@@ -312,11 +353,20 @@ fn open_pcapng<R: Read>(input: &mut Input<R>) -> Result<State, TraceError> {
                     parser,
                     interfaces: Vec::new(),
                     before: 0,
+                    first: None,
                 });
             }
             Err(PcapNgParseError::IncompleteBuffer(needed, had)) => input.more(1, needed, had)?,
             Err(e) => return Err(input.structure(1, &e)),
         }
+    }
+}
+
+/// The snap length as libpcap takes it: 0 and negative ones mean its maximum.
+fn snaplen_of_libpcap(snaplen: u32) -> usize {
+    match i32::try_from(snaplen) {
+        Ok(1..) => snaplen as usize,
+        _ => 262_144,
     }
 }
 
@@ -336,14 +386,30 @@ impl Interface {
         }
     }
 
+    fn snaplen(&self) -> usize {
+        snaplen_of_libpcap(self.snaplen)
+    }
+
     fn time(&self, ticks: u64) -> Nanos {
-        let ns = if self.binary {
-            (ticks as u128 * 1_000_000_000) >> self.exponent.min(64)
-        } else {
-            ticks as u128 * 1_000_000_000 / 10u128.pow(self.exponent.min(19) as u32)
-        };
+        let ns = self.scaled(ticks, 1_000_000_000);
         let ns = (ns as i128).saturating_add(self.offset as i128 * 1_000_000_000);
         Nanos(ns.clamp(0, u64::MAX as i128) as u64)
+    }
+
+    /// Milliseconds, also of times that nanoseconds cannot hold.
+    fn millis(&self, ticks: u64) -> i64 {
+        let ms = self.scaled(ticks, 1000) as i64;
+        ms.wrapping_add(self.offset.wrapping_mul(1000))
+    }
+
+    /// Ticks in units of which a second has `unit`, rounded down.
+    fn scaled(&self, ticks: u64, unit: u128) -> u128 {
+        let product = ticks as u128 * unit;
+        if self.binary {
+            product >> self.exponent.min(64)
+        } else {
+            product / 10u128.pow(self.exponent.min(19) as u32)
+        }
     }
 }
 
@@ -400,17 +466,19 @@ impl Fields<'_> {
                 interface,
                 known,
             })?;
-        let (at, start, captured, original) = if block.type_ == SIMPLE_PACKET {
+        let (at, millis, start, captured, original) = if block.type_ == SIMPLE_PACKET {
             let original = self.u32(0)?;
             let limit = if facts.snaplen == 0 {
                 u32::MAX
             } else {
                 facts.snaplen
             };
-            (last, 4, original.min(limit), original)
+            let millis = last.as_millis() as i64;
+            (last, millis, 4, original.min(limit), original)
         } else {
             let ticks = ((self.u32(4)? as u64) << 32) | self.u32(8)? as u64;
-            (facts.time(ticks), 20, self.u32(12)?, self.u32(16)?)
+            let (at, millis) = (facts.time(ticks), facts.millis(ticks));
+            (at, millis, 20, self.u32(12)?, self.u32(16)?)
         };
         let end = start + captured as usize;
         if end > self.body.len() {
@@ -418,102 +486,12 @@ impl Fields<'_> {
         }
         let frame = Frame {
             at,
+            millis,
+            libpcap_len: 0,
             wire_len: original as usize,
             link: facts.link,
             interface,
         };
         Ok((frame, start..end))
-    }
-}
-
-/// A window on the input.
-struct Input<R> {
-    reader: R,
-    buffer: Vec<u8>,
-    start: usize,
-    end: usize,
-    /// Of `start`, from the beginning of the input.
-    offset: u64,
-}
-
-impl<R: Read> Input<R> {
-    fn new(reader: R) -> Self {
-        Self {
-            reader,
-            buffer: vec![0; BUFFER],
-            start: 0,
-            end: 0,
-            offset: 0,
-        }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &self.buffer[self.start..self.end]
-    }
-
-    fn consume(&mut self, n: usize) {
-        self.start += n;
-        self.offset += n as u64;
-    }
-
-    fn has_more(&mut self) -> Result<bool, TraceError> {
-        Ok(self.start < self.end || self.fill(1)?)
-    }
-
-    /// Reads until a parser that had `had` of the `needed` bytes can go on.
-    fn more(&mut self, packet: u64, needed: usize, had: usize) -> Result<(), TraceError> {
-        let offset = self.offset;
-        if needed > MAX_BLOCK {
-            return Err(TraceError::TooLarge {
-                offset,
-                packet,
-                length: needed,
-                limit: MAX_BLOCK,
-            });
-        }
-        if self.fill(needed.saturating_sub(had).max(1))? {
-            Ok(())
-        } else {
-            Err(TraceError::Cut { offset, packet })
-        }
-    }
-
-    /// One read, with room for at least `wanted` more bytes; false at the end of the input.
-    fn fill(&mut self, wanted: usize) -> Result<bool, TraceError> {
-        self.buffer.copy_within(self.start..self.end, 0);
-        self.end -= self.start;
-        self.start = 0;
-        if self.buffer.len() < self.end + wanted {
-            self.buffer.resize(self.end + wanted, 0);
-        }
-        loop {
-            match self.reader.read(&mut self.buffer[self.end..]) {
-                Ok(n) => {
-                    self.end += n;
-                    return Ok(n > 0);
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => (),
-                Err(source) => {
-                    return Err(TraceError::Read {
-                        offset: self.offset + self.end as u64,
-                        source,
-                    });
-                }
-            }
-        }
-    }
-
-    fn structure(&self, packet: u64, error: &dyn std::error::Error) -> TraceError {
-        let mut reason = error.to_string();
-        let mut cause = error.source();
-        while let Some(e) = cause {
-            reason = format!("{reason}: {e}");
-            cause = e.source();
-        }
-        TraceError::Structure {
-            offset: self.offset,
-            packet,
-            reason,
-        }
     }
 }

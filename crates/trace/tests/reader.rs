@@ -1,10 +1,12 @@
 //! Good, odd and broken captures, all generated.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 
 use chaff_abi::Nanos;
 use chaff_flow::Link;
 use chaff_trace::{Format, Frame, MAX_BLOCK, PcapWriter, Reader, TraceError};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use proptest::prelude::*;
 
 /// Byte order of a generated file.
@@ -159,6 +161,8 @@ fn reads_both_byte_orders_and_both_units() {
             let at = Nanos(7_000_000_000 + ns);
             let frame = Frame {
                 at,
+                millis: at.as_millis() as i64,
+                libpcap_len: 96,
                 wire_len: 1500,
                 link: Link::Ethernet,
                 interface: 0,
@@ -248,8 +252,6 @@ fn an_absurd_length_is_told_after_the_good_packets() {
 fn says_what_is_no_capture() {
     assert!(matches!(read(&[]).1, Some(TraceError::Empty)));
     assert!(matches!(read(b"ab").1, Some(TraceError::Unknown { .. })));
-    let gzip = read(&[0x1f, 0x8b, 8, 0, 0]).1.expect("no capture");
-    assert!(gzip.to_string().contains("gzip"), "{gzip}");
     assert!(matches!(
         read(b"date,mac\n").1,
         Some(TraceError::Unknown { .. })
@@ -501,7 +503,88 @@ fn refuses_to_write_what_pcap_cannot_hold() {
     ));
 }
 
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).expect("memory");
+    encoder.finish().expect("memory")
+}
+
+#[test]
+fn packed_captures_are_unpacked_whatever_their_members() {
+    for file in [
+        with_second(65535, packet(Little, 11, 2, 60, &[2; 60])),
+        pcapng_start(),
+    ] {
+        let whole = good(&file);
+        assert_eq!(good(&gzip(&file)), whole);
+        // As `cat a.gz b.gz` makes it, with borders inside a packet and an empty member.
+        for border in [1, 5, 30, file.len() / 2] {
+            let (a, b) = file.split_at(border);
+            assert_eq!(good(&[gzip(a), gzip(&[]), gzip(b)].concat()), whole);
+        }
+    }
+}
+
+#[test]
+fn damage_of_the_packing_is_told_with_the_number_of_good_packets() {
+    let file = with_second(65535, packet(Little, 11, 2, 60, &[2; 60]));
+    let told = |bytes: &[u8]| {
+        let (packets, error) = read(bytes);
+        (packets.len(), error.expect("damage").to_string())
+    };
+    // The first member holds all but the last packet.
+    let border = file.len() - 76;
+    let first = gzip(&file[..border]);
+    let second = gzip(&file[border..]);
+    let cut = [&first[..], &second[..second.len() / 2]].concat();
+    let text = "the gzip data is damaged after 2 good packets: ";
+    assert_eq!(told(&cut), (2, format!("{text}it ends early")));
+    let mut flipped = [&first[..], &second].concat();
+    flipped[first.len() - 6] ^= 1;
+    assert_eq!(
+        told(&flipped),
+        (
+            2,
+            format!("{text}corrupt gzip stream does not have a matching checksum")
+        )
+    );
+    let garbage = [&first[..], b"garbage"].concat();
+    assert_eq!(told(&garbage), (2, format!("{text}it ends early")));
+    assert_eq!(
+        told(&gzip(b"no capture at all")).1,
+        "not a pcap or pcapng file: it begins with [6e, 6f, 20, 63]"
+    );
+    assert!(
+        told(&gzip(&gzip(&file)))
+            .1
+            .ends_with("(packed twice with gzip)")
+    );
+    assert_eq!(told(&gzip(&[])).1, "the file is empty");
+    assert_eq!(
+        told(&[0x1f, 0x8b, 8, 0, 0]).1,
+        "the gzip data is damaged after 0 good packets: it ends early"
+    );
+}
+
 proptest! {
+    #[test]
+    fn broken_packing_never_makes_it_panic(
+        cut in any::<prop::sample::Index>(),
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+    ) {
+        let file = with_second(65535, packet(Little, 11, 2, 60, &[2; 60]));
+        let mut packed = gzip(&file);
+        packed.truncate(cut.index(packed.len() + 1));
+        for (at, to) in flips {
+            if !packed.is_empty() {
+                let i = at.index(packed.len());
+                packed[i] = to;
+            }
+        }
+        let (packets, _) = read(&packed);
+        prop_assert!(packets.len() <= 1_000);
+    }
+
     #[test]
     fn what_is_written_is_read(
         packets in prop::collection::vec((0..4_000_000_000_000_000_000u64, prop::collection::vec(any::<u8>(), 0..200), 0..2000usize), 0..50),

@@ -3,7 +3,27 @@
 //! One file per protocol, each with pure functions over bytes. [`Dissector`] holds what a flow needs between packets;
 //! give it the packets of a flow in order until it answers [`Progress::Done`].
 
+mod bytes;
+pub mod dhcp;
+mod dissector;
+pub mod dns;
+pub mod dtls;
+pub mod fingerprint;
+pub mod http;
+mod names;
+pub mod netbios;
+pub mod quic;
+pub mod ssh;
+mod stream;
+mod text;
+pub mod tls;
+
 use std::borrow::Cow;
+use std::net::IpAddr;
+
+pub use dissector::{Dialect, Dissector};
+pub use names::App;
+pub use text::MAX_SERVER_NAME;
 
 /// One packet as a dissector sees it.
 #[derive(Clone, Copy, Debug)]
@@ -14,6 +34,8 @@ pub struct Seen<'a> {
     pub protocol: u8,
     /// 4 or 6.
     pub ip_version: u8,
+    /// Addresses of the flow, initiator first.
+    pub addresses: [IpAddr; 2],
     /// Ports of the flow, initiator first; 0 where there are none.
     pub ports: [u16; 2],
     /// TCP flags, 0 otherwise.
@@ -41,12 +63,32 @@ pub enum Confidence {
     /// Nothing is known.
     #[default]
     Unknown,
-    /// Only a port number or an address.
+    /// Only a port number.
     Port,
+    /// Only an address.
+    Address,
     /// A part of the payload, or what an earlier flow said (DNS answer).
     Partial,
     /// The payload follows the protocol.
     Payload,
+}
+
+impl Confidence {
+    /// The number that nDPI 5.0, and so NFStream 6.6.0, gives for the same ground.
+    pub const fn ndpi(self) -> u8 {
+        match self {
+            Self::Unknown => 0,
+            Self::Port => 1,
+            Self::Address => 7,
+            Self::Partial => 3,
+            Self::Payload => 6,
+        }
+    }
+
+    /// Whether the name was guessed without a look at what was said.
+    pub const fn is_guess(self) -> bool {
+        matches!(self, Self::Port | Self::Address)
+    }
 }
 
 /// What was found. Empty texts mean that it was not there.

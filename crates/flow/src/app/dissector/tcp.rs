@@ -1,0 +1,100 @@
+//! Protocols over TCP.
+
+use super::super::ssh::is_banner;
+use super::super::{Seen, dns, names};
+use super::http::Http;
+use super::ssh::Ssh;
+use super::tls::Tls;
+use super::{Dissector, Stage, Verdict, http, ssh, tls};
+
+impl Dissector {
+    pub(super) fn tcp(&mut self, packet: &Seen<'_>) {
+        if packet.payload.is_empty() || self.is_repeated(packet) {
+            return;
+        }
+        let first = self.payloads == 0;
+        self.payloads = self.payloads.saturating_add(1);
+        let stage = std::mem::take(&mut self.stage);
+        match stage {
+            Stage::Searching if first => self.first_segment(packet),
+            Stage::Searching => {}
+            Stage::SearchingTls(state) | Stage::Tls(state) => self.tls(state, packet),
+            Stage::Http(mut state) => {
+                let verdict = state.packet(self.dialect, packet, &mut self.found);
+                self.go_on(verdict, Stage::Http(state));
+            }
+            Stage::Ssh(state) => self.ssh(state, packet),
+            Stage::Dns => self.dns_tcp(packet),
+            stage => self.stage = stage,
+        }
+    }
+
+    pub(super) fn go_on(&mut self, verdict: Verdict, stage: Stage) {
+        self.stage = match verdict {
+            Verdict::No | Verdict::Finished => Stage::Done,
+            Verdict::Perhaps | Verdict::Mine => stage,
+        };
+    }
+
+    /// Whether the side sent what the segment begins with before.
+    fn is_repeated(&mut self, packet: &Seen<'_>) -> bool {
+        let next = &mut self.next[usize::from(!packet.forward)];
+        let end = packet
+            .tcp_sequence
+            .wrapping_add(packet.payload.len() as u32);
+        let behind = next.is_some_and(|n| (packet.tcp_sequence.wrapping_sub(n) as i32) < 0);
+        if next.is_none_or(|n| (end.wrapping_sub(n) as i32) > 0) {
+            *next = Some(end);
+        }
+        behind && self.dialect == super::Dialect::Ndpi
+    }
+
+    fn first_segment(&mut self, packet: &Seen<'_>) {
+        if packet.ports.iter().any(|p| matches!(p, 53 | 5353 | 5355)) {
+            self.dns_tcp(packet);
+            if self.found.master.is_some() {
+                return;
+            }
+        }
+        if let Some((state, verdict)) = Http::first(self.dialect, packet, &mut self.found) {
+            self.known(Stage::Done, http::PATIENCE);
+            self.go_on(verdict, Stage::Http(state));
+        } else if is_banner(packet.payload) {
+            self.ssh(Box::default(), packet);
+        } else {
+            self.tls(Box::default(), packet);
+        }
+    }
+
+    fn tls(&mut self, mut state: Box<Tls>, packet: &Seen<'_>) {
+        let hello = state.client.is_some();
+        match state.packet(self.dialect, packet, &mut self.found) {
+            Verdict::No => {}
+            Verdict::Perhaps => self.stage = Stage::SearchingTls(state),
+            Verdict::Mine if state.client.is_none() => self.known(Stage::Tls(state), u8::MAX),
+            Verdict::Mine if !hello => self.known(Stage::Tls(state), tls::PATIENCE),
+            Verdict::Mine => self.stage = Stage::Tls(state),
+            Verdict::Finished => self.stage = Stage::Done,
+        }
+    }
+
+    fn ssh(&mut self, mut state: Box<Ssh>, packet: &Seen<'_>) {
+        let named = self.found.master.is_some();
+        let verdict = state.packet(self.dialect, packet, &mut self.found);
+        if !named {
+            self.known(Stage::Done, ssh::PATIENCE);
+        }
+        self.go_on(verdict, Stage::Ssh(state));
+    }
+
+    /// DNS with its length before it; the length is not trusted, as a message may be cut.
+    fn dns_tcp(&mut self, packet: &Seen<'_>) {
+        let Some(message) = packet.payload.get(2..) else {
+            return;
+        };
+        match packet.ports.iter().any(|p| *p == 5355) {
+            true => self.llmnr(message),
+            false => self.dns(names::DNS, message, dns::Header::parse(message)),
+        }
+    }
+}

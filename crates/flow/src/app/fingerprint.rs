@@ -1,0 +1,246 @@
+//! JA3 and JA3S (Althouse, Atkinson, Atkins 2017), JA4 (FoxIO's public technical details of JA4, TLS client).
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use md5::Md5;
+use sha2::{Digest, Sha256};
+
+use super::tls::{ALPN, ClientHello, SERVER_NAME, ServerHello, is_grease};
+
+/// Stands for the hash of an empty list.
+const NO_LIST: &str = "000000000000";
+
+/// Over what a hello came, the first letter of JA4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// TLS over TCP.
+    Tcp,
+    /// QUIC.
+    Quic,
+    /// DTLS.
+    Dtls,
+}
+
+/// Lower-case hex digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+/// MD5 as 32 hex digits; a name, not a protection.
+pub(super) fn md5_hex(text: &[u8]) -> String {
+    hex(&Md5::digest(text))
+}
+
+fn sha256_12(text: &str) -> String {
+    hex(&Sha256::digest(text)[..6])
+}
+
+fn decimals(values: impl Iterator<Item = u16>) -> String {
+    let mut text = String::new();
+    for value in values {
+        if !text.is_empty() {
+            text.push('-');
+        }
+        let _ = write!(text, "{value}");
+    }
+    text
+}
+
+fn hexes(values: &[u16]) -> String {
+    let mut text = String::with_capacity(values.len() * 5);
+    for value in values {
+        if !text.is_empty() {
+            text.push(',');
+        }
+        let _ = write!(text, "{value:04x}");
+    }
+    text
+}
+
+/// The text behind JA3: version, ciphers, extensions, groups and point formats in decimal, without GREASE.
+pub fn ja3_text(hello: &ClientHello) -> String {
+    let plain = |values: &[u16]| decimals(values.iter().copied().filter(|v| !is_grease(*v)));
+    format!(
+        "{},{},{},{},{}",
+        hello.version,
+        plain(&hello.ciphers),
+        plain(&hello.extensions),
+        plain(&hello.groups),
+        decimals(hello.formats.iter().map(|f| u16::from(*f)))
+    )
+}
+
+/// JA3 of a client: MD5 of [`ja3_text`].
+pub fn ja3(hello: &ClientHello) -> String {
+    md5_hex(ja3_text(hello).as_bytes())
+}
+
+/// JA3S of a server: MD5 of version, cipher and extensions in decimal.
+pub fn ja3s(hello: &ServerHello) -> String {
+    let extensions = decimals(hello.extensions.iter().copied());
+    md5_hex(format!("{},{},{extensions}", hello.version, hello.cipher).as_bytes())
+}
+
+/// JA4 of a client.
+pub fn ja4(hello: &ClientHello, transport: Transport) -> String {
+    let mut parts = Parts::new(hello);
+    let ciphers = match parts.ciphers.is_empty() {
+        true => NO_LIST.to_owned(),
+        false => sha256_12(&hexes(&parts.ciphers)),
+    };
+    let extensions = match parts.extensions.is_empty() {
+        true => NO_LIST.to_owned(),
+        false => sha256_12(&parts.tail(hello)),
+    };
+    let named = parts.extensions.contains(&SERVER_NAME);
+    // Two digits each.
+    parts.ciphers.truncate(99);
+    parts.extensions.truncate(99);
+    let head = parts.head(transport, named);
+    let alpn = alpn_name(hello.alpn.first().map_or(&[][..], Vec::as_slice));
+    format!("{head}{alpn}_{ciphers}_{extensions}")
+}
+
+/// Ciphers or extensions beyond which nDPI gives no fingerprint.
+const NDPI_LIST: usize = 128;
+/// Signature algorithms that nDPI takes in.
+const NDPI_ALGORITHMS: usize = 64;
+/// Bytes of JA4 that nDPI keeps.
+const NDPI_JA4: usize = 36;
+
+/// JA4 of a client as nDPI 5.0 writes it; `None` for a hello with very long lists.
+///
+/// It differs from [`ja4`] where lists are empty, counts exceed 99, the protocol of ALPN is no plain text, the server
+/// name is an address, signature algorithms hold GREASE, or several versions of DTLS are supported.
+pub fn ja4_ndpi(hello: &ClientHello, transport: Transport) -> Option<String> {
+    if hello.ciphers.len() > NDPI_LIST || hello.extensions.len() > NDPI_LIST {
+        return None;
+    }
+    let mut parts = Parts::new(hello);
+    parts.algorithms = hello.signature_algorithms.clone();
+    parts.algorithms.truncate(NDPI_ALGORITHMS);
+    let versions = hello.versions.iter().copied();
+    parts.version = versions
+        .filter(|v| !is_grease(*v))
+        .max()
+        .unwrap_or(hello.version);
+    let name = hello.server_name.as_deref().unwrap_or_default();
+    let address = super::text::host(name).parse::<IpAddr>().is_ok();
+    let mut print = parts
+        .head(transport, !name.is_empty() && !address)
+        .into_bytes();
+    let protocol = hello.alpn.iter().find(|p| !p.is_empty());
+    match protocol.map(Vec::as_slice) {
+        Some([first, .., last]) => {
+            print.extend([*first, *last].map(|b| if b == 0 { b'0' } else { b }))
+        }
+        Some([one]) => print.extend([*one, *one]),
+        _ => print.extend(b"00"),
+    }
+    let ciphers = sha256_12(&hexes(&parts.ciphers));
+    let extensions = sha256_12(&parts.tail(hello));
+    print.extend(format!("_{ciphers}_{extensions}").bytes());
+    print.truncate(NDPI_JA4);
+    Some(super::text::utf8(&print))
+}
+
+/// The lists of a hello without GREASE, sorted where JA4 sorts them.
+struct Parts {
+    version: u16,
+    ciphers: Vec<u16>,
+    extensions: Vec<u16>,
+    algorithms: Vec<u16>,
+}
+
+impl Parts {
+    fn new(hello: &ClientHello) -> Self {
+        let plain = |values: &[u16]| -> Vec<u16> {
+            values.iter().copied().filter(|v| !is_grease(*v)).collect()
+        };
+        let (mut ciphers, mut extensions) = (plain(&hello.ciphers), plain(&hello.extensions));
+        ciphers.sort_unstable();
+        extensions.sort_unstable();
+        let versions = plain(&hello.versions);
+        Self {
+            version: versions
+                .into_iter()
+                .max_by_key(|v| rank(*v))
+                .unwrap_or(hello.version),
+            ciphers,
+            extensions,
+            algorithms: plain(&hello.signature_algorithms),
+        }
+    }
+
+    /// All of the first part but ALPN.
+    fn head(&self, transport: Transport, named: bool) -> String {
+        format!(
+            "{}{}{}{:02}{:02}",
+            match transport {
+                Transport::Tcp => 't',
+                Transport::Quic => 'q',
+                Transport::Dtls => 'd',
+            },
+            version_name(self.version),
+            if named { 'd' } else { 'i' },
+            self.ciphers.len(),
+            self.extensions.len(),
+        )
+    }
+
+    /// What the third part is a hash of.
+    fn tail(&self, hello: &ClientHello) -> String {
+        let kept: Vec<u16> = self
+            .extensions
+            .iter()
+            .copied()
+            .filter(|e| *e != SERVER_NAME && *e != ALPN)
+            .collect();
+        let mut text = hexes(&kept);
+        if !hello.signature_algorithms.is_empty() {
+            text.push('_');
+            text.push_str(&hexes(&self.algorithms));
+        }
+        text
+    }
+}
+
+/// Orders versions by age: those of DTLS count down.
+const fn rank(version: u16) -> u16 {
+    if version >> 8 == 0xfe {
+        !version
+    } else {
+        version
+    }
+}
+
+const fn version_name(version: u16) -> &'static str {
+    match version {
+        0x0304 => "13",
+        0x0303 => "12",
+        0x0302 => "11",
+        0x0301 => "10",
+        0x0300 => "s3",
+        0x0002 => "s2",
+        0xfeff => "d1",
+        0xfefd => "d2",
+        0xfefc => "d3",
+        _ => "00",
+    }
+}
+
+/// First and last character of the first protocol; of its hex form when one of them is no letter or digit.
+fn alpn_name(protocol: &[u8]) -> String {
+    let (Some(first), Some(last)) = (protocol.first(), protocol.last()) else {
+        return "00".to_owned();
+    };
+    if first.is_ascii_alphanumeric() && last.is_ascii_alphanumeric() {
+        return format!("{}{}", *first as char, *last as char);
+    }
+    format!("{:x}{:x}", first >> 4, last & 15)
+}

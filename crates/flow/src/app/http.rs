@@ -1,0 +1,194 @@
+//! HTTP/1 messages (RFC 9112), also those of SSDP: first line and the headers that say who talks.
+
+/// Longest header value that is kept, bytes.
+pub const MAX_VALUE: usize = 512;
+/// Header lines that are looked at.
+const MAX_LINES: usize = 128;
+
+/// First line of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start<'a> {
+    /// Of a request.
+    Request {
+        /// Such as `GET`.
+        method: &'a str,
+        /// What the method belongs to.
+        family: Family,
+        /// What is asked for.
+        target: &'a [u8],
+    },
+    /// Of a response: its status code.
+    Response(u16),
+}
+
+/// First line and headers of a message, as far as they are there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head<'a> {
+    /// First line.
+    pub start: Start<'a>,
+    /// Its headers.
+    pub headers: Headers<'a>,
+}
+
+/// Headers, as far as they are there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Headers<'a> {
+    /// Names and values; spaces around values are cut.
+    pub pairs: Vec<(&'a [u8], &'a [u8])>,
+    /// Whether the empty line after the headers was seen.
+    pub complete: bool,
+}
+
+/// What a request method belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// The web.
+    Web,
+    /// Tunnels through a proxy: `CONNECT`.
+    Tunnel,
+    /// WebDAV (RFC 4918).
+    WebDav,
+    /// Remote procedure calls of Windows over HTTP.
+    Rpc,
+    /// UPnP: discovery and events.
+    Upnp,
+    /// Diagnosis: `TRACE`.
+    Trace,
+}
+
+const METHODS: [(&str, Family); 24] = [
+    ("GET", Family::Web),
+    ("POST", Family::Web),
+    ("OPTIONS", Family::Web),
+    ("HEAD", Family::Web),
+    ("PUT", Family::Web),
+    ("PATCH", Family::Web),
+    ("DELETE", Family::Web),
+    ("REPORT", Family::Web),
+    ("CONNECT", Family::Tunnel),
+    ("PROPFIND", Family::WebDav),
+    ("PROPPATCH", Family::WebDav),
+    ("MKCOL", Family::WebDav),
+    ("MOVE", Family::WebDav),
+    ("COPY", Family::WebDav),
+    ("LOCK", Family::WebDav),
+    ("UNLOCK", Family::WebDav),
+    ("RPC_CONNECT", Family::Rpc),
+    ("RPC_IN_DATA", Family::Rpc),
+    ("RPC_OUT_DATA", Family::Rpc),
+    ("NOTIFY", Family::Upnp),
+    ("M-SEARCH", Family::Upnp),
+    ("SUBSCRIBE", Family::Upnp),
+    ("UNSUBSCRIBE", Family::Upnp),
+    ("TRACE", Family::Trace),
+];
+
+/// The method that `bytes` begin with, followed by a space.
+pub fn method(bytes: &[u8]) -> Option<(&'static str, Family)> {
+    if !bytes.first()?.is_ascii_uppercase() {
+        return None;
+    }
+    METHODS.into_iter().find(|(method, _)| {
+        bytes
+            .strip_prefix(method.as_bytes())
+            .is_some_and(|rest| rest.first() == Some(&b' '))
+    })
+}
+
+impl<'a> Head<'a> {
+    /// Reads a message from its first byte; `None` when that is none.
+    pub fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let mut lines = Lines(bytes);
+        let first = lines.next()?;
+        let start = match method(first) {
+            Some((method, family)) => {
+                let rest = &first[method.len() + 1..];
+                let end = rest.iter().position(|b| *b == b' ').unwrap_or(rest.len());
+                Start::Request {
+                    method,
+                    family,
+                    target: &rest[..end],
+                }
+            }
+            None => Start::Response(status(first)?),
+        };
+        Some(Self {
+            start,
+            headers: Headers::parse(lines.0),
+        })
+    }
+
+    /// Value of the last header of that name, any case; at most [`MAX_VALUE`] bytes.
+    pub fn get(&self, name: &str) -> Option<&'a [u8]> {
+        self.headers.get(name)
+    }
+}
+
+impl<'a> Headers<'a> {
+    /// Reads header lines; the last one may have no end.
+    pub fn parse(bytes: &'a [u8]) -> Self {
+        let mut headers = Self::default();
+        for line in Lines(bytes).take(MAX_LINES) {
+            if line.is_empty() {
+                headers.complete = true;
+                break;
+            }
+            if let Some(colon) = line.iter().position(|b| *b == b':') {
+                let value = trim(&line[colon + 1..]);
+                headers.pairs.push((&line[..colon], value));
+            }
+        }
+        headers
+    }
+
+    /// Value of the last header of that name, any case; at most [`MAX_VALUE`] bytes.
+    pub fn get(&self, name: &str) -> Option<&'a [u8]> {
+        let (_, value) = self
+            .pairs
+            .iter()
+            .rfind(|(n, _)| n.eq_ignore_ascii_case(name.as_bytes()))?;
+        Some(&value[..value.len().min(MAX_VALUE)])
+    }
+}
+
+/// Without spaces around it.
+fn trim(value: &[u8]) -> &[u8] {
+    let start = value.iter().position(|b| *b != b' ').unwrap_or(value.len());
+    let end = value
+        .iter()
+        .rposition(|b| *b != b' ')
+        .map_or(start, |e| e + 1);
+    &value[start..end]
+}
+
+/// Status code of a line that begins a response.
+fn status(line: &[u8]) -> Option<u16> {
+    let (start, rest) = line.split_at_checked(b"HTTP/1.".len())?;
+    let digits = rest
+        .get(2..5)
+        .filter(|_| start.eq_ignore_ascii_case(b"HTTP/1."))?;
+    if !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// Lines without their ends, which are CR LF; the last one may have none.
+struct Lines<'a>(&'a [u8]);
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let end = self.0.windows(2).position(|pair| pair == b"\r\n");
+        let (line, rest) = match end {
+            Some(end) => (&self.0[..end], &self.0[end + 2..]),
+            None => (self.0, &[][..]),
+        };
+        self.0 = rest;
+        Some(line)
+    }
+}
