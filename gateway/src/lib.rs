@@ -12,7 +12,7 @@ pub mod export;
 pub mod generators;
 pub mod injector;
 pub mod ledger_file;
-pub mod meter_command;
+pub mod meter;
 pub mod privileges;
 pub mod processes;
 pub mod progress;
