@@ -1,6 +1,6 @@
 use chaff_abi::{Counters, CoverCounters, Dir, FlowKey, Mac, Nanos, SEQUENCE_LEN, SequenceEntry};
 
-use super::index::Identity;
+use super::identity::Identity;
 use super::more::More;
 use crate::{EndReason, Packet, Record, Tunnel};
 

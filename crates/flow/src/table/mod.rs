@@ -1,6 +1,6 @@
 mod deadlines;
 mod flow;
-mod index;
+mod identity;
 mod more;
 
 use std::collections::VecDeque;
@@ -9,11 +9,12 @@ use chaff_abi::{
     Dir, DirectRecord, FlowKey, FlowValue, Mac, Nanos, SEQUENCE_LEN, Sample, SequenceEntry,
 };
 
+use crate::index::Index;
 use crate::plugin::{Extension, Next, Plugins};
 use crate::{Column, EndReason, Layout, Packet, Record};
 use deadlines::{Deadlines, Entry};
 use flow::{Arrival, Flow, Lane};
-use index::{Index, Seeded};
+use identity::Seeded;
 
 /// Settings of a [`Table`].
 #[derive(Clone, Debug, PartialEq, Eq)]
