@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use super::names::App;
 
 /// First address, bits of the network, name and category. In order of starts; a network inside another comes after it.
-const NETWORKS: [([u8; 4], u32, &str, &str); 241] = [
+static NETWORKS: [([u8; 4], u32, &str, &str); 241] = [
     ([3, 0, 0, 0], 9, "AWS_EC2", "Cloud"),
     ([3, 7, 35, 0], 25, "Zoom", "Video"),
     ([3, 128, 0, 0], 9, "AWS_EC2", "Cloud"),

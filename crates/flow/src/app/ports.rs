@@ -7,7 +7,7 @@ const UDP: u8 = 2;
 const BOTH: u8 = 3;
 
 /// Port, transports, name and category as nDPI calls them. In order of ports.
-const PORTS: [(u16, u8, &str, &str); 167] = [
+static PORTS: [(u16, u8, &str, &str); 167] = [
     (20, TCP, "FTP_DATA", "Download"),
     (21, TCP, "FTP_CONTROL", "Download"),
     (22, TCP, "SSH", "RemoteAccess"),

@@ -5,7 +5,7 @@
 use super::names::App;
 
 /// Domains and what is under them: suffix, service, category; an empty service leaves the protocol's name. In order.
-const SERVICES: [(&str, &str, &str); 521] = [
+static SERVICES: [(&str, &str, &str); 521] = [
     ("1337x.to", "BitTorrent", "Download"),
     ("1e100.net", "Google", "Web"),
     ("1kxun.mobi", "1kxun", "Streaming"),
@@ -530,7 +530,7 @@ const SERVICES: [(&str, &str, &str); 521] = [
 ];
 
 /// Clouds of devices that nDPI has no name for. In order.
-const DEVICE_CLOUDS: [(&str, &str, &str); 80] = [
+static DEVICE_CLOUDS: [(&str, &str, &str); 80] = [
     ("aqara.com", "Aqara", "IoT-Scada"),
     ("arlo.com", "Arlo", "IoT-Scada"),
     ("arlostatic.com", "Arlo", "IoT-Scada"),

@@ -139,7 +139,7 @@ impl Dissector {
         let Some(message) = packet.payload.get(2..) else {
             return;
         };
-        match packet.ports.iter().any(|p| *p == 5355) {
+        match packet.ports.contains(&5355) {
             true => self.llmnr(message),
             false => self.dns(names::DNS, message, dns::Header::parse(message)),
         }
