@@ -305,3 +305,154 @@ fn wifi(ip: &[u8]) -> Vec<u8> {
 fn capwap(ip: &[u8]) -> Vec<u8> {
     join(&[0, 0x10, 2, 0, 0, 0, 0, 0], &wifi(ip))
 }
+
+/// Payloads of the protocols that are looked into, with the ports they are seen on.
+pub(crate) fn talk() -> Vec<([u16; 2], Vec<u8>)> {
+    let mut answer = dns_query();
+    answer[2..8].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1]);
+    answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 198, 51, 100, 20]);
+    let mut mdns = vec![0, 0, 0x84, 0, 0, 0, 0, 1, 0, 0, 0, 0];
+    mdns.extend(b"\x04_hue\x04_tcp\x05local\0\0\x0c\0\x01\0\0\x11\x94\0\x09\x06lamp-1\xc0\x0c");
+    vec![
+        ([40_000, 53], answer),
+        ([5353, 5353], mdns),
+        ([40_000, 443], client_hello()),
+        ([443, 40_000], server_hello()),
+        ([40_000, 4433], dtls_hello()),
+        (
+            [40_000, 80],
+            b"POST /a?b HTTP/1.1\r\nHost: hub.example\r\nUser-Agent: lamp/1.0 (x)\r\nContent-Type: text/plain\r\n\r\nhi".to_vec(),
+        ),
+        (
+            [80, 40_000],
+            b"HTTP/1.1 200 OK\r\nServer: hub\r\nContent-Type: application/json; charset=utf-8\r\n\r\n{}".to_vec(),
+        ),
+        ([40_000, 22], b"SSH-2.0-lamp_1.0\r\n".to_vec()),
+        ([40_000, 22], kex_init()),
+        ([68, 67], dhcp()),
+        ([137, 137], netbios()),
+        (
+            [50_000, 1900],
+            b"M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\nMAN: \"ssdp:discover\"\r\nST: ssdp:all\r\n\r\n".to_vec(),
+        ),
+        ([40_000, 1883], b"\x10\x12\0\x04MQTT\x04\x02\0\x3c\0\x06lamp-1".to_vec()),
+        ([40_000, 5683], b"\x40\x01\x12\x34\xb4test\x05state".to_vec()),
+        ([123, 123], [&[0x23, 0, 6, 0xec][..], &[0; 44]].concat()),
+    ]
+}
+
+fn tls_extension(kind: u16, body: &[u8]) -> Vec<u8> {
+    let mut out = kind.to_be_bytes().to_vec();
+    out.extend((body.len() as u16).to_be_bytes());
+    join(&out, body)
+}
+
+/// Length of `body` in two bytes, then `body`.
+fn vector(body: &[u8]) -> Vec<u8> {
+    join(&(body.len() as u16).to_be_bytes(), body)
+}
+
+fn hello_body(version: [u8; 2], cookie: &[u8]) -> Vec<u8> {
+    let mut out = version.to_vec();
+    out.extend([7; 32]);
+    out.push(0);
+    out.extend(cookie);
+    out.extend(vector(&[0x0a, 0x0a, 0x13, 1, 0x13, 2, 0xc0, 0x2b]));
+    out.extend([1, 0]);
+    let extensions = [
+        tls_extension(0, &vector(&join(&[0], &vector(b"hub.example")))),
+        tls_extension(10, &vector(&[0, 29, 0, 23])),
+        tls_extension(11, &[1, 0]),
+        tls_extension(13, &vector(&[4, 3, 8, 4])),
+        tls_extension(16, &vector(b"\x02h2\x08http/1.1")),
+        tls_extension(43, &[4, 3, 4, 3, 3]),
+        tls_extension(
+            57,
+            &[1, 4, 0x80, 0, 0x75, 0x30, 0x31, 0x29, 3, b'l', b'a', b'b'],
+        ),
+    ]
+    .concat();
+    out.extend(vector(&extensions));
+    out
+}
+
+fn handshake(kind: u8, body: &[u8]) -> Vec<u8> {
+    join(
+        &[22, 3, 1],
+        &vector(&join(
+            &join(&[kind, 0], &(body.len() as u16).to_be_bytes()),
+            body,
+        )),
+    )
+}
+
+/// A TLS record with a ClientHello.
+pub(crate) fn client_hello() -> Vec<u8> {
+    handshake(1, &hello_body([3, 3], &[]))
+}
+
+fn server_hello() -> Vec<u8> {
+    let mut body = vec![3, 3];
+    body.extend([9; 32]);
+    body.extend([0, 0x13, 1, 0]);
+    let extensions = [
+        tls_extension(43, &[3, 4]),
+        tls_extension(16, &vector(b"\x02h2")),
+    ]
+    .concat();
+    body.extend(vector(&extensions));
+    handshake(2, &body)
+}
+
+fn dtls_hello() -> Vec<u8> {
+    let body = hello_body([0xfe, 0xfd], &[0]);
+    let length = (body.len() as u16).to_be_bytes();
+    let mut message = vec![
+        1, 0, length[0], length[1], 0, 0, 0, 0, 0, 0, length[0], length[1],
+    ];
+    message.extend(body);
+    join(&[22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0], &vector(&message))
+}
+
+fn kex_init() -> Vec<u8> {
+    let mut body = vec![6, 20];
+    body.extend([5; 16]);
+    for list in [
+        "curve25519-sha256,ext-info-c",
+        "ssh-ed25519",
+        "aes128-ctr",
+        "aes256-ctr",
+        "hmac-sha2-256",
+        "hmac-sha1",
+        "none",
+        "zlib",
+        "",
+        "",
+    ] {
+        body.extend((list.len() as u32).to_be_bytes());
+        body.extend(list.bytes());
+    }
+    body.extend([0; 11]);
+    join(&(body.len() as u32).to_be_bytes(), &body)
+}
+
+fn dhcp() -> Vec<u8> {
+    let mut out = vec![1, 1, 6, 0, 0, 0, 0, 9];
+    out.resize(28, 0);
+    out.extend([2, 0, 0x5e, 0x10, 0, 1]);
+    out.resize(236, 0);
+    out.extend([
+        0x63, 0x82, 0x53, 0x63, 53, 1, 3, 50, 4, 10, 0, 0, 9, 55, 3, 1, 3, 6, 57, 2, 5, 0xdc,
+    ]);
+    out.extend(b"\x0c\x04lamp\x3c\x06udhcpc\xff");
+    out
+}
+
+fn netbios() -> Vec<u8> {
+    let mut out = vec![0x12, 0x34, 1, 0x10, 0, 1, 0, 0, 0, 0, 0, 0, 32];
+    for byte in b"LAMP           \0" {
+        out.extend([b'A' + (byte >> 4), b'A' + (byte & 15)]);
+    }
+    out.extend([0, 0, 32, 0, 1]);
+    out
+}

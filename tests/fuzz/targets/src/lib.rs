@@ -17,14 +17,20 @@
 #![allow(clippy::unwrap_used, reason = "a failed expectation is a finding")]
 
 mod bytes;
+pub mod dissector;
 mod frames;
 pub mod key;
 pub mod ledger;
+pub mod nfstream;
 pub mod onnx;
 pub mod parse;
+pub mod payload;
+mod quic;
+pub mod rows;
 pub mod sink;
 pub mod table;
 pub mod trace;
+pub mod tunnels;
 pub mod wire;
 
 pub use bytes::Bytes;
@@ -54,4 +60,7 @@ macro_rules! targets {
     };
 }
 
-targets![key, ledger, onnx, parse, sink, table, trace, wire];
+targets![
+    dissector, key, ledger, nfstream, onnx, parse, payload, rows, sink, table, trace, tunnels,
+    wire,
+];

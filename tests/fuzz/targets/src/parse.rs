@@ -71,6 +71,7 @@ pub fn run(data: &[u8]) {
             // What only describes the packet may be unknown.
             let known = Packet {
                 payload: packet.payload,
+                ip_packet: packet.ip_packet,
                 icmp: cut.icmp.or(packet.icmp),
                 tcp: cut.tcp.and(packet.tcp),
                 ..cut
@@ -81,7 +82,8 @@ pub fn run(data: &[u8]) {
     }
 }
 
-fn check(frame: &[u8], wire_len: usize, packet: &Packet<'_>) {
+/// What holds of every packet, inside a tunnel too.
+pub(crate) fn check(frame: &[u8], wire_len: usize, packet: &Packet<'_>) {
     let sample = packet.sample;
     let on_wire = wire_len.max(frame.len());
     assert!(
@@ -99,10 +101,19 @@ fn check(frame: &[u8], wire_len: usize, packet: &Packet<'_>) {
         packet.key.version,
         "{packet:?}"
     );
+    assert_eq!(
+        frame[packet.ip_offset..].get(..packet.ip_packet.len()),
+        Some(packet.ip_packet)
+    );
+    assert!(
+        packet.ip_packet.len() <= sample.bytes as usize,
+        "{packet:?}"
+    );
+    assert!(packet.ip_header_len <= sample.bytes as usize, "{packet:?}");
     if !packet.payload.is_empty() {
-        let within = frame.as_ptr_range();
-        let payload = packet.payload.as_ptr_range();
-        assert!(within.start <= payload.start && payload.end <= within.end);
+        let payload = frame[packet.payload_offset..].get(..packet.payload.len());
+        assert_eq!(payload, Some(packet.payload));
+        assert!(packet.payload_offset >= packet.ip_offset + packet.ip_header_len);
     }
     if packet.fragment == Fragment::Later {
         assert_eq!((packet.key.src_port, packet.key.dst_port), ([0; 2], [0; 2]));

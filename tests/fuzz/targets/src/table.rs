@@ -1,11 +1,12 @@
 //! The flow table under any packets, in any order, at any times ([`chaff_flow::Table`]).
 //!
-//! Input: idle timeout, active timeout, room for flows, hash seed, then operations (see [`run`]).
+//! Input: idle timeout, active timeout, room for flows, hash seed, what records have, then operations (see [`run`]).
 //!
 //! - Packets in are packets in the records once the table is finished, none twice; so are bytes and cover.
 //! - Never more flows than there is room for; nothing is left after the end.
 //! - Records count from 0, end no earlier than they start, and a flow's parts count from 0.
 //! - The next deadline lies in the future of a table that was just served.
+//! - Every record has a value of the right kind for each column.
 //! - A second table with another hash seed, which is also woken at other times, makes the same records.
 
 use std::collections::BTreeMap;
@@ -13,10 +14,12 @@ use std::collections::BTreeMap;
 use chaff_abi::{
     Counters, CoverCounters, Dir, DirectRecord, FlowKey, FlowValue, Mac, Nanos, Sample,
 };
-use chaff_flow::{Fragment, Packet, Record, Table, TableConfig, parse};
+use chaff_flow::{
+    Fragment, Kind, Packet, Parser, ParserConfig, Record, Table, TableConfig, Tunnel, Value,
+};
 
 use crate::bytes::{Bytes, push_piece};
-use crate::parse::{index, link, wire_len};
+use crate::parse::{LINKS, index, wire_len};
 use crate::{Seeds, frames};
 
 /// What went in.
@@ -33,6 +36,7 @@ struct Total {
 struct Pair {
     first: Table,
     second: Table,
+    parser: Parser,
     now: Nanos,
     /// When only the first table was woken: from then on time does not go back behind it, or the two would disagree.
     floor: Nanos,
@@ -52,6 +56,7 @@ pub fn run(data: &[u8]) {
         max_flows: 1 + usize::from(input.u8()) % 32,
         drain_grace: Nanos::from_millis(100),
         hash_seed: u64::from(input.u8()),
+        ..extras(input.u8())
     };
     let mut pair = Pair::new(config);
     let mut kernel = false;
@@ -89,6 +94,10 @@ impl Pair {
         Self {
             first: Table::new(config),
             second: Table::new(second),
+            parser: Parser::new(ParserConfig {
+                fragments: 8,
+                ..ParserConfig::default()
+            }),
             now: Nanos::from_secs(1),
             floor: Nanos::ZERO,
             total: Total::default(),
@@ -136,11 +145,14 @@ impl Pair {
     }
 
     fn frame(&mut self, input: &mut Bytes<'_>) {
-        let (kind, more) = (link(input.u8()), input.u8());
+        let (kind, more) = (LINKS[usize::from(input.u8()) % LINKS.len()], input.u8());
         let frame = input.piece();
-        if let Ok(packet) = parse(kind, frame, wire_len(more, frame.len())) {
+        let wire_len = wire_len(more, frame.len());
+        let mut parser = std::mem::take(&mut self.parser);
+        if let Ok(packet) = parser.parse(self.now, kind, frame, wire_len) {
             self.observe(&packet, None, false);
         }
+        self.parser = parser;
     }
 
     fn observe(&mut self, packet: &Packet<'_>, dir: Option<Dir>, cover: bool) {
@@ -264,18 +276,58 @@ impl Pair {
     }
 }
 
+/// Settings by bits: 0 statistics, 1 SPLT, 2 dissection, 3 TCP flows end by timeouts only, 4 idle timeouts by protocol.
+fn extras(bits: u8) -> TableConfig {
+    let bit = |n: u8| bits >> n & 1 == 1;
+    let own = |ms| bit(4).then_some(Nanos::from_millis(ms));
+    TableConfig {
+        statistics: bit(0),
+        splt: if bit(1) { 6 } else { 0 },
+        dissect: if bit(2) { 8 } else { 0 },
+        tcp_linger: (!bit(3)).then_some(Nanos::from_millis(50)),
+        idle_tcp: own(70),
+        idle_udp: own(300),
+        idle_icmp: own(0),
+        activity_gap: Nanos::from_millis(20),
+        ..TableConfig::default()
+    }
+}
+
+/// Whether a value may stand in a column.
+pub(crate) fn fits(value: &Value, kind: Kind) -> bool {
+    match value {
+        Value::Missing => true,
+        Value::Unsigned(_) => kind == Kind::Unsigned,
+        Value::Signed(_) => kind == Kind::Signed,
+        Value::Float(x) => kind == Kind::Float && x.is_finite(),
+        Value::Ip(_) | Value::Mac(_) | Value::Word(_) | Value::Text(_) => kind == Kind::Text,
+        Value::List(_) => kind == Kind::List,
+        Value::SignedList(_) => kind == Kind::SignedList,
+        Value::TextList(_) => kind == Kind::TextList,
+        other => panic!("a new kind of value: {other:?}"),
+    }
+}
+
 fn sound(records: &[Record], want: Total, table: &Table) {
     let mut found = Total::default();
-    let mut parts: BTreeMap<(FlowKey, u32), Nanos> = BTreeMap::new();
+    let mut parts: BTreeMap<(FlowKey, Tunnel, u16, u32), Nanos> = BTreeMap::new();
+    let (layout, columns, mut row) = (table.layout(), table.columns(), Vec::new());
     for (i, record) in records.iter().enumerate() {
         assert_eq!(record.id, i as u64);
         assert!(record.start <= record.end, "{record:?}");
         assert!(record.sequence.len() as u64 <= record.packets().max(1) || record.packets() > 0);
+        let part = |n| (record.key, record.tunnel, record.inner_vlan, n);
+        let before = record.part.checked_sub(1);
         assert!(
-            record.part == 0 || parts.contains_key(&(record.key, record.part - 1)),
+            before.is_none_or(|n| parts.contains_key(&part(n))),
             "part without the one before it: {record:?}"
         );
-        parts.insert((record.key, record.part), record.start);
+        parts.insert(part(record.part), record.start);
+        record.values(&layout, &mut row);
+        assert_eq!(row.len(), columns.len());
+        for (value, column) in row.iter().zip(&columns) {
+            assert!(fits(value, column.kind), "{}: {value:?}", column.name);
+        }
         for counters in [&record.forward, &record.backward] {
             found.packets += counters.packets;
             found.bytes += counters.bytes;
@@ -339,7 +391,7 @@ fn key(byte: u8) -> FlowKey {
 
 /// See [`crate::Target::seeds`].
 pub fn seeds() -> Seeds {
-    let mut conversation = vec![30, 40, 8, 1];
+    let mut conversation = vec![30, 40, 8, 1, 3];
     for i in 0..40u8 {
         // A packet of one of four flows after a few milliseconds, now and then a wake-up.
         conversation.extend([0, 0, i % 7, (i % 4) | (i & 1) << 7, 60 + i, 0x10]);
@@ -347,17 +399,17 @@ pub fn seeds() -> Seeds {
             conversation.extend([7, 0, i]);
         }
     }
-    let mut crowd = vec![255, 255, 3, 2];
+    let mut crowd = vec![255, 255, 3, 2, 0];
     for i in 0..60u8 {
         crowd.extend([i & 8, 0, 1, i.wrapping_mul(37), i, i]);
     }
-    let mut kernel = vec![20, 20, 4, 3];
+    let mut kernel = vec![20, 20, 4, 3, 8];
     for i in 0..20u8 {
         kernel.extend([6, 0, 5, i % 3, 4, 0x21, 99, i & 1, i]);
         kernel.extend([5, 0, 2, i % 5, 80, 3, i]);
         kernel.extend([7, 0, 30]);
     }
-    let mut raw = vec![100, 100, 16, 4];
+    let mut raw = vec![100, 100, 16, 4, 0x17];
     for (_, link, frame) in frames::all() {
         raw.extend([4, 0, 1, index(link), 0]);
         push_piece(&mut raw, &frame);
@@ -369,7 +421,7 @@ pub fn seeds() -> Seeds {
         ("raw".into(), raw),
         (
             "back-in-time".into(),
-            vec![5, 5, 5, 5, 0, 0, 9, 1, 2, 3, 0, 0xff, 0xff, 1, 2, 3],
+            vec![5, 5, 5, 5, 0, 0, 0, 9, 1, 2, 3, 0, 0xff, 0xff, 1, 2, 3],
         ),
     ]
 }
