@@ -93,8 +93,9 @@ impl Meter {
         match self {
             Self::Native(native) => native.observe(frame, bytes),
             Self::NfStream(meter) => {
+                let seen = bytes.get(..frame.libpcap_len).unwrap_or(bytes);
                 // The meter counts what it leaves out.
-                let _ = meter.observe(frame.link, frame.millis, bytes, frame.wire_len);
+                let _ = meter.observe(frame.link, frame.millis, seen, frame.wire_len);
             }
         }
     }
