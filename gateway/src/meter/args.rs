@@ -451,7 +451,7 @@ impl Drop for KeyFile {
 
 fn whole_seconds(flag: &str, time: Nanos) -> anyhow::Result<u32> {
     let seconds = time.0 / 1_000_000_000;
-    if time.0 % 1_000_000_000 != 0 {
+    if !time.0.is_multiple_of(1_000_000_000) {
         bail!("{flag}: NFStream knows whole seconds only");
     }
     u32::try_from(seconds).with_context(|| format!("{flag} is too long"))

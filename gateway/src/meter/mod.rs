@@ -126,7 +126,11 @@ fn work(args: &Args) -> anyhow::Result<u8> {
         Place::Collector(_) => FAILED,
         Place::Stdout | Place::File(_) => USAGE,
     })?;
-    let Opened { output, refused } = opened;
+    let Opened {
+        output,
+        bytes,
+        refused,
+    } = opened;
     let threads = threads(args);
     if threads > 2 {
         source = Box::new(Ahead::start(source)?);
@@ -155,6 +159,7 @@ fn work(args: &Args) -> anyhow::Result<u8> {
         stats: meter.stats(),
         refused: refused.map(|n| n.load(Ordering::Relaxed)),
         output: plan.place.name(),
+        output_bytes: bytes.load(Ordering::Relaxed),
         seconds: started.elapsed().as_secs_f64(),
         cpu_seconds: cpu_seconds(),
         memory: peak_memory(),

@@ -17,6 +17,8 @@ pub(crate) enum Code {
     Nanoseconds,
     /// `flowEndReason`, from a word of the native profile or a number of NFStream's.
     EndReason,
+    /// Always 1.
+    One,
 }
 
 /// An information element of a column.
@@ -55,6 +57,9 @@ const fn coded(id: u16, length: u16, code: Code) -> Element {
 const fn text(id: u16) -> Element {
     coded(id, VARIABLE, Code::Text)
 }
+
+/// `biflowDirection` (RFC 5103): records are told from the initiator, who is 1.
+pub(crate) const INITIATOR: Element = coded(239, 1, Code::One);
 
 /// Columns of whole flows, and of both profiles.
 const FLOW: &[(&str, &[Element])] = &[

@@ -8,7 +8,7 @@ use chaff_abi::Nanos;
 use chaff_flow::{Column, Kind, Value};
 
 pub use collector::{Collector, CollectorError, Transport, UdpTarget};
-use elements::{Code, Element, VARIABLE, elements};
+use elements::{Code, Element, INITIATOR, VARIABLE, elements};
 
 use crate::text::{Style, push_value};
 use crate::{Output, Target, check_row};
@@ -36,6 +36,7 @@ pub struct IpfixOptions {
     pub domain: u32,
     /// Private enterprise number for columns without an element of IANA's: column `n` (from 1) becomes element `n`, with
     /// its name, type and meaning told by RFC 5610 records. Lists are left out. Default none: such columns are left out.
+    /// (nfdump 1.7.1 does not count RFC 5610 records and so reports sequence failures; it reads every flow.)
     pub enterprise: Option<u32>,
     /// Messages after which the templates are sent again, 0 for never: what UDP needs. Default 512.
     pub repeat_messages: u32,
@@ -149,6 +150,15 @@ impl<T: Target> Ipfix<T> {
                 fields.push(field(element, enterprise));
             }
         }
+        if fields.iter().any(|f: &Field| f.element.reverse) {
+            fields.push(Field {
+                column: 0,
+                element: INITIATOR,
+                enterprise: 0,
+                kind: Kind::Unsigned,
+                scale: 1,
+            });
+        }
         let max = options.max_message.clamp(512, 65_535);
         let mut ipfix = Self {
             out,
@@ -187,19 +197,6 @@ impl<T: Target> Ipfix<T> {
         ipfix.preamble = ipfix.preamble(columns);
         ipfix.begin_message();
         Ok(ipfix)
-    }
-
-    /// Names of columns that are sent.
-    pub fn sent<'c>(&self, columns: &'c [Column]) -> Vec<&'c str> {
-        let mut names: Vec<&str> = Vec::new();
-        for field in &self.fields {
-            if let Some(column) = columns.get(field.column)
-                && names.last() != Some(&&*column.name)
-            {
-                names.push(&column.name);
-            }
-        }
-        names
     }
 
     fn preamble(&self, columns: &[Column]) -> Vec<Preamble> {
@@ -442,6 +439,7 @@ impl Field {
             }
             Code::Nanoseconds => push_ntp(out, number(value).saturating_mul(self.scale)),
             Code::EndReason => out.push(end_reason(value)),
+            Code::One => out.push(1),
             Code::Mac => match value {
                 Value::Mac(mac) => out.extend_from_slice(&mac.0),
                 Value::Text(text) => {
