@@ -176,7 +176,7 @@ impl Table {
             from_kernel: true,
             ..Arrival::of(at, dir, packet)
         };
-        let hash = self.seeded.hash(&arrival.identity());
+        let hash = self.seeded.hash(arrival.identity());
         let (slot, side) = match self.find(hash, &arrival) {
             Some(found) => found,
             None => (self.insert(hash, &arrival), 0),
@@ -513,7 +513,7 @@ impl Table {
     /// sent this.
     #[inline(always)]
     fn touch(&mut self, arrival: &Arrival) -> (u32, usize) {
-        let hash = self.seeded.hash(&arrival.identity());
+        let hash = self.seeded.hash(arrival.identity());
         let (slot, side) = match self.find(hash, arrival) {
             Some(found) => found,
             None => (self.insert(hash, arrival), 0),
@@ -532,7 +532,7 @@ impl Table {
         let mut side = 0;
         let flows = &self.flows;
         let slot = self.index.find(hash, |slot| {
-            match flows.get(slot as usize).and_then(|f| f.side(&identity)) {
+            match flows.get(slot as usize).and_then(|f| f.side(identity)) {
                 Some(s) => {
                     side = s;
                     true
@@ -655,7 +655,7 @@ impl Table {
         };
         flow.serial = 0;
         flow.more = None;
-        let hash = self.seeded.hash(&flow.identity());
+        let hash = self.seeded.hash(flow.identity());
         self.index.remove(hash, slot);
         self.free.push(slot);
         let (flows, held) = (&self.flows, self.index.len());
