@@ -113,11 +113,12 @@ const NDPI_ALGORITHMS: usize = 64;
 /// Bytes of JA4 that nDPI keeps.
 const NDPI_JA4: usize = 36;
 
-/// JA4 of a client as nDPI 5.0 writes it; `None` for a hello with very long lists.
+/// JA4 of a client as nDPI 5.0 writes it; `None` for a hello with very long lists. `server_name` is what is known of the
+/// flow, from this hello or from before.
 ///
 /// It differs from [`ja4`] where lists are empty, counts exceed 99, the protocol of ALPN is no plain text, the server
 /// name is an address, signature algorithms hold GREASE, or several versions of DTLS are supported.
-pub fn ja4_ndpi(hello: &ClientHello, transport: Transport) -> Option<String> {
+pub fn ja4_ndpi(hello: &ClientHello, transport: Transport, server_name: &str) -> Option<String> {
     if hello.ciphers.len() > NDPI_LIST || hello.extensions.len() > NDPI_LIST {
         return None;
     }
@@ -129,11 +130,8 @@ pub fn ja4_ndpi(hello: &ClientHello, transport: Transport) -> Option<String> {
         .filter(|v| !is_grease(*v))
         .max()
         .unwrap_or(hello.version);
-    let name = hello.server_name.as_deref().unwrap_or_default();
-    let address = super::text::host(name).parse::<IpAddr>().is_ok();
-    let mut print = parts
-        .head(transport, !name.is_empty() && !address)
-        .into_bytes();
+    let named = !server_name.is_empty() && server_name.parse::<IpAddr>().is_err();
+    let mut print = parts.head(transport, named).into_bytes();
     let protocol = hello.alpn.iter().find(|p| !p.is_empty());
     match protocol.map(Vec::as_slice) {
         Some([first, .., last]) => {

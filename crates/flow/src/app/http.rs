@@ -17,8 +17,8 @@ pub enum Start<'a> {
         /// What is asked for.
         target: &'a [u8],
     },
-    /// Of a response: its status code.
-    Response(u16),
+    /// Of a response: its status code, when that is there.
+    Response(Option<u16>),
 }
 
 /// First line and headers of a message, as far as they are there.
@@ -83,7 +83,7 @@ const METHODS: [(&str, Family); 24] = [
     ("TRACE", Family::Trace),
 ];
 
-/// The method that `bytes` begin with, followed by a space.
+/// The method that `bytes` begin with, followed by a space and something more.
 pub fn method(bytes: &[u8]) -> Option<(&'static str, Family)> {
     if !bytes.first()?.is_ascii_uppercase() {
         return None;
@@ -91,7 +91,7 @@ pub fn method(bytes: &[u8]) -> Option<(&'static str, Family)> {
     METHODS.into_iter().find(|(method, _)| {
         bytes
             .strip_prefix(method.as_bytes())
-            .is_some_and(|rest| rest.first() == Some(&b' '))
+            .is_some_and(|rest| rest.len() > 1 && rest[0] == b' ')
     })
 }
 
@@ -110,7 +110,8 @@ impl<'a> Head<'a> {
                     target: &rest[..end],
                 }
             }
-            None => Start::Response(status(first)?),
+            None if is_response(bytes) => Start::Response(status(first)),
+            None => return None,
         };
         Some(Self {
             start,
@@ -161,15 +162,15 @@ fn trim(value: &[u8]) -> &[u8] {
     &value[start..end]
 }
 
-/// Status code of a line that begins a response.
+fn is_response(bytes: &[u8]) -> bool {
+    let start = bytes.first_chunk::<8>();
+    start.is_some_and(|s| s[..7].eq_ignore_ascii_case(b"HTTP/1."))
+}
+
+/// Status code of a response's first line.
 fn status(line: &[u8]) -> Option<u16> {
-    let (start, rest) = line.split_at_checked(b"HTTP/1.".len())?;
-    let digits = rest
-        .get(2..5)
-        .filter(|_| start.eq_ignore_ascii_case(b"HTTP/1."))?;
-    if !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
+    let digits = line.get(9..12)?;
+    let digits = digits.iter().all(u8::is_ascii_digit).then_some(digits)?;
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 

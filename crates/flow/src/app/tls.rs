@@ -6,6 +6,8 @@ use super::bytes::{Reader, u16s};
 pub const CLIENT_HELLO: u8 = 1;
 /// `server_hello` of the handshake header.
 pub const SERVER_HELLO: u8 = 2;
+/// `certificate` of the handshake header.
+pub const CERTIFICATE: u8 = 11;
 
 pub(super) const SERVER_NAME: u16 = 0;
 const SUPPORTED_GROUPS: u16 = 10;
@@ -211,9 +213,15 @@ impl ServerHello {
         let mut reader = Reader::new(body);
         let version = reader.u16()?;
         reader.take(32)?;
-        reader.vector8()?;
+        // Drafts of TLS 1.3 up to 21 have neither a session id nor a compression.
+        let draft = version >> 8 == 0x7f;
+        if !draft {
+            reader.vector8()?;
+        }
         let cipher = reader.u16()?;
-        reader.u8()?;
+        if !draft {
+            reader.u8()?;
+        }
         let mut hello = Self {
             version,
             cipher,

@@ -4,9 +4,9 @@ use super::super::fingerprint::{Transport, ja3, ja3s, ja4, ja4_ndpi};
 use super::super::names;
 use super::super::stream::Stream;
 use super::super::tls::{
-    CLIENT_HELLO, ClientHello, Message, Record, SERVER_HELLO, ServerHello, record,
+    CERTIFICATE, CLIENT_HELLO, ClientHello, Message, Record, SERVER_HELLO, ServerHello, record,
 };
-use super::super::{Seen, text};
+use super::super::{Seen, services, text, x509};
 use super::{Dialect, Found, Verdict};
 
 /// Packets after the ClientHello that may still bring the ServerHello.
@@ -21,7 +21,14 @@ pub(super) struct Tls {
     pub(super) client: Option<usize>,
     tls13: bool,
     server_hello: bool,
+    certificate: bool,
     identified: bool,
+    /// Text may come before the first record.
+    plain: bool,
+    /// Only the server's name is wanted.
+    no_fingerprints: bool,
+    /// A port that stands for mail over TLS, or 0.
+    port: u16,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -34,12 +41,31 @@ struct Side {
 }
 
 impl Tls {
+    /// TLS that another protocol has asked for in the clear.
+    pub(super) fn after_plain_text(fingerprints: bool) -> Self {
+        Self {
+            identified: true,
+            plain: true,
+            no_fingerprints: !fingerprints,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn packet(
         &mut self,
         dialect: Dialect,
         packet: &Seen<'_>,
         found: &mut Found,
     ) -> Verdict {
+        if self.plain && packet.payload.first() != Some(&record::HANDSHAKE) {
+            return self.verdict();
+        }
+        self.plain = false;
+        let mail = packet
+            .ports
+            .into_iter()
+            .find(|p| matches!(p, 465 | 993 | 995));
+        self.port = mail.unwrap_or(0);
         let side = usize::from(!packet.forward);
         let stream = &mut self.sides[side].stream;
         if !stream.push(dialect.order(), packet.tcp_sequence, packet.payload) {
@@ -83,9 +109,10 @@ impl Tls {
     }
 
     fn verdict(&self) -> Verdict {
+        let told = self.server_hello && (self.tls13 || self.certificate);
         let answered = self
             .client
-            .is_some_and(|client| self.sides[1 - client].data || self.server_hello && self.tls13);
+            .is_some_and(|client| told || self.sides[1 - client].data);
         match self.identified {
             true if answered => Verdict::Finished,
             true => Verdict::Mine,
@@ -134,7 +161,13 @@ impl Tls {
     fn identify(&mut self, found: &mut Found) {
         if !self.identified {
             self.identified = true;
-            found.name(names::TLS);
+            found.name(match self.port {
+                465 => names::SMTPS,
+                993 => names::IMAPS,
+                995 => names::POPS,
+                _ => names::TLS,
+            });
+            found.own_category = self.port != 0;
         }
     }
 
@@ -154,6 +187,9 @@ impl Tls {
                     self.client = Some(side);
                     if let Some(hello) = ClientHello::parse(message.body, false) {
                         client(dialect, Transport::Tcp, hello, found);
+                        if self.no_fingerprints {
+                            found.hints.client_fingerprint.clear();
+                        }
                     }
                 }
                 SERVER_HELLO => {
@@ -162,8 +198,14 @@ impl Tls {
                     self.server_hello = true;
                     if let Some(hello) = hello {
                         self.tls13 |= hello.selected_version == Some(TLS13);
-                        server(hello, found);
+                        if !self.no_fingerprints {
+                            server(hello, found);
+                        }
                     }
+                }
+                CERTIFICATE => {
+                    self.certificate = true;
+                    certificate(dialect, message.body, found);
                 }
                 _ => {}
             }
@@ -183,17 +225,33 @@ pub(super) fn client(
     hello: ClientHello,
     found: &mut Found,
 ) {
+    if let Some(name) = hello.server_name.as_ref().filter(|name| !name.is_empty()) {
+        found.server(text::host(name), dialect);
+    }
     let hints = &mut found.hints;
     hints.ja3 = ja3(&hello);
     hints.client_fingerprint = match dialect {
-        Dialect::Ndpi => ja4_ndpi(&hello, transport).unwrap_or_default(),
+        Dialect::Ndpi => ja4_ndpi(&hello, transport, &hints.server_name).unwrap_or_default(),
         Dialect::Standard => ja4(&hello, transport),
     };
     if let Some(protocol) = hello.alpn.first() {
         hints.alpn = text::utf8(protocol);
     }
-    if let Some(name) = hello.server_name.filter(|name| !name.is_empty()) {
-        found.server(text::host(&name));
+}
+
+/// Names the application of a server that was not asked for by name, by its certificate.
+pub(super) fn certificate(dialect: Dialect, message: &[u8], found: &mut Found) {
+    if found.service.is_some() || found.category.is_some() {
+        return;
+    }
+    let devices = dialect == Dialect::Standard;
+    let names = x509::first(message).map(x509::names).unwrap_or_default();
+    let mut services = names.into_iter().filter_map(|name| {
+        let name = name.strip_prefix(b"*.").unwrap_or(name);
+        services::lookup(&text::host(name), devices)
+    });
+    if let Some(app) = services.find(|app| !app.name.is_empty()) {
+        found.carries(app);
     }
 }
 
