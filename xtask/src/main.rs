@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use xtask::build_ebpf::{self, Toolchain};
 use xtask::command::Stop;
 use xtask::netns::{self, Layout, Topology};
-use xtask::{bench, demo, record, test};
+use xtask::{bench, conformance, demo, record, test};
 
 /// Chaff's development tasks.
 #[derive(Parser)]
@@ -52,6 +52,13 @@ Live in namespaces as root (sudo), in virtual time otherwise.")]
 
 Needs root, and for `replay` tcpreplay. Numbers mean something on a machine that does nothing else.")]
     Bench(bench::Options),
+    /// Compares the gateway's flows with those of another program on the same captures, file by file.
+    #[command(after_help = "Examples:
+  cargo xtask conformance nfstream
+  cargo xtask conformance nfstream --filter 'skype*'
+
+The captures and expected files lie in ../shared; without them it says \"skipped\".")]
+    Conformance(conformance::Options),
     /// Records the demo's capture from real programs in namespaces, into tests/fixtures. Needs root.
     RecordDemo(record::Options),
 }
@@ -115,6 +122,7 @@ fn run(task: Task) -> Result<()> {
         Task::Test(options) => test::run(options),
         Task::BuildEbpf { check, toolchain } => build_ebpf::run(check, toolchain),
         Task::Bench(options) => bench::run(&options),
+        Task::Conformance(options) => conformance::run(&options),
         Task::RecordDemo(options) => record::run(&options),
     }
 }

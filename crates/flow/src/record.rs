@@ -1,6 +1,8 @@
 use chaff_abi::{Counters, CoverCounters, Dir, FlowKey, Mac, Nanos, SequenceEntry};
 
-use crate::Tunnel;
+use crate::app::Hints;
+use crate::stats::{SpltEntry, Statistics};
+use crate::{Tunnel, Value};
 
 /// Why a flow became a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,6 +86,14 @@ pub struct Record {
     /// The first packets, at most [`chaff_abi::SEQUENCE_LEN`]; offsets are from `start`, and bit 8 of `dir_flags` is 0
     /// for forward and 1 for backward.
     pub sequence: Vec<SequenceEntry>,
+    /// With [`crate::TableConfig::statistics`], unless the kernel counted the flow.
+    pub statistics: Option<Box<Statistics>>,
+    /// The first packets, at most [`crate::TableConfig::splt`], unless the kernel counted them.
+    pub splt: Vec<SpltEntry>,
+    /// With [`crate::TableConfig::dissect`]; every part of a flow has what was known when the part ended.
+    pub hints: Option<Box<Hints>>,
+    /// Values of the plugins' columns.
+    pub plugin_values: Vec<Value>,
 }
 
 impl Record {

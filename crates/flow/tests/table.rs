@@ -175,6 +175,10 @@ impl Model {
             device: 0,
             ifindex: 0,
             sequence,
+            statistics: None,
+            splt: Vec::new(),
+            hints: None,
+            plugin_values: Vec::new(),
         }
     }
 
@@ -737,4 +741,16 @@ fn packets_after_the_end_of_input_begin_anew() {
     );
     assert_eq!(rest.iter().map(|r| r.id).collect::<Vec<_>>(), [1, 2, 3]);
     assert!(table.is_empty());
+}
+
+#[test]
+fn at_the_end_of_time_flows_go_on() {
+    let mut table = Table::new(config());
+    for dir in [Dir::Out, Dir::In, Dir::Out] {
+        table.observe(Nanos::MAX, None, &at(0, dir));
+    }
+    table.handle_timeout(Nanos::MAX);
+    table.finish(Nanos::MAX);
+    let r = table.poll_record().expect("one flow");
+    assert_eq!((r.forward.packets, r.backward.packets), (2, 1));
 }

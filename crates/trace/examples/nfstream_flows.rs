@@ -56,12 +56,21 @@ fn run() -> Result<(), Failure> {
     }
     for capture in &captures {
         let mut reader = Reader::new(File::open(capture)?)?;
-        while !meter.is_done()
-            && let Some((frame, bytes)) = reader.next_borrowed()?
-        {
-            // What is left out is counted by the meter.
-            let _ = meter.observe(frame.link, frame.millis, bytes, frame.wire_len);
-            output.drain(&mut meter)?;
+        while !meter.is_done() {
+            match reader.next_borrowed() {
+                Ok(Some((frame, bytes))) => {
+                    let bytes = bytes.get(..frame.libpcap_len).unwrap_or(bytes);
+                    // What is left out is counted by the meter.
+                    let _ = meter.observe(frame.link, frame.millis, bytes, frame.wire_len);
+                    output.drain(&mut meter)?;
+                }
+                Ok(None) => break,
+                // What was read before it counts.
+                Err(error) => {
+                    eprintln!("note: {capture}: {error}");
+                    break;
+                }
+            }
         }
     }
     meter.finish();

@@ -39,6 +39,10 @@ pub struct Frame {
     /// zero. The same as `at` in sound captures. It differs where a pcap file has seconds or fractions with the upper bit
     /// set, which libpcap takes for negative in files of the machine's own byte order (here always little-endian) only.
     pub millis: i64,
+    /// How many of the captured bytes programs on libpcap get, from the first on: no more than the snap length of a pcap file, and
+    /// none where libpcap refuses the packet (in pcapng one above the snap length, or of an interface whose link type or snap
+    /// length is not that of the first interface).
+    pub libpcap_len: usize,
     /// Length on the wire as the capture says, bytes; the captured bytes can be fewer, and in odd files more.
     pub wire_len: usize,
     /// What the bytes begin with.
@@ -67,11 +71,15 @@ enum State {
         unit: u64,
         /// Big-endian.
         big: bool,
+        /// Largest packet for libpcap.
+        snaplen: usize,
     },
     PcapNg {
         parser: PcapNgParser,
         interfaces: Vec<Interface>,
         before: u32,
+        /// Link type and snap length of the file's first interface.
+        first: Option<(Link, usize)>,
     },
 }
 
@@ -207,6 +215,7 @@ impl<R: Read> Reader<R> {
             link,
             unit,
             big,
+            snaplen,
         } = &self.format
         else {
             return Ok(None);
@@ -231,6 +240,7 @@ impl<R: Read> Reader<R> {
                     let frame = Frame {
                         at: Nanos(at as u64),
                         millis: seconds * 1000 + part / (1_000_000 / *unit as i64),
+                        libpcap_len: raw.data.len().min(*snaplen),
                         wire_len: raw.orig_len as usize,
                         link: *link,
                         interface: 0,
@@ -252,6 +262,7 @@ impl<R: Read> Reader<R> {
             parser,
             interfaces,
             before,
+            first,
         } = &mut self.format
         else {
             return Ok(None);
@@ -279,7 +290,11 @@ impl<R: Read> Reader<R> {
                     None
                 }
                 INTERFACE => {
-                    interfaces.extend(parser.interfaces().last().map(Interface::new));
+                    if let Some(block) = parser.interfaces().last() {
+                        let interface = Interface::new(block);
+                        first.get_or_insert((interface.link, interface.snaplen()));
+                        interfaces.push(interface);
+                    }
                     None
                 }
                 OBSOLETE_PACKET | SIMPLE_PACKET | ENHANCED_PACKET => {
@@ -291,6 +306,12 @@ impl<R: Read> Reader<R> {
                         packet,
                     };
                     let (mut frame, bytes) = fields.packet(&block, interfaces, self.last)?;
+                    if let Some(facts) = interfaces.get(frame.interface as usize)
+                        && *first == Some((facts.link, facts.snaplen()))
+                        && bytes.len() <= facts.snaplen()
+                    {
+                        frame.libpcap_len = bytes.len();
+                    }
                     frame.interface += *before;
                     Some(Found {
                         frame,
@@ -328,6 +349,7 @@ fn open_pcap<R: Read>(input: &mut Input<R>) -> Result<State, TraceError> {
                     link,
                     unit,
                     big,
+                    snaplen: snaplen_of_libpcap(header.snaplen),
                 });
             }
             Err(PcapParseError::IncompleteBuffer(needed, had)) => input.more(1, needed, had)?,
@@ -347,11 +369,20 @@ fn open_pcapng<R: Read>(input: &mut Input<R>) -> Result<State, TraceError> {
                     parser,
                     interfaces: Vec::new(),
                     before: 0,
+                    first: None,
                 });
             }
             Err(PcapNgParseError::IncompleteBuffer(needed, had)) => input.more(1, needed, had)?,
             Err(e) => return Err(input.structure(1, &e)),
         }
+    }
+}
+
+/// The snap length as libpcap takes it: 0 and negative ones mean its maximum.
+fn snaplen_of_libpcap(snaplen: u32) -> usize {
+    match i32::try_from(snaplen) {
+        Ok(1..) => snaplen as usize,
+        _ => 262_144,
     }
 }
 
@@ -369,6 +400,10 @@ impl Interface {
             binary: resolution.is_bin(),
             offset: block.ts_offset(),
         }
+    }
+
+    fn snaplen(&self) -> usize {
+        snaplen_of_libpcap(self.snaplen)
     }
 
     fn time(&self, ticks: u64) -> Nanos {
@@ -468,6 +503,7 @@ impl Fields<'_> {
         let frame = Frame {
             at,
             millis,
+            libpcap_len: 0,
             wire_len: original as usize,
             link: facts.link,
             interface,

@@ -11,34 +11,18 @@ use chaff_flow::nfstream::{Config, Meter, write_csv_header, write_csv_row};
 use chaff_flow::plugin::Extension;
 use chaff_trace::Reader;
 
-#[path = "nfstream/compare.rs"]
+#[expect(unreachable_pub, reason = "it is public where it lives")]
+#[path = "../../../xtask/src/conformance/case.rs"]
+mod case;
+#[expect(unreachable_pub, reason = "it is public where it lives")]
+#[path = "../../../xtask/src/conformance/compare.rs"]
 mod compare;
 
-use compare::{Table, compare};
+use case::Case;
+use compare::{APPLICATION, Table, compare};
 
 /// Beside the repository.
 const REFERENCE: &str = "../../../shared/conformance/nfstream";
-/// Columns whose values depend on nDPI; the first four on its tables. How far they agree is reported, not required.
-const APPLICATION: [&str; 9] = [
-    "application_name",
-    "application_category_name",
-    "application_is_guessed",
-    "application_confidence",
-    "requested_server_name",
-    "client_fingerprint",
-    "server_fingerprint",
-    "user_agent",
-    "content_type",
-];
-
-/// One expected file: which captures, which settings.
-struct Case {
-    captures: Vec<PathBuf>,
-    config: Config,
-    plugin: Option<String>,
-    filter: Option<fn(&[u8]) -> bool>,
-}
-
 #[test]
 fn makes_the_flows_of_nfstream() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(REFERENCE);
@@ -57,17 +41,16 @@ fn makes_the_flows_of_nfstream() {
     let mut agreement: BTreeMap<String, [usize; 2]> = BTreeMap::new();
     let mut failures = Vec::new();
     for name in &names {
-        let (capture, setting) = split(name);
-        let case = case(&root.join("pcaps"), capture, setting);
-        let csv = run(&case);
+        let case = Case::of(name).expect("a known setting");
+        let csv = run(&case, &root.join("pcaps"));
         if let Some(folder) = &keep {
             fs::create_dir_all(folder).expect("the folder can be made");
             fs::write(folder.join(name), &csv).expect("the folder takes files");
         }
         let want = fs::read_to_string(root.join("expected").join(name)).expect("a text file");
         let (want, have) = (Table::parse(&want), Table::parse(&csv));
-        let dissected = setting == "dpi20";
-        let ignored: &[&str] = if dissected { &APPLICATION } else { &[] };
+        let dissected = case.dissect > 0;
+        let ignored = if dissected { &APPLICATION[..4] } else { &[] };
         let report = compare(&have, &want, ignored);
         if dissected {
             for (column, [same, all]) in &report.agreement {
@@ -76,7 +59,7 @@ fn makes_the_flows_of_nfstream() {
                 sum[1] += all;
             }
         }
-        let row = totals.entry(setting.to_owned()).or_default();
+        let row = totals.entry(case.setting).or_default();
         row[0] += 1;
         row[1] += usize::from(report.matches());
         row[2] += report.expected;
@@ -96,101 +79,27 @@ fn makes_the_flows_of_nfstream() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-/// Capture and setting of `skype.pcap.m0.csv`.
-fn split(name: &str) -> (&str, &str) {
-    let stem = name.strip_suffix(".csv").unwrap_or(name);
-    stem.rsplit_once('.').expect("capture.setting.csv")
-}
-
-fn case(captures: &Path, capture: &str, setting: &str) -> Case {
-    let files: Vec<PathBuf> = if capture == "one_flow_multi" {
-        ["1_5", "6_10", "11_15", "16_19"]
-            .map(|part| captures.join(format!("one_flow_{part}.pcap")))
-            .into()
-    } else {
-        vec![captures.join(capture)]
-    };
-    let full = Config {
-        statistics: true,
-        splt: 20,
+fn config(case: &Case) -> Config {
+    Config {
+        accounting: case.accounting,
+        idle_timeout_s: case.idle_timeout,
+        active_timeout_s: case.active_timeout,
+        statistics: case.statistics,
+        splt: case.splt,
+        decode_tunnels: case.decode_tunnels,
+        dissect: case.dissect,
+        max_flows: case.max_flows,
         ..Config::default()
-    };
-    let mut case = Case {
-        captures: files,
-        config: full,
-        plugin: None,
-        filter: None,
-    };
-    let config = &mut case.config;
-    let setting = match setting.strip_suffix("_notun") {
-        Some(setting) => {
-            config.decode_tunnels = false;
-            setting
-        }
-        None => setting,
-    };
-    let timeouts = |config: &mut Config, idle, active| {
-        config.idle_timeout_s = idle;
-        config.active_timeout_s = active;
-    };
-    match setting {
-        "m0" => (),
-        "m1" => config.accounting = 1,
-        "m2" => config.accounting = 2,
-        "m3" => config.accounting = 3,
-        "m0_i10a60" => timeouts(config, 10, 60),
-        "m1_i1a5" => {
-            config.accounting = 1;
-            timeouts(config, 1, 5);
-        }
-        "m2_i0" => {
-            config.accounting = 2;
-            config.idle_timeout_s = 0;
-        }
-        "m3_a0" => {
-            config.accounting = 3;
-            config.active_timeout_s = 0;
-        }
-        "m0_max100" => config.max_flows = 100,
-        "m0_bpf_udp53" => case.filter = Some(udp_port_53),
-        "m0_bpf_tcp443" => case.filter = Some(tcp_port_443),
-        "dpi20" => {
-            case.config = Config {
-                dissect: 20,
-                ..Config::default()
-            };
-        }
-        _ => plugin(&mut case, setting),
     }
-    case
 }
 
-fn plugin(case: &mut Case, setting: &str) {
-    let name = setting.strip_prefix("plug_").expect("a known setting");
-    let text = match name {
-        "splt5" => "splt,length=5".to_owned(),
-        "wf3" => {
-            case.config.active_timeout_s = 60;
-            "wavelet,levels=3,active=60".to_owned()
-        }
-        _ => match name.strip_prefix("slicer") {
-            Some(limit) => format!("slicer,limit={limit}"),
-            None => name.to_owned(),
-        },
-    };
-    case.config.splt = 0;
-    case.config.statistics = name.starts_with("slicer");
-    case.plugin = Some(text);
-}
-
-/// `udp port 53` on Ethernet without tags.
-fn udp_port_53(frame: &[u8]) -> bool {
-    is_port(frame, 17, 53)
-}
-
-/// `tcp and port 443` on Ethernet without tags.
-fn tcp_port_443(frame: &[u8]) -> bool {
-    is_port(frame, 6, 443)
+/// The two filters of the set, on Ethernet without tags; there may be no libpcap here.
+fn passes(filter: Option<&str>, frame: &[u8]) -> bool {
+    match filter {
+        Some("udp port 53") => is_port(frame, 17, 53),
+        Some("tcp and port 443") => is_port(frame, 6, 443),
+        _ => true,
+    }
 }
 
 fn is_port(frame: &[u8], protocol: u8, port: u16) -> bool {
@@ -210,19 +119,20 @@ fn is_port(frame: &[u8], protocol: u8, port: u16) -> bool {
 }
 
 /// The candidate file: no text at all when there is no flow.
-fn run(case: &Case) -> String {
-    let mut meter = Meter::new(case.config.clone());
+fn run(case: &Case, captures: &Path) -> String {
+    let mut meter = Meter::new(config(case));
     if let Some(text) = &case.plugin {
         meter.add_plugin(Extension::built_in(text).expect("a built-in plugin"));
     }
     let mut out = Vec::new();
     for capture in &case.captures {
-        let file = fs::File::open(capture).expect("the capture is there");
+        let file = fs::File::open(captures.join(capture)).expect("the capture is there");
         let mut reader = Reader::new(file).expect("a capture");
         // What comes after a broken record is not read by NFStream either.
         while let Ok(Some((frame, bytes))) = reader.next_borrowed() {
-            if case.filter.is_none_or(|filter| filter(bytes)) {
+            if passes(case.filter, bytes) {
                 // Ignored frames are counted by the meter.
+                let bytes = bytes.get(..frame.libpcap_len).unwrap_or(bytes);
                 let _ = meter.observe(frame.link, frame.millis, bytes, frame.wire_len);
                 drain(&mut meter, &mut out);
             }

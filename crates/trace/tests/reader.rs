@@ -162,6 +162,7 @@ fn reads_both_byte_orders_and_both_units() {
             let frame = Frame {
                 at,
                 millis: at.as_millis() as i64,
+                libpcap_len: 96,
                 wire_len: 1500,
                 link: Link::Ethernet,
                 interface: 0,

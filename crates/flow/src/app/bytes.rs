@@ -73,10 +73,3 @@ pub(super) fn u16s(bytes: &[u8]) -> impl Iterator<Item = u16> + '_ {
         .chunks_exact(2)
         .map(|pair| u16::from_be_bytes([pair[0], pair[1]]))
 }
-
-/// Text of at most `limit` characters from bytes that should be text; what is not UTF-8 becomes U+FFFD.
-pub(super) fn text(bytes: &[u8], limit: usize) -> String {
-    // No character is longer than four bytes.
-    let bytes = &bytes[..bytes.len().min(limit * 4)];
-    String::from_utf8_lossy(bytes).chars().take(limit).collect()
-}

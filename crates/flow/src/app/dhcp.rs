@@ -2,6 +2,7 @@
 
 use super::bytes::Reader;
 
+const MESSAGE_TYPE: u8 = 53;
 const MAGIC: [u8; 4] = [99, 130, 83, 99];
 /// Longest option-55 list that is written out, options.
 pub const MAX_REQUESTS: usize = 128;
@@ -29,16 +30,37 @@ pub struct Dhcp<'a> {
     pub client_hardware: [u8; 6],
     /// Types of all options in their order.
     pub options: Vec<u8>,
+    /// The bytes of the options.
+    encoded: &'a [u8],
+}
+
+/// Options of a message, padding left out; one that is cut keeps what is there.
+#[derive(Clone, Debug)]
+pub struct Options<'a>(Reader<'a>);
+
+impl<'a> Iterator for Options<'a> {
+    /// Type and value.
+    type Item = (u8, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            match self.0.u8()? {
+                0 => {}
+                255 => return None,
+                code => {
+                    let length = self.0.u8()?;
+                    return Some((code, self.0.take_at_most(length as usize)));
+                }
+            }
+        }
+    }
 }
 
 impl<'a> Dhcp<'a> {
-    /// Reads a message; `None` when it is none. Options behind a cut or a broken one are left out.
+    /// Reads a message; `None` when it is none.
     pub fn parse(message: &'a [u8]) -> Option<Self> {
         let mut reader = Reader::new(message);
         let operation = reader.u8()?;
-        if !matches!(operation, 1 | 2) {
-            return None;
-        }
         reader.take(27)?;
         let mut client_hardware = [0; 6];
         client_hardware.copy_from_slice(reader.take(6)?);
@@ -49,18 +71,32 @@ impl<'a> Dhcp<'a> {
         let mut dhcp = Self {
             operation,
             client_hardware,
+            encoded: reader.rest(),
             ..Self::default()
         };
-        while let Some(code) = reader.u8() {
-            match code {
-                0 => continue,
-                255 => break,
-                _ => {}
-            }
-            let Some(value) = reader.vector8() else { break };
+        for (code, value) in Options(reader) {
             dhcp.option(code, value);
         }
         Some(dhcp)
+    }
+
+    /// The message as nDPI reads it: options before the message type, and those from the first empty one on, do not count.
+    #[must_use]
+    pub fn after_message_type(&self) -> Self {
+        let mut seen = Self {
+            operation: self.operation,
+            client_hardware: self.client_hardware,
+            encoded: self.encoded,
+            ..Self::default()
+        };
+        let options = Options(Reader::new(self.encoded));
+        for (code, value) in options
+            .skip_while(|(code, _)| *code != MESSAGE_TYPE)
+            .take_while(|(_, value)| !value.is_empty())
+        {
+            seen.option(code, value);
+        }
+        seen
     }
 
     fn option(&mut self, code: u8, value: &'a [u8]) {
@@ -68,7 +104,7 @@ impl<'a> Dhcp<'a> {
         match code {
             12 => self.host_name = Some(value),
             50 => self.requested_address = value.try_into().ok(),
-            53 => self.message_type = value.first().copied(),
+            MESSAGE_TYPE => self.message_type = value.first().copied(),
             55 => self.requests = Some(value),
             57 => self.max_size = value.try_into().ok().map(u16::from_be_bytes),
             60 => self.vendor_class = Some(value),

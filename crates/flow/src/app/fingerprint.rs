@@ -115,14 +115,20 @@ const NDPI_JA4: usize = 36;
 
 /// JA4 of a client as nDPI 5.0 writes it; `None` for a hello with very long lists.
 ///
-/// It differs from [`ja4`] where lists are empty, counts exceed 99, the protocol of ALPN is no plain text, or the server
-/// name is an address.
+/// It differs from [`ja4`] where lists are empty, counts exceed 99, the protocol of ALPN is no plain text, the server
+/// name is an address, signature algorithms hold GREASE, or several versions of DTLS are supported.
 pub fn ja4_ndpi(hello: &ClientHello, transport: Transport) -> Option<String> {
     if hello.ciphers.len() > NDPI_LIST || hello.extensions.len() > NDPI_LIST {
         return None;
     }
     let mut parts = Parts::new(hello);
+    parts.algorithms = hello.signature_algorithms.clone();
     parts.algorithms.truncate(NDPI_ALGORITHMS);
+    let versions = hello.versions.iter().copied();
+    parts.version = versions
+        .filter(|v| !is_grease(*v))
+        .max()
+        .unwrap_or(hello.version);
     let name = hello.server_name.as_deref().unwrap_or_default();
     let address = super::text::host(name).parse::<IpAddr>().is_ok();
     let mut print = parts

@@ -12,6 +12,8 @@ pub enum Start<'a> {
     Request {
         /// Such as `GET`.
         method: &'a str,
+        /// What the method belongs to.
+        family: Family,
         /// What is asked for.
         target: &'a [u8],
     },
@@ -37,33 +39,56 @@ pub struct Headers<'a> {
     pub complete: bool,
 }
 
-const METHODS: [&str; 21] = [
-    "GET",
-    "POST",
-    "OPTIONS",
-    "HEAD",
-    "PUT",
-    "PATCH",
-    "DELETE",
-    "CONNECT",
-    "PROPFIND",
-    "REPORT",
-    "MKCOL",
-    "MOVE",
-    "COPY",
-    "LOCK",
-    "UNLOCK",
-    "TRACE",
-    "PROPPATCH",
-    "NOTIFY",
-    "M-SEARCH",
-    "SUBSCRIBE",
-    "UNSUBSCRIBE",
+/// What a request method belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// The web.
+    Web,
+    /// Tunnels through a proxy: `CONNECT`.
+    Tunnel,
+    /// WebDAV (RFC 4918).
+    WebDav,
+    /// Remote procedure calls of Windows over HTTP.
+    Rpc,
+    /// UPnP: discovery and events.
+    Upnp,
+    /// Diagnosis: `TRACE`.
+    Trace,
+}
+
+const METHODS: [(&str, Family); 24] = [
+    ("GET", Family::Web),
+    ("POST", Family::Web),
+    ("OPTIONS", Family::Web),
+    ("HEAD", Family::Web),
+    ("PUT", Family::Web),
+    ("PATCH", Family::Web),
+    ("DELETE", Family::Web),
+    ("REPORT", Family::Web),
+    ("CONNECT", Family::Tunnel),
+    ("PROPFIND", Family::WebDav),
+    ("PROPPATCH", Family::WebDav),
+    ("MKCOL", Family::WebDav),
+    ("MOVE", Family::WebDav),
+    ("COPY", Family::WebDav),
+    ("LOCK", Family::WebDav),
+    ("UNLOCK", Family::WebDav),
+    ("RPC_CONNECT", Family::Rpc),
+    ("RPC_IN_DATA", Family::Rpc),
+    ("RPC_OUT_DATA", Family::Rpc),
+    ("NOTIFY", Family::Upnp),
+    ("M-SEARCH", Family::Upnp),
+    ("SUBSCRIBE", Family::Upnp),
+    ("UNSUBSCRIBE", Family::Upnp),
+    ("TRACE", Family::Trace),
 ];
 
 /// The method that `bytes` begin with, followed by a space.
-pub fn method(bytes: &[u8]) -> Option<&'static str> {
-    METHODS.into_iter().find(|method| {
+pub fn method(bytes: &[u8]) -> Option<(&'static str, Family)> {
+    if !bytes.first()?.is_ascii_uppercase() {
+        return None;
+    }
+    METHODS.into_iter().find(|(method, _)| {
         bytes
             .strip_prefix(method.as_bytes())
             .is_some_and(|rest| rest.first() == Some(&b' '))
@@ -76,11 +101,12 @@ impl<'a> Head<'a> {
         let mut lines = Lines(bytes);
         let first = lines.next()?;
         let start = match method(first) {
-            Some(method) => {
+            Some((method, family)) => {
                 let rest = &first[method.len() + 1..];
                 let end = rest.iter().position(|b| *b == b' ').unwrap_or(rest.len());
                 Start::Request {
                     method,
+                    family,
                     target: &rest[..end],
                 }
             }
@@ -108,7 +134,7 @@ impl<'a> Headers<'a> {
                 break;
             }
             if let Some(colon) = line.iter().position(|b| *b == b':') {
-                let value = line[colon + 1..].trim_ascii();
+                let value = trim(&line[colon + 1..]);
                 headers.pairs.push((&line[..colon], value));
             }
         }
@@ -125,10 +151,22 @@ impl<'a> Headers<'a> {
     }
 }
 
+/// Without spaces around it.
+fn trim(value: &[u8]) -> &[u8] {
+    let start = value.iter().position(|b| *b != b' ').unwrap_or(value.len());
+    let end = value
+        .iter()
+        .rposition(|b| *b != b' ')
+        .map_or(start, |e| e + 1);
+    &value[start..end]
+}
+
 /// Status code of a line that begins a response.
 fn status(line: &[u8]) -> Option<u16> {
-    let rest = line.strip_prefix(b"HTTP/1.")?;
-    let digits = rest.get(2..5)?;
+    let (start, rest) = line.split_at_checked(b"HTTP/1.".len())?;
+    let digits = rest
+        .get(2..5)
+        .filter(|_| start.eq_ignore_ascii_case(b"HTTP/1."))?;
     if !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }

@@ -3,6 +3,9 @@
 /// Bytes of a server name that are kept, the last ones.
 pub const MAX_SERVER_NAME: usize = 79;
 
+/// Bytes of a user agent that are kept.
+pub(super) const MAX_USER_AGENT: usize = 255;
+
 /// The characters in `bytes`; what is not UTF-8 is left out.
 pub(super) fn utf8(bytes: &[u8]) -> String {
     bytes.utf8_chunks().map(|chunk| chunk.valid()).collect()

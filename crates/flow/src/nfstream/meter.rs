@@ -6,7 +6,7 @@ use chaff_abi::Nanos;
 
 use super::cache::{Cache, Taken};
 use super::flow::{Core, Expiration, Flow, size_of};
-use super::index::Hasher;
+use super::hasher::Hasher;
 use super::packet::{Ignored, Packet, parse};
 use super::{Config, columns};
 use crate::plugin::{Extension, FlowView, Next, PacketView, Plugins};
@@ -62,7 +62,9 @@ impl MeterStats {
 
 impl Meter {
     /// A meter without flows.
-    pub fn new(config: Config) -> Self {
+    pub fn new(mut config: Config) -> Self {
+        // Slots are 32 bits wide.
+        config.max_cached = config.max_cached.clamp(1, 1 << 31);
         let has_extras = config.splt > 0 || config.dissect > 0;
         Self {
             hasher: Hasher::new(config.hash_seed),
@@ -193,7 +195,7 @@ impl Meter {
                 self.count(slot, packet);
                 return;
             }
-        } else if self.cache.len() >= self.config.max_cached.max(1)
+        } else if self.cache.len() >= self.config.max_cached
             && let Some(slot) = self.cache.oldest()
         {
             self.stats.evicted += 1;

@@ -32,7 +32,7 @@ mod columns;
 mod csv;
 mod dissect;
 mod flow;
-mod index;
+mod hasher;
 mod meter;
 mod packet;
 mod tunnel;
@@ -62,7 +62,7 @@ pub struct Config {
     /// Flows after which the meter stops, 0 for no limit. Default 0.
     pub max_flows: u64,
     /// Flows kept at once, about 0.5 KiB each with everything on. NFStream has no such bound; when it is reached the flow created
-    /// first is emitted early, and counted in [`MeterStats::evicted`]. Default 8,388,608.
+    /// first is emitted early, and counted in [`MeterStats::evicted`]. Default 4,194,304.
     pub max_cached: usize,
     /// Key of the hash function. No output depends on it.
     pub hash_seed: u64,
@@ -79,7 +79,7 @@ impl Default for Config {
             decode_tunnels: true,
             dissect: 0,
             max_flows: 0,
-            max_cached: 8 << 20,
+            max_cached: 4 << 20,
             hash_seed: 0,
         }
     }

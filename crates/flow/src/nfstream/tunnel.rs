@@ -24,6 +24,13 @@ pub(super) enum Decoded {
     Frame(usize),
 }
 
+/// Whether UDP ports tell of a tunnel.
+#[inline]
+pub(super) fn is_port_of_one(ports: [u16; 2]) -> bool {
+    let of_one = |port| matches!(port, GTP_PORT | TZSP_PORT | CAPWAP_PORT);
+    of_one(ports[0]) || of_one(ports[1])
+}
+
 /// Looks for a tunnel behind the UDP header at `udp`.
 #[inline]
 pub(super) fn decode(walk: &mut Walk<'_>, udp: usize) -> Result<Decoded, Ignored> {

@@ -58,7 +58,7 @@ impl<'a> Message<'a> {
                     let len = usize::from(len).min(after.len());
                     let (value, after) = after.split_at(len);
                     if code == 53 {
-                        message.kind = number(value);
+                        message.kind = number(value).ok_or(NotParsed)?;
                     }
                     message.options.push((code, value));
                     rest = after;
@@ -72,9 +72,11 @@ impl<'a> Message<'a> {
     }
 }
 
-/// A big-endian number of any length, its lowest 64 bits.
-fn number(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0, |n, &b| n << 8 | u64::from(b))
+/// A big-endian number; `None` above 64 bits.
+fn number(bytes: &[u8]) -> Option<u64> {
+    bytes
+        .iter()
+        .try_fold(0u64, |n, &b| Some(n.checked_mul(256)? | u64::from(b)))
 }
 
 /// An address as a number: above 32 bits it is IPv6.
@@ -102,7 +104,7 @@ impl Facts {
                 12 if !value.is_empty() => self.host_name = Some(text(value)),
                 60 => self.vendor = Some(text(value)),
                 77 => self.user = Some(text(value)),
-                57 => self.max_size = Some(number(value)),
+                57 => self.max_size = number(value),
                 55 => parameters = Some(joined(value)),
                 50 => requested = address(value),
                 _ => (),

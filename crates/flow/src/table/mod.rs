@@ -1,77 +1,21 @@
+mod config;
 mod deadlines;
 mod flow;
-mod index;
+mod identity;
+mod kernel;
+mod more;
 
 use std::collections::VecDeque;
 
-use chaff_abi::{
-    Dir, DirectRecord, FlowKey, FlowValue, Mac, Nanos, SEQUENCE_LEN, Sample, SequenceEntry,
-};
+use chaff_abi::{Dir, Nanos, SEQUENCE_LEN, Sample, SequenceEntry};
 
-use crate::{EndReason, Packet, Record};
+use crate::index::Index;
+use crate::plugin::{Extension, Next, Plugins};
+use crate::{Column, EndReason, Layout, Packet, Record};
+pub use config::{TableConfig, TableStats};
 use deadlines::{Deadlines, Entry};
 use flow::{Arrival, Flow, Lane};
-use index::{Index, Seeded};
-
-/// Settings of a [`Table`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TableConfig {
-    /// A flow without a packet for this long ends. Default 120 s.
-    pub idle_timeout: Nanos,
-    /// Idle timeout of TCP flows; `None`, the default, for `idle_timeout`.
-    pub idle_tcp: Option<Nanos>,
-    /// Idle timeout of UDP flows; `None`, the default, for `idle_timeout`.
-    pub idle_udp: Option<Nanos>,
-    /// Idle timeout of ICMP and ICMPv6 flows; `None`, the default, for `idle_timeout`.
-    pub idle_icmp: Option<Nanos>,
-    /// A flow that is this old is cut. Default 1800 s.
-    pub active_timeout: Nanos,
-    /// How long a TCP flow stays after its end, which is a FIN from both sides or a RST from one: its idle timeout from
-    /// then on, so that the last acknowledgements are in its record. A SYN ends it at once and begins the next flow. `None`
-    /// for flows that end by timeouts only. Default 5 s.
-    pub tcp_linger: Option<Nanos>,
-    /// Flows kept at once, about 0.7 KiB each; at least 1. Default 262,144. When a new flow finds no room, the flow whose
-    /// idle deadline comes first ends with [`EndReason::Resource`]: with one timeout, the least recently active one.
-    pub max_flows: usize,
-    /// How much later the timer ends flows that come from kernel generations, because younger packets may still be in the
-    /// kernel. At least the time between two drains. It moves the moment of the record, not its content. Default 5 s.
-    pub drain_grace: Nanos,
-    /// Key of the hash function; a gateway gives a random one so that nobody can aim at one bucket. No output depends on it.
-    pub hash_seed: u64,
-}
-
-impl Default for TableConfig {
-    fn default() -> Self {
-        Self {
-            idle_timeout: Nanos::from_secs(120),
-            idle_tcp: None,
-            idle_udp: None,
-            idle_icmp: None,
-            active_timeout: Nanos::from_secs(1800),
-            tcp_linger: Some(Nanos::from_secs(5)),
-            max_flows: 262_144,
-            drain_grace: Nanos::from_secs(5),
-            hash_seed: 0,
-        }
-    }
-}
-
-/// What a table has done so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TableStats {
-    /// Packets taken in (GSO segments counted), cover included.
-    pub packets: u64,
-    /// Records made.
-    pub records: u64,
-    /// Records made because the table was full.
-    pub evicted: u64,
-    /// Calls whose time lay before an earlier one; they were moved up to it.
-    pub clamped: u64,
-    /// Later fragments, counted in flows with ports 0.
-    pub later_fragments: u64,
-    /// Largest number of flows held at once.
-    pub peak_flows: usize,
-}
+use identity::Seeded;
 
 /// Flows in progress. See the crate's first page for the whole loop.
 ///
@@ -94,6 +38,9 @@ pub struct Table {
     done: VecDeque<Record>,
     /// Slots of flows that were there when the input ended, the last one first; [`Table::poll_record`] ends them.
     rest: Vec<u32>,
+    plugins: Plugins,
+    /// Whether flows hold more than the core columns need.
+    wants_more: bool,
     stats: TableStats,
 }
 
@@ -102,7 +49,6 @@ impl Table {
     pub fn new(config: TableConfig) -> Self {
         Self {
             seeded: Seeded::new(config.hash_seed),
-            config,
             now: Nanos::ZERO,
             index: Index::default(),
             flows: Vec::new(),
@@ -112,8 +58,28 @@ impl Table {
             serial: 0,
             done: VecDeque::new(),
             rest: Vec::new(),
+            plugins: Plugins::default(),
+            wants_more: config.statistics || config.splt > 0 || config.dissect > 0,
             stats: TableStats::default(),
+            config,
         }
+    }
+
+    /// Adds a plugin; its columns come after all others as `plugin.NAME`. It sees the packets given to
+    /// [`Table::observe`] from now on.
+    pub fn add_plugin(&mut self, plugin: impl Into<Extension>) {
+        self.plugins.add(plugin);
+        self.wants_more = true;
+    }
+
+    /// Which columns its records have.
+    pub fn layout(&self) -> Layout {
+        Layout::new(&self.config, self.plugins.columns("plugin."))
+    }
+
+    /// The columns of its records, as [`Record::values`] fills them.
+    pub fn columns(&self) -> Vec<Column> {
+        self.layout().columns()
     }
 
     /// Counts one packet seen at `now`. `dir` is its direction seen from the protected device, where that is known.
@@ -122,115 +88,39 @@ impl Table {
         if packet.fragment == crate::Fragment::Later {
             self.stats.later_fragments += 1;
         }
-        self.add(&Arrival::of(at, dir, packet), packet.sample);
+        let (slot, side) = self.add(&Arrival::of(at, dir, packet), packet.sample);
+        if self.wants_more {
+            self.add_more(slot, side, at, packet);
+        }
+    }
+
+    /// Shows a packet to the dissector of its flow without counting it: for flows that the kernel counts, whose first packets
+    /// come up beside the counters. Nothing happens without [`TableConfig::dissect`].
+    pub fn dissect(&mut self, now: Nanos, dir: Option<Dir>, packet: &Packet<'_>) {
+        let at = self.clock(now);
+        if self.config.dissect == 0 {
+            return;
+        }
+        let arrival = Arrival {
+            from_kernel: true,
+            ..Arrival::of(at, dir, packet)
+        };
+        let hash = self.seeded.hash(arrival.identity());
+        let (slot, side) = match self.find(hash, &arrival) {
+            Some(found) => found,
+            None => (self.insert(hash, &arrival), 0),
+        };
+        if let Some(flow) = self.flows.get_mut(slot as usize) {
+            flow.last = flow.last.max(at);
+            let more = flow.more.get_or_insert_default();
+            more.dissect(&self.config, &flow.key, side, packet);
+        }
     }
 
     /// Counts one cover packet seen at `now`, apart from the real ones.
     pub fn observe_cover(&mut self, now: Nanos, dir: Option<Dir>, packet: &Packet<'_>) {
         let at = self.handle_due(now);
         self.add_cover(&Arrival::of(at, dir, packet), packet.sample);
-    }
-
-    /// Adds what the kernel counted of one flow in one map generation; `key` has the device first.
-    ///
-    /// Parts of one flow are given in the order of time. The part is not split: it belongs to the record in which its first
-    /// packet falls. So times are exact when the kernel is drained more often than the idle timeout, and an active timeout
-    /// cuts at the next drain. A connection that begins in the generation in which one with the same key ended is a part of
-    /// that one. Call [`Table::handle_timeout`] after a whole drain, not in the middle of one.
-    pub fn absorb(&mut self, now: Nanos, key: FlowKey, value: &FlowValue) {
-        let now = self.clock(now);
-        let dir = if value.first_dir == Dir::In as u8 {
-            Dir::In
-        } else {
-            Dir::Out
-        };
-        let (key, mac) = from_device(dir, key, Mac(value.mac));
-        let has_cover = value.cover.iter().any(|c| c.packets > 0);
-        let first_flags = match value.sequence_len {
-            0 => 0,
-            _ => value.sequence[0].dir_flags & 0xff,
-        };
-        let arrival = Arrival {
-            at: value.first,
-            key,
-            tunnel: crate::Tunnel::default(),
-            inner_vlan: 0,
-            dir: Some(dir),
-            mac,
-            device: value.device,
-            ifindex: value.ifindex,
-            from_kernel: true,
-            opens: first_flags & (flow::SYN | flow::ACK) == flow::SYN,
-        };
-        let (slot, side) = self.touch(&arrival);
-        let Some(flow) = self.flows.get_mut(slot as usize) else {
-            return;
-        };
-        // Index of the device's outgoing direction among (forward, backward).
-        let out = usize::from((side == 0) != (dir == Dir::Out));
-        let shift = value.first.since(flow.start).as_micros();
-        let mut flags = [0; 2];
-        for (d, part) in value.counters.iter().enumerate() {
-            flow.counters[out ^ d].merge(part);
-            flags[out ^ d] = part.flags_seen().into();
-            self.stats.packets += part.packets;
-            if part.packets > 0 {
-                flow.last = flow.last.max(part.last);
-            }
-        }
-        for (d, cover) in value.cover.iter().enumerate() {
-            flow.cover[out ^ d].packets += cover.packets;
-            flow.cover[out ^ d].bytes += cover.bytes;
-            self.stats.packets += cover.packets;
-        }
-        // Cover has no last time of its own.
-        flow.last = flow.last.max(if has_cover { now } else { value.first });
-        let valid = (value.sequence_len as usize).min(SEQUENCE_LEN);
-        for entry in &value.sequence[..valid] {
-            flow.push(SequenceEntry {
-                offset_us: (shift + entry.offset_us as u64).min(u32::MAX as u64) as u32,
-                dir_flags: entry.dir_flags ^ ((out as u16) << 8),
-                ..*entry
-            });
-        }
-        for (side, flags) in flags.into_iter().enumerate() {
-            self.note_ending(slot, side, flags);
-        }
-    }
-
-    /// Adds one frame that found no room in the kernel's map.
-    pub fn absorb_direct(&mut self, now: Nanos, record: &DirectRecord) {
-        self.clock(now);
-        let dir = if record.dir == Dir::In as u8 {
-            Dir::In
-        } else {
-            Dir::Out
-        };
-        let (key, mac) = from_device(dir, record.key, Mac(record.mac));
-        let arrival = Arrival {
-            at: record.at,
-            key,
-            tunnel: crate::Tunnel::default(),
-            inner_vlan: 0,
-            dir: Some(dir),
-            mac,
-            device: record.device,
-            ifindex: record.ifindex,
-            from_kernel: true,
-            opens: record.tcp_flags & (flow::SYN | flow::ACK) == flow::SYN,
-        };
-        let sample = Sample {
-            wire: record.wire,
-            bytes: record.bytes,
-            payload: record.payload,
-            segments: record.segments,
-            tcp_flags: record.tcp_flags,
-        };
-        if record.cover == 0 {
-            self.add(&arrival, sample);
-        } else {
-            self.add_cover(&arrival, sample);
-        }
     }
 
     /// Ends every flow whose deadline is not after `now`, in the order of deadlines.
@@ -317,7 +207,7 @@ impl Table {
     #[inline(always)]
     fn handle_due(&mut self, now: Nanos) -> Nanos {
         let now = self.clock(now);
-        while self.poll_timeout().is_some_and(|at| at <= now) {
+        while self.poll_timeout().is_some_and(|at| is_due(at, now)) {
             self.serve_first_deadline();
         }
         now
@@ -369,11 +259,11 @@ impl Table {
     }
 
     #[inline(always)]
-    fn add(&mut self, arrival: &Arrival, sample: Sample) {
+    fn add(&mut self, arrival: &Arrival, sample: Sample) -> (u32, usize) {
         let (slot, side) = self.touch(arrival);
         self.stats.packets += sample.packets();
         let Some(flow) = self.flows.get_mut(slot as usize) else {
-            return;
+            return (slot, side);
         };
         flow.last = flow.last.max(arrival.at);
         flow.counters[side].add(arrival.at, sample);
@@ -387,6 +277,25 @@ impl Table {
         }
         if sample.tcp_flags & (flow::FIN | flow::RST) != 0 {
             self.note_ending(slot, side, sample.tcp_flags);
+        }
+        (slot, side)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn add_more(&mut self, slot: u32, side: usize, at: Nanos, packet: &Packet<'_>) {
+        let Some(flow) = self.flows.get_mut(slot as usize) else {
+            return;
+        };
+        // Of a flow that the kernel counts too only a part of the packets comes here.
+        if flow.from_kernel {
+            return;
+        }
+        let mut more = flow.more.take().unwrap_or_default();
+        let next = more.add(&self.config, &self.plugins, flow, side, at, packet);
+        flow.more = Some(more);
+        if next == Next::End {
+            self.end(slot, EndReason::Plugin);
         }
     }
 
@@ -431,42 +340,46 @@ impl Table {
     /// sent this.
     #[inline(always)]
     fn touch(&mut self, arrival: &Arrival) -> (u32, usize) {
+        let hash = self.seeded.hash(arrival.identity());
+        let (slot, side) = match self.find(hash, arrival) {
+            Some(found) => found,
+            None => (self.insert(hash, arrival), 0),
+        };
+        match self.flows.get_mut(slot as usize) {
+            Some(flow) if flow.live => flow.start = flow.start.min(arrival.at),
+            _ => self.begin_part(slot, arrival.at),
+        }
+        (slot, side)
+    }
+
+    /// The flow of an arrival, if there is one and it does not end before it.
+    #[inline(always)]
+    fn find(&mut self, hash: u32, arrival: &Arrival) -> Option<(u32, usize)> {
         let identity = arrival.identity();
-        let hash = self.seeded.hash(&identity);
         let mut side = 0;
         let flows = &self.flows;
-        let found = self.index.find(hash, |slot| {
-            match flows.get(slot as usize).and_then(|f| f.side(&identity)) {
+        let slot = self.index.find(hash, |slot| {
+            match flows.get(slot as usize).and_then(|f| f.side(identity)) {
                 Some(s) => {
                     side = s;
                     true
                 }
                 None => false,
             }
-        });
-        if let Some(slot) = found {
-            // A flow without the kernel's grace was ended by its deadline in the queue.
-            let waits = self.flows.get(slot as usize).is_some_and(|f| f.from_kernel);
-            if waits || arrival.from_kernel {
-                self.expire_before(slot, arrival.at);
+        })?;
+        let flow = self.flows.get(slot as usize)?;
+        let reopens = flow.ending.closed && arrival.opens;
+        // Flows without the kernel's grace were ended by their deadlines in the queues.
+        if flow.from_kernel || arrival.from_kernel || reopens {
+            self.expire_before(slot, arrival.at);
+            if reopens && self.is_used(slot) {
+                self.end(slot, EndReason::TcpEnd);
             }
-            // The place still belongs to the flow unless that ended it.
-            match self.flows.get_mut(slot as usize) {
-                Some(flow) if flow.serial == 0 => (),
-                Some(flow) if flow.ending.closed && arrival.opens => {
-                    self.end(slot, EndReason::TcpEnd);
-                }
-                Some(flow) if flow.live => {
-                    flow.start = flow.start.min(arrival.at);
-                    return (slot, side);
-                }
-                _ => {
-                    self.begin_part(slot, arrival.at);
-                    return (slot, side);
-                }
+            if !self.is_used(slot) {
+                return None;
             }
         }
-        (self.insert(hash, arrival), 0)
+        Some((slot, side))
     }
 
     #[inline(always)]
@@ -475,7 +388,7 @@ impl Table {
             return;
         };
         let (idle_at, active_at) = (flow.idle_at(), flow.start + self.config.active_timeout);
-        if idle_at <= at || active_at <= at {
+        if is_due(idle_at, at) || is_due(active_at, at) {
             self.expire(slot, idle_at, active_at, at);
         }
     }
@@ -483,10 +396,10 @@ impl Table {
     #[cold]
     fn expire(&mut self, slot: u32, idle_at: Nanos, active_at: Nanos, at: Nanos) {
         let live = self.flows.get(slot as usize).is_some_and(|f| f.live);
-        if live && active_at < idle_at && active_at <= at {
+        if live && active_at < idle_at && is_due(active_at, at) {
             self.cut(slot);
         }
-        if idle_at <= at && self.is_used(slot) {
+        if is_due(idle_at, at) && self.is_used(slot) {
             self.end(slot, EndReason::Idle);
         }
     }
@@ -546,7 +459,6 @@ impl Table {
         self.idle.push(lane as usize, Entry { at, serial, slot });
         self.index.insert(hash, slot);
         self.stats.peak_flows = self.stats.peak_flows.max(self.index.len());
-        self.begin_part(slot, arrival.at);
         slot
     }
 
@@ -555,7 +467,7 @@ impl Table {
     fn cut(&mut self, slot: u32) {
         match self.flows.get(slot as usize) {
             Some(flow) if flow.ending.closed => return self.end(slot, EndReason::TcpEnd),
-            _ => self.emit(slot, EndReason::Active),
+            _ => self.emit(slot, EndReason::Active, true),
         }
         if let Some(flow) = self.flows.get_mut(slot as usize) {
             flow.reset();
@@ -564,12 +476,13 @@ impl Table {
 
     /// Makes a record of what the flow has and forgets the flow.
     fn end(&mut self, slot: u32, reason: EndReason) {
-        self.emit(slot, reason);
+        self.emit(slot, reason, false);
         let Some(flow) = self.flows.get_mut(slot as usize) else {
             return;
         };
         flow.serial = 0;
-        let hash = self.seeded.hash(&flow.identity());
+        flow.more = None;
+        let hash = self.seeded.hash(flow.identity());
         self.index.remove(hash, slot);
         self.free.push(slot);
         let (flows, held) = (&self.flows, self.index.len());
@@ -580,8 +493,8 @@ impl Table {
             .compact(held, |e| flow(e).is_some_and(|f| f.has_part(e.serial)));
     }
 
-    fn emit(&mut self, slot: u32, reason: EndReason) {
-        let Some(flow) = self.flows.get(slot as usize).filter(|f| f.live) else {
+    fn emit(&mut self, slot: u32, reason: EndReason, goes_on: bool) {
+        let Some(flow) = self.flows.get_mut(slot as usize).filter(|f| f.live) else {
             return;
         };
         let reason = match reason {
@@ -590,16 +503,18 @@ impl Table {
             }
             other => other,
         };
-        self.done.push_back(flow.record(self.stats.records, reason));
+        let mut record = flow.record(self.stats.records, reason);
+        if let Some(mut more) = flow.more.take() {
+            more.take(&self.plugins, flow, goes_on).put(&mut record);
+            flow.more = goes_on.then_some(more);
+        }
+        self.done.push_back(record);
         self.stats.records += 1;
         self.stats.evicted += u64::from(reason == EndReason::Resource);
     }
 }
 
-/// Turns a device-first key into a sender-first one, with the MACs of sender and receiver.
-fn from_device(dir: Dir, key: FlowKey, device: Mac) -> (FlowKey, [Mac; 2]) {
-    match dir {
-        Dir::Out => (key, [device, Mac::default()]),
-        Dir::In => (key.reversed(), [Mac::default(), device]),
-    }
+/// A deadline beyond the end of time, where broken captures have their packets, never comes.
+fn is_due(deadline: Nanos, now: Nanos) -> bool {
+    deadline <= now && deadline < Nanos::MAX
 }

@@ -1,6 +1,6 @@
 //! HTTP/1 over TCP: the first request and the response to it.
 
-use super::super::http::{Head, Headers, Start};
+use super::super::http::{Family, Head, Headers, Start};
 use super::super::{Seen, names, text};
 use super::{Dialect, Found, Verdict};
 
@@ -8,8 +8,6 @@ use super::{Dialect, Found, Verdict};
 pub(super) const PATIENCE: u8 = 8;
 /// Bytes of a content type that are kept.
 const MAX_CONTENT_TYPE: usize = 63;
-/// Bytes of a user agent that are kept.
-const MAX_USER_AGENT: usize = 255;
 
 /// What is known of an HTTP connection.
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,12 +18,20 @@ pub(super) struct Http {
 
 impl Http {
     /// Looks at the flow's first payload.
-    pub(super) fn first(packet: &Seen<'_>, found: &mut Found) -> Option<(Self, Verdict)> {
+    pub(super) fn first(
+        dialect: Dialect,
+        packet: &Seen<'_>,
+        found: &mut Found,
+    ) -> Option<(Self, Verdict)> {
         let head = Head::parse(packet.payload)?;
         let side = usize::from(!packet.forward);
         match head.start {
-            Start::Request { method, target } => {
-                let verdict = request(method, target, &head, found);
+            Start::Request { family, target, .. } => {
+                let known = !matches!(family, Family::Upnp | Family::Trace);
+                if dialect == Dialect::Ndpi && !known {
+                    return None;
+                }
+                let verdict = request(family, target, &head, found);
                 Some((Self { client: Some(side) }, verdict))
             }
             Start::Response(_) => {
@@ -46,11 +52,11 @@ impl Http {
         let side = usize::from(!packet.forward);
         let Some(client) = self.client else {
             if let Some(head) = Head::parse(packet.payload)
-                && let Start::Request { method, target } = head.start
+                && let Start::Request { family, target, .. } = head.start
             {
                 self.client = Some(side);
                 found.hints.content_type.clear();
-                return request(method, target, &head, found);
+                return request(family, target, &head, found);
             }
             return Verdict::Mine;
         };
@@ -67,12 +73,12 @@ impl Http {
     }
 }
 
-fn request(method: &str, target: &[u8], head: &Head<'_>, found: &mut Found) -> Verdict {
+fn request(family: Family, target: &[u8], head: &Head<'_>, found: &mut Found) -> Verdict {
     let host = head.get("host").map(without_port);
     if let Some(host) = host {
         found.server(text::host(host));
     }
-    if method == "CONNECT" {
+    if family == Family::Tunnel {
         found.name(names::HTTP_CONNECT);
         return Verdict::Finished;
     }
@@ -81,8 +87,13 @@ fn request(method: &str, target: &[u8], head: &Head<'_>, found: &mut Found) -> V
         return Verdict::Finished;
     }
     found.name(names::HTTP);
+    match family {
+        Family::WebDav => found.service = Some(names::WEBDAV),
+        Family::Rpc => found.service = Some(names::MS_RPCH),
+        _ => {}
+    }
     if let Some(agent) = head.get("user-agent") {
-        found.hints.user_agent = text::head(agent, MAX_USER_AGENT);
+        found.hints.user_agent = text::head(agent, text::MAX_USER_AGENT);
     }
     Verdict::Mine
 }
@@ -93,7 +104,7 @@ fn continuation(payload: &[u8], found: &mut Found) {
     if found.hints.user_agent.is_empty()
         && let Some(agent) = head.get("user-agent")
     {
-        found.hints.user_agent = text::head(agent, MAX_USER_AGENT);
+        found.hints.user_agent = text::head(agent, text::MAX_USER_AGENT);
     }
     if found.hints.server_name.is_empty()
         && let Some(host) = head.get("host")

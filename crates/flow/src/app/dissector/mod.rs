@@ -1,6 +1,8 @@
 //! What a flow needs between packets, and the order in which protocols are tried.
 
+mod dtls;
 mod http;
+mod quic;
 mod ssh;
 mod tcp;
 mod tls;
@@ -59,6 +61,8 @@ enum Stage {
     Tls(Box<tls::Tls>),
     Http(http::Http),
     Ssh(Box<ssh::Ssh>),
+    Dtls(Box<dtls::Dtls>),
+    Quic(Box<quic::Quic>),
     Dns,
     Mdns,
     Done,
@@ -113,12 +117,19 @@ impl Dissector {
         if matches!(self.stage, Stage::Done) {
             return Progress::Done;
         }
+        // nDPI leaves out datagrams that the capture cut.
+        let cut = packet.protocol == 17 && packet.payload.len() < packet.payload_len;
+        if cut && self.dialect == Dialect::Ndpi {
+            return Progress::More;
+        }
         self.protocol = packet.protocol;
         self.ports = packet.ports;
-        let known = !matches!(self.stage, Stage::Searching | Stage::SearchingTls(_));
-        if known && self.patience == 0 {
-            self.stage = Stage::Done;
-            return Progress::Done;
+        if !matches!(self.stage, Stage::Searching | Stage::SearchingTls(_)) {
+            if self.patience == 0 {
+                self.stage = Stage::Done;
+                return Progress::Done;
+            }
+            self.patience -= 1;
         }
         match packet.protocol {
             6 => self.tcp(packet),
@@ -127,9 +138,6 @@ impl Dissector {
             2 => self.only(names::IGMP),
             58 => self.only(names::ICMPV6),
             _ => {}
-        }
-        if known {
-            self.patience = self.patience.saturating_sub(1);
         }
         match self.stage {
             Stage::Done => Progress::Done,

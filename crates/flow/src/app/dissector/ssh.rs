@@ -39,7 +39,7 @@ impl Ssh {
 
     /// As nDPI: each message alone in its segment, nothing before both identification lines.
     fn segment(&mut self, packet: &Seen<'_>, found: &mut Found) {
-        let side = usize::from(!packet.forward);
+        let side = usize::from(!is_client(packet));
         if self.banners != [true, true] {
             if is_banner(packet.payload) {
                 self.banners[side] = true;
@@ -94,5 +94,14 @@ impl Ssh {
             0 => found.hints.client_fingerprint = print,
             _ => found.hints.server_fingerprint = print,
         }
+    }
+}
+
+/// Whether the sender is the client as nDPI has it: the side with the higher port.
+fn is_client(packet: &Seen<'_>) -> bool {
+    let [initiator, responder] = packet.ports;
+    match initiator == responder {
+        true => packet.forward,
+        false => (initiator > responder) == packet.forward,
     }
 }

@@ -29,19 +29,22 @@ impl Dissector {
         }
     }
 
-    fn go_on(&mut self, verdict: Verdict, stage: Stage) {
+    pub(super) fn go_on(&mut self, verdict: Verdict, stage: Stage) {
         self.stage = match verdict {
             Verdict::No | Verdict::Finished => Stage::Done,
             Verdict::Perhaps | Verdict::Mine => stage,
         };
     }
 
-    /// Whether an earlier segment of the side began at or after the end of this one.
+    /// Whether the side sent what the segment begins with before.
     fn is_repeated(&mut self, packet: &Seen<'_>) -> bool {
         let next = &mut self.next[usize::from(!packet.forward)];
+        let end = packet
+            .tcp_sequence
+            .wrapping_add(packet.payload.len() as u32);
         let behind = next.is_some_and(|n| (packet.tcp_sequence.wrapping_sub(n) as i32) < 0);
-        if !behind {
-            *next = Some(packet.tcp_sequence.wrapping_add(packet.payload_len as u32));
+        if next.is_none_or(|n| (end.wrapping_sub(n) as i32) > 0) {
+            *next = Some(end);
         }
         behind && self.dialect == super::Dialect::Ndpi
     }
@@ -53,7 +56,7 @@ impl Dissector {
                 return;
             }
         }
-        if let Some((state, verdict)) = Http::first(packet, &mut self.found) {
+        if let Some((state, verdict)) = Http::first(self.dialect, packet, &mut self.found) {
             self.known(Stage::Done, http::PATIENCE);
             self.go_on(verdict, Stage::Http(state));
         } else if is_banner(packet.payload) {

@@ -1,12 +1,16 @@
 //! Protocols over UDP.
 
+use std::net::IpAddr;
+
 use super::super::dhcp::Dhcp;
 use super::super::dns::{self, Header};
 use super::super::http::{Head, Start};
 use super::super::names::{self, App};
 use super::super::netbios;
 use super::super::{Seen, text};
-use super::{Dissector, Stage};
+use super::dtls::Dtls;
+use super::quic::Quic;
+use super::{Dialect, Dissector, Stage, Verdict, quic};
 
 /// Packets after a DNS query that may still bring its response.
 const DNS_PATIENCE: u8 = 5;
@@ -19,11 +23,32 @@ impl Dissector {
         self.payloads = self.payloads.saturating_add(1);
         let stage = std::mem::take(&mut self.stage);
         match stage {
-            Stage::Searching if first => self.first_datagram(packet),
-            Stage::Searching => {}
+            Stage::Searching => self.search_datagram(packet, first),
+            Stage::Dtls(state) => self.dtls(state, packet),
+            Stage::Quic(mut state) => {
+                let verdict = state.packet(self.dialect, packet, &mut self.found);
+                self.go_on(verdict, Stage::Quic(state));
+            }
             Stage::Dns => self.dns(names::DNS, packet.payload, Header::parse(packet.payload)),
             Stage::Mdns => self.dns(names::MDNS, packet.payload, Header::parse(packet.payload)),
             stage => self.stage = stage,
+        }
+    }
+
+    fn search_datagram(&mut self, packet: &Seen<'_>, first: bool) {
+        if let Some((state, verdict)) = Quic::first(self.dialect, packet, &mut self.found) {
+            self.known(Stage::Done, quic::PATIENCE);
+            self.go_on(verdict, Stage::Quic(Box::new(state)));
+        } else if first {
+            self.first_datagram(packet);
+        }
+    }
+
+    fn dtls(&mut self, mut state: Box<Dtls>, packet: &Seen<'_>) {
+        match state.packet(self.dialect, packet, &mut self.found) {
+            Verdict::No => {}
+            Verdict::Finished => self.stage = Stage::Done,
+            Verdict::Perhaps | Verdict::Mine => self.known(Stage::Dtls(state), u8::MAX),
         }
     }
 
@@ -38,13 +63,22 @@ impl Dissector {
             }
         } else if packet.ports.iter().all(|p| matches!(p, 67 | 68)) {
             self.dhcp(payload);
-        } else if has(137) {
+        } else if packet.ports[usize::from(packet.forward)] == 137 {
             if let Some(name) = netbios::name(payload) {
                 self.found.server(text::host(&name));
                 self.only(names::NETBIOS);
             }
+        } else if has(138) {
+            if let Some(name) = netbios::datagram_source(payload, sender(packet)) {
+                self.found.server(text::host(&name));
+                self.found.service = Some(names::SMB1);
+                self.found.category = Some(names::NETBIOS.category);
+                self.only(names::NETBIOS);
+            }
         } else if let Some(head) = Head::parse(payload) {
             self.ssdp(&head);
+        } else {
+            self.dtls(Box::default(), packet);
         }
     }
 
@@ -96,24 +130,29 @@ impl Dissector {
             return;
         }
         let hints = &mut self.found.hints;
-        if let Some(print) = dhcp.fingerprint() {
-            hints.client_fingerprint = text::head(print.as_bytes(), MAX_DHCP_PRINT);
+        hints.device_hint = text::utf8(dhcp.vendor_class.unwrap_or_default());
+        hints.host_name = text::utf8(dhcp.host_name.unwrap_or_default());
+        let seen = match self.dialect {
+            Dialect::Ndpi => dhcp.after_message_type(),
+            Dialect::Standard => dhcp,
+        };
+        if let Some(print) = seen.fingerprint() {
+            hints.client_fingerprint = match self.dialect {
+                Dialect::Ndpi => text::head(print.as_bytes(), MAX_DHCP_PRINT),
+                Dialect::Standard => print,
+            };
         }
-        if let Some(name) = dhcp.vendor_class {
-            hints.device_hint = text::utf8(name);
-        }
-        if let Some(name) = dhcp.host_name {
-            hints.host_name = text::utf8(name);
+        if let Some(name) = seen.host_name {
             self.found.server(text::host(name));
         }
         self.only(names::DHCP);
     }
 
     fn ssdp(&mut self, head: &Head<'_>) {
-        match head.start {
-            Start::Request { method, .. } if matches!(method, "M-SEARCH" | "NOTIFY") => {}
-            Start::Response(_) => {}
-            Start::Request { .. } => return,
+        if let Start::Request { method, .. } = head.start
+            && !matches!(method, "M-SEARCH" | "NOTIFY")
+        {
+            return;
         }
         if let Some(host) = head.get("host") {
             let end = host.iter().rposition(|b| *b == b':').unwrap_or(host.len());
@@ -130,6 +169,11 @@ impl Dissector {
         }
         self.only(names::SSDP);
     }
+}
+
+/// Address of the side that sent the packet.
+fn sender(packet: &Seen<'_>) -> IpAddr {
+    packet.addresses[usize::from(!packet.forward)]
 }
 
 fn stage(app: App) -> Stage {

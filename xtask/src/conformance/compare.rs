@@ -17,26 +17,44 @@ const KEY: [&str; 8] = [
 const RELATIVE: f64 = 1e-6;
 const ABSOLUTE: f64 = 1e-9;
 
+/// Columns that rest on nDPI, the first four on its tables.
+pub const APPLICATION: [&str; 9] = [
+    "application_name",
+    "application_category_name",
+    "application_is_guessed",
+    "application_confidence",
+    "requested_server_name",
+    "client_fingerprint",
+    "server_fingerprint",
+    "user_agent",
+    "content_type",
+];
+
 /// A CSV file.
-pub(crate) struct Table {
-    pub(crate) header: Vec<String>,
-    pub(crate) rows: Vec<Vec<String>>,
+pub struct Table {
+    /// Names of the columns.
+    pub header: Vec<String>,
+    /// Cells by row and column.
+    pub rows: Vec<Vec<String>>,
 }
 
 /// What a comparison found.
 #[derive(Default)]
-pub(crate) struct Report {
-    pub(crate) expected: usize,
-    pub(crate) exact: usize,
+pub struct Report {
+    /// Flows that there should be.
+    pub expected: usize,
+    /// Flows that are as they should be.
+    pub exact: usize,
     /// Equal values and all values by column.
-    pub(crate) agreement: BTreeMap<String, [usize; 2]>,
+    pub agreement: BTreeMap<String, [usize; 2]>,
     /// The first differences.
-    pub(crate) problems: Vec<String>,
+    pub problems: Vec<String>,
     failed: usize,
 }
 
 impl Report {
-    pub(crate) fn matches(&self) -> bool {
+    /// Whether nothing differs.
+    pub fn matches(&self) -> bool {
         self.failed == 0
     }
 
@@ -60,7 +78,7 @@ impl fmt::Display for Report {
 
 impl Table {
     /// Parses RFC 4180 text.
-    pub(crate) fn parse(text: &str) -> Self {
+    pub fn parse(text: &str) -> Self {
         let mut rows = vec![vec![String::new()]];
         let mut quoted = false;
         let mut chars = text.chars().peekable();
@@ -110,7 +128,7 @@ impl Table {
 }
 
 /// Compares all columns but the ignored ones.
-pub(crate) fn compare(have: &Table, want: &Table, ignored: &[&str]) -> Report {
+pub fn compare(have: &Table, want: &Table, ignored: &[&str]) -> Report {
     let mut report = Report {
         expected: want.rows.len(),
         ..Report::default()

@@ -1,0 +1,413 @@
+//! QUIC: what the client's first packets show (RFC 9000, RFC 9001, RFC 9369, drafts 22 to 34, and Google's QUIC before them).
+//!
+//! Initial packets are encrypted with keys that everyone can derive from them. Their authentication tag is not checked:
+//! what comes out is read like any other bytes of strangers.
+
+use aes::Aes128;
+use aes::cipher::generic_array::GenericArray;
+use aes::cipher::{BlockEncrypt, KeyInit};
+use hkdf::Hkdf;
+use sha2::Sha256;
+
+use super::bytes::Reader;
+
+/// Version 1.
+pub const V1: u32 = 1;
+/// Version 2.
+pub const V2: u32 = 0x6b33_43cf;
+/// Bytes of handshake that are put together.
+pub const MAX_CRYPTO: usize = 16 * 1024;
+/// Pieces of the handshake with gaps between them that are kept.
+const MAX_PIECES: usize = 32;
+/// Packets of a datagram that are looked at.
+const MAX_COALESCED: usize = 8;
+const TAG: usize = 16;
+const SAMPLE: usize = 16;
+const MAX_CONNECTION_ID: usize = 20;
+
+const SALT_22: [u8; 20] = [
+    0x7f, 0xbc, 0xdb, 0x0e, 0x7c, 0x66, 0xbb, 0xe9, 0x19, 0x3a, 0x96, 0xcd, 0x21, 0x51, 0x9e, 0xbd,
+    0x7a, 0x02, 0x64, 0x4a,
+];
+const SALT_23: [u8; 20] = [
+    0xc3, 0xee, 0xf7, 0x12, 0xc7, 0x2e, 0xbb, 0x5a, 0x11, 0xa7, 0xd2, 0x43, 0x2b, 0xb4, 0x63, 0x65,
+    0xbe, 0xf9, 0xf5, 0x02,
+];
+const SALT_29: [u8; 20] = [
+    0xaf, 0xbf, 0xec, 0x28, 0x99, 0x93, 0xd2, 0x4c, 0x9e, 0x97, 0x86, 0xf1, 0x9c, 0x61, 0x11, 0xe0,
+    0x43, 0x90, 0xa8, 0x99,
+];
+const SALT_V1: [u8; 20] = [
+    0x38, 0x76, 0x2c, 0xf7, 0xf5, 0x59, 0x34, 0xb3, 0x4d, 0x17, 0x9a, 0xe6, 0xa4, 0xc8, 0x0c, 0xad,
+    0xcc, 0xbb, 0x7f, 0x0a,
+];
+const SALT_V2: [u8; 20] = [
+    0x0d, 0xed, 0xe3, 0xde, 0xf7, 0x00, 0xa6, 0xdb, 0x81, 0x93, 0x81, 0xbe, 0x6e, 0x26, 0x9d, 0xcb,
+    0xf9, 0xbd, 0x2e, 0xd9,
+];
+const SALT_Q050: [u8; 20] = [
+    0x50, 0x45, 0x74, 0xef, 0xd0, 0x66, 0xfe, 0x2f, 0x9d, 0x94, 0x5c, 0xfc, 0xdb, 0xd3, 0xa7, 0xf0,
+    0xd3, 0xb5, 0x6b, 0x45,
+];
+const SALT_T050: [u8; 20] = [
+    0x7f, 0xf5, 0x79, 0xe5, 0xac, 0xd0, 0x72, 0x91, 0x55, 0x80, 0x30, 0x4c, 0x43, 0xa2, 0x36, 0x7c,
+    0x60, 0x48, 0x83, 0x10,
+];
+const SALT_T051: [u8; 20] = [
+    0x7a, 0x4e, 0xde, 0xf4, 0xe7, 0xcc, 0xee, 0x5f, 0xa4, 0x50, 0x6c, 0x19, 0x12, 0x4f, 0xc8, 0xcc,
+    0xda, 0x6e, 0x03, 0x3d,
+];
+
+/// How the handshake of a version is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handshake {
+    /// TLS 1.3 in CRYPTO frames of Initial packets.
+    Tls,
+    /// Google's CHLO in CRYPTO frames of Initial packets (Q050).
+    EncryptedChlo,
+    /// Google's CHLO in the clear.
+    Chlo,
+}
+
+/// How the handshake of `version` is written; `None` for versions that are not known.
+pub const fn handshake(version: u32) -> Option<Handshake> {
+    match version {
+        0x5130_3530 => Some(Handshake::EncryptedChlo),
+        _ if salt(version).is_some() => Some(Handshake::Tls),
+        // Q0 and two digits.
+        _ if version >> 16 == 0x5130 => {
+            let [_, _, tens, ones] = version.to_be_bytes();
+            match tens.is_ascii_digit() && ones.is_ascii_digit() {
+                true => Some(Handshake::Chlo),
+                false => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+const fn salt(version: u32) -> Option<&'static [u8; 20]> {
+    match version {
+        V1 | 0xff00_0021..=0xff00_0022 => Some(&SALT_V1),
+        V2 => Some(&SALT_V2),
+        0xff00_001d..=0xff00_0020 => Some(&SALT_29),
+        0xff00_0017..=0xff00_001c | 0xface_b002 | 0xface_b00e => Some(&SALT_23),
+        0xff00_0015..=0xff00_0016 | 0xface_b001 => Some(&SALT_22),
+        0x5130_3530 => Some(&SALT_Q050),
+        0x5430_3530 => Some(&SALT_T050),
+        0x5430_3531 => Some(&SALT_T051),
+        // Reserved to force negotiation.
+        _ if version & 0x0f0f_0f0f == 0x0a0a_0a0a => Some(&SALT_29),
+        _ => None,
+    }
+}
+
+/// A long header packet before its protection is taken off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Long<'a> {
+    /// First byte; its lower bits are protected.
+    pub first: u8,
+    /// Version, never 0.
+    pub version: u32,
+    /// Destination connection id.
+    pub destination: &'a [u8],
+    /// Source connection id.
+    pub source: &'a [u8],
+    /// Bytes before the packet number.
+    header: &'a [u8],
+    /// Packet number and protected payload with tag.
+    rest: &'a [u8],
+}
+
+/// A variable-length integer (RFC 9000, section 16).
+fn variable(reader: &mut Reader<'_>) -> Option<u64> {
+    let first = reader.u8()?;
+    let mut value = u64::from(first & 0x3f);
+    for _ in 1..1u8 << (first >> 6) {
+        value = value << 8 | u64::from(reader.u8()?);
+    }
+    Some(value)
+}
+
+impl<'a> Long<'a> {
+    /// Reads the Initial packet at the start of `datagram`; gives it and what follows it. `None` when it is none.
+    pub fn initial(datagram: &'a [u8]) -> Option<(Self, &'a [u8])> {
+        let mut reader = Reader::new(datagram);
+        let first = reader.u8()?;
+        let version = reader.u32()?;
+        let kind = first >> 4 & 3;
+        let is_initial = match version {
+            V2 => kind == 1,
+            _ => kind == 0,
+        };
+        // The fixed bit is set in all versions whose header is protected.
+        if first & 0xc0 != 0xc0 || !is_initial || salt(version).is_none() {
+            return None;
+        }
+        let destination = reader.vector8()?;
+        let source = reader.vector8()?;
+        if destination.len() > MAX_CONNECTION_ID || source.len() > MAX_CONNECTION_ID {
+            return None;
+        }
+        let token = variable(&mut reader)?;
+        reader.take(usize::try_from(token).ok()?)?;
+        let length = usize::try_from(variable(&mut reader)?).ok()?;
+        let header = &datagram[..datagram.len() - reader.rest().len()];
+        let rest = reader.take(length)?;
+        let packet = Self {
+            first,
+            version,
+            destination,
+            source,
+            header,
+            rest,
+        };
+        Some((packet, reader.rest()))
+    }
+
+    /// Takes the protection off a packet of the client whose first destination connection id was `id`.
+    ///
+    /// The payload is wrong, not missing, when the packet was made with other keys.
+    pub fn open(&self, id: &[u8]) -> Option<Vec<u8>> {
+        let keys = Keys::client(self.version, id)?;
+        let sample = self.rest.get(4..4 + SAMPLE)?;
+        let mask = keys.block(&keys.header, sample.try_into().ok()?);
+        let first = self.first ^ mask[0] & 0x0f;
+        let length = usize::from(first & 3) + 1;
+        let mut nonce = keys.iv;
+        for (i, byte) in self.rest[..length].iter().enumerate() {
+            let number = byte ^ mask[1 + i];
+            nonce[12 - length + i] ^= number;
+        }
+        let sealed = self.rest.get(length..)?;
+        let mut payload = sealed.get(..sealed.len().checked_sub(TAG)?)?.to_vec();
+        keys.stream(nonce, &mut payload);
+        Some(payload)
+    }
+}
+
+struct Keys {
+    key: Aes128,
+    iv: [u8; 12],
+    header: Aes128,
+}
+
+impl Keys {
+    /// Keys of the client's Initial packets (RFC 9001, section 5.2).
+    fn client(version: u32, id: &[u8]) -> Option<Self> {
+        let labels: [&[u8]; 3] = match version {
+            V2 => [b"quicv2 key", b"quicv2 iv", b"quicv2 hp"],
+            _ => [b"quic key", b"quic iv", b"quic hp"],
+        };
+        let mut secret = [0; 32];
+        let initial = Hkdf::<Sha256>::new(Some(salt(version)?), id);
+        expand(&initial, b"client in", &mut secret)?;
+        let secret = Hkdf::<Sha256>::from_prk(&secret).ok()?;
+        let (mut key, mut iv, mut header) = ([0; 16], [0; 12], [0; 16]);
+        expand(&secret, labels[0], &mut key)?;
+        expand(&secret, labels[1], &mut iv)?;
+        expand(&secret, labels[2], &mut header)?;
+        Some(Self {
+            key: Aes128::new(&GenericArray::from(key)),
+            iv,
+            header: Aes128::new(&GenericArray::from(header)),
+        })
+    }
+
+    fn block(&self, key: &Aes128, input: [u8; 16]) -> [u8; 16] {
+        let mut block = GenericArray::from(input);
+        key.encrypt_block(&mut block);
+        block.into()
+    }
+
+    /// AES-GCM's key stream: counters from 2 on.
+    fn stream(&self, nonce: [u8; 12], text: &mut [u8]) {
+        for (counter, part) in (2u32..).zip(text.chunks_mut(16)) {
+            let mut input = [0; 16];
+            input[..12].copy_from_slice(&nonce);
+            input[12..].copy_from_slice(&counter.to_be_bytes());
+            let block = self.block(&self.key, input);
+            for (byte, key) in part.iter_mut().zip(block) {
+                *byte ^= key;
+            }
+        }
+    }
+}
+
+/// HKDF-Expand-Label of TLS 1.3 without context (RFC 8446, section 7.1).
+fn expand(secret: &Hkdf<Sha256>, label: &[u8], out: &mut [u8]) -> Option<()> {
+    let length = (out.len() as u16).to_be_bytes();
+    let label_length = [b"tls13 ".len() as u8 + label.len() as u8];
+    secret
+        .expand_multi_info(&[&length, &label_length, b"tls13 ", label, &[0]], out)
+        .ok()
+}
+
+/// The client's handshake, put together from CRYPTO frames in any order.
+#[derive(Clone, Debug, Default)]
+pub struct Crypto {
+    bytes: Vec<u8>,
+    /// Where bytes are known, in order, not touching each other.
+    known: Vec<(usize, usize)>,
+    /// First destination connection id of the client, which the keys come from.
+    id: Vec<u8>,
+}
+
+impl Crypto {
+    /// Handshake bytes that are known without a gap from the beginning.
+    pub fn bytes(&self) -> &[u8] {
+        match self.known.first() {
+            Some((0, end)) => &self.bytes[..*end],
+            _ => &[],
+        }
+    }
+
+    /// Reads a datagram of the client; true when one of its packets was an Initial packet with sound frames.
+    pub fn datagram(&mut self, datagram: &[u8]) -> bool {
+        let (mut rest, mut sound) = (datagram, false);
+        for _ in 0..MAX_COALESCED {
+            let Some((packet, next)) = Long::initial(rest) else {
+                break;
+            };
+            if self.id.is_empty() {
+                self.id = packet.destination.to_vec();
+            }
+            if let Some(payload) = packet.open(&self.id) {
+                sound |= self.frames(&payload).is_some();
+            }
+            rest = next;
+        }
+        sound
+    }
+
+    /// Notes the CRYPTO frames of a payload; `None` when it is no sequence of frames that Initial packets may have.
+    fn frames(&mut self, payload: &[u8]) -> Option<()> {
+        let mut reader = Reader::new(payload);
+        while let Some(kind) = reader.u8() {
+            match kind {
+                // PADDING, PING
+                0 | 1 => {}
+                // ACK, with counts of congestion marks
+                2 | 3 => {
+                    variable(&mut reader)?;
+                    variable(&mut reader)?;
+                    let ranges = variable(&mut reader)?;
+                    variable(&mut reader)?;
+                    for _ in 0..ranges.min(payload.len() as u64) {
+                        variable(&mut reader)?;
+                        variable(&mut reader)?;
+                    }
+                    for _ in 0..3 * (kind - 2) {
+                        variable(&mut reader)?;
+                    }
+                }
+                // CRYPTO; 8 in Google's Q050
+                6 | 8 => {
+                    let offset = usize::try_from(variable(&mut reader)?).ok()?;
+                    let length = usize::try_from(variable(&mut reader)?).ok()?;
+                    self.insert(offset, reader.take(length)?);
+                }
+                // CONNECTION_CLOSE
+                0x1c => return Some(()),
+                _ => return None,
+            }
+        }
+        Some(())
+    }
+
+    fn insert(&mut self, offset: usize, part: &[u8]) {
+        let end = offset.saturating_add(part.len());
+        if part.is_empty() || end > MAX_CRYPTO {
+            return;
+        }
+        let (mut from, mut to) = (offset, end);
+        self.known.retain(|(a, b)| {
+            let touches = *a <= to && *b >= from;
+            if touches {
+                from = from.min(*a);
+                to = to.max(*b);
+            }
+            !touches
+        });
+        if self.known.len() >= MAX_PIECES {
+            return;
+        }
+        let place = self.known.partition_point(|(a, _)| *a < from);
+        self.known.insert(place, (from, to));
+        if self.bytes.len() < end {
+            self.bytes.resize(end, 0);
+        }
+        self.bytes[offset..end].copy_from_slice(part);
+    }
+}
+
+/// What Google's CHLO says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Chlo<'a> {
+    /// Tag `SNI`.
+    pub server_name: Option<&'a [u8]>,
+    /// Tag `UAID`.
+    pub user_agent: Option<&'a [u8]>,
+}
+
+/// Tags of a CHLO that are looked at.
+const MAX_TAGS: u16 = 256;
+/// Bytes before a CHLO in the first packet, at most.
+const MAX_CHLO_OFFSET: usize = 128;
+
+/// The version in the first packet of a client that speaks Google's QUIC up to Q046.
+pub fn google_version(datagram: &[u8]) -> Option<u32> {
+    let flags = *datagram.first()?;
+    let at = match flags {
+        // Q046: long header.
+        f if f & 0x80 != 0 => 1,
+        // With version and a connection id of eight bytes.
+        f if f & 0x09 == 0x09 => 9,
+        _ => return None,
+    };
+    let version = Reader::new(datagram.get(at..)?).u32()?;
+    (handshake(version) == Some(Handshake::Chlo)).then_some(version)
+}
+
+impl<'a> Chlo<'a> {
+    /// Finds and reads a CHLO near the start of a datagram.
+    pub fn find(datagram: &'a [u8]) -> Option<Self> {
+        let area = &datagram[..datagram.len().min(MAX_CHLO_OFFSET)];
+        let at = area.windows(4).position(|w| w == b"CHLO")?;
+        Self::parse(&datagram[at..])
+    }
+
+    /// Reads a CHLO from its name on; tags behind a cut are left out.
+    pub fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let head = bytes.strip_prefix(b"CHLO")?.first_chunk::<4>()?;
+        let tags = u16::from_le_bytes([head[0], head[1]]).min(MAX_TAGS);
+        let index = bytes.get(8..8 + usize::from(tags) * 8)?;
+        let values = &bytes[8 + index.len()..];
+        let (mut chlo, mut start) = (Self::default(), 0);
+        for entry in index.chunks_exact(8) {
+            let end = u32::from_le_bytes([entry[4], entry[5], entry[6], entry[7]]) as usize;
+            let value = values.get(start..end);
+            start = end;
+            match &entry[..4] {
+                b"SNI\0" => chlo.server_name = value,
+                b"UAID" => chlo.user_agent = value,
+                _ => {}
+            }
+        }
+        Some(chlo)
+    }
+}
+
+/// The user agent in TLS transport parameters, as Google's clients send it (parameter 0x3129).
+pub fn user_agent(parameters: &[u8]) -> Option<&[u8]> {
+    let mut reader = Reader::new(parameters);
+    while !reader.is_empty() {
+        let id = variable(&mut reader)?;
+        let length = usize::try_from(variable(&mut reader)?).ok()?;
+        let value = reader.take(length)?;
+        if id == 0x3129 {
+            return Some(value);
+        }
+    }
+    None
+}
