@@ -29,6 +29,7 @@
 
 pub mod app;
 mod column;
+pub mod features;
 mod fields;
 mod packet;
 mod record;
