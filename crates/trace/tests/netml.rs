@@ -1,6 +1,7 @@
 //! Features of the shared captures against those that netml made, with the rules of the reference's comparison script.
 //!
 //! With `CHAFF_NETML_OUT` set, the candidate files are kept there.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::HashMap;
 use std::fs::{self, File};

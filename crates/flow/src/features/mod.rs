@@ -10,16 +10,20 @@
 
 pub mod header;
 pub mod iat;
+pub mod native;
 pub mod netml;
+mod profile;
 pub mod samples;
 mod sequence;
 pub mod size;
+pub mod source;
 pub mod spectrum;
 pub mod stats;
 
 use std::fmt;
 use std::str::FromStr;
 
+pub use profile::Profile;
 pub use sequence::Sequence;
 
 /// Most columns a row may have: a model that asks for more is refused.
@@ -139,6 +143,12 @@ pub enum FeatureError {
     TooManyPackets {
         /// The limit.
         limit: usize,
+    },
+    /// A stored profile that lacks an entry or has one that cannot be read.
+    #[error("the stored profile has no usable `{name}`")]
+    Profile {
+        /// Its name.
+        name: &'static str,
     },
     /// The label file lacks a column.
     #[error("the label file has no column `{name}`")]
