@@ -8,9 +8,10 @@ use std::fs::{self, File};
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use chaff_flow::features::netml::{Config, Flows, Labels, Table};
-use chaff_flow::features::{FeatureError, Kind};
-use chaff_trace::{Reader, features};
+use chaff_flow::features::netml::{Config, Labels};
+use chaff_flow::features::{FeatureError, Kind, Profile};
+use chaff_trace::Reader;
+use chaff_trace::features::{self, Request, Table, TableError};
 
 fn conformance() -> Option<PathBuf> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -24,13 +25,9 @@ fn conformance() -> Option<PathBuf> {
     found
 }
 
-fn flows(pcap: &Path, config: Config) -> Flows {
+fn table(pcap: &Path, request: &Request, labels: Option<&Labels>) -> Result<Table, TableError> {
     let mut reader = Reader::new(BufReader::new(File::open(pcap).unwrap())).unwrap();
-    let mut table = Table::new(config);
-    while let Some((frame, bytes)) = reader.next_borrowed().unwrap() {
-        table.observe(frame.link, frame.at, bytes).unwrap();
-    }
-    table.finish().unwrap()
+    features::extract(&mut reader, request, labels)
 }
 
 fn text(path: &Path) -> String {
@@ -132,29 +129,9 @@ fn features_are_those_of_netml() {
             ..Config::default()
         };
         let pcap = root.join("pcaps").join(meta["pcap"].as_str().unwrap());
-        let mut made = flows(&pcap, config);
-        assert_eq!(
-            made.before_interval() as u64,
-            meta["flows_before_interval_split"]
-        );
-        if name == "demo-labelled" {
-            let labels = Labels::parse(&text(&root.join("pcaps/demo.csv"))).unwrap();
-            let attacks = made.label(&labels);
-            assert_eq!(attacks.iter().filter(|&&a| a).count(), 15);
-            let listed = text(&folder.join("flows.csv"));
-            for (line, attack) in listed.lines().skip(1).zip(attacks) {
-                assert_eq!(line.ends_with(",1"), attack, "{line}");
-            }
-        }
-        assert_eq!(made.flows().len() as u64, meta["subflows"], "{name}");
-        assert!((made.interval_s() - meta["interval_s"].as_f64().unwrap()).abs() < 1e-9);
-        let base = made.shape(Kind::Iat, false, false).unwrap();
-        assert_eq!(base.base as u64, meta["dim_base"], "{name}");
-        assert_eq!(
-            base.window_s,
-            meta["sampling_rate_s"].as_f64().unwrap(),
-            "{name}"
-        );
+        let labels = (name == "demo-labelled")
+            .then(|| Labels::parse(&text(&root.join("pcaps/demo.csv"))).unwrap());
+        let listed = text(&folder.join("flows.csv"));
 
         for kind in Kind::ALL {
             for (fft, header) in [(false, false), (true, false), (false, true), (true, true)] {
@@ -164,22 +141,48 @@ fn features_are_those_of_netml() {
                     if fft { ".fft" } else { "" },
                     if header { ".header" } else { "" }
                 );
-                let shape = made.shape(kind, fft, header).unwrap();
+                let request = Request::Netml {
+                    config,
+                    kind,
+                    fft,
+                    header,
+                };
+                let made = table(&pcap, &request, labels.as_ref());
                 if meta["errors"].get(&variant).is_some() {
-                    assert!(
-                        matches!(made.matrix(&shape), Err(FeatureError::NoHeader { .. })),
-                        "{name} {variant}"
-                    );
+                    let refused = FeatureError::NoHeader { packets: 0 }.to_string();
+                    let told = made.unwrap_err().to_string();
+                    assert_eq!(told.split(", and").next(), refused.split(", and").next());
                     continue;
+                }
+                let made = made.unwrap();
+                assert_eq!(made.flows.len() as u64, meta["subflows"], "{name}");
+                let Profile::Netml {
+                    config: used,
+                    shape,
+                } = made.profile
+                else {
+                    panic!("another profile")
+                };
+                let interval = meta["interval_s"].as_f64().unwrap();
+                assert!((used.interval_s.unwrap() - interval).abs() < 1e-9);
+                assert_eq!(shape.base as u64, meta["dim_base"], "{name}");
+                assert_eq!(
+                    shape.window_s,
+                    meta["sampling_rate_s"].as_f64().unwrap(),
+                    "{name}"
+                );
+                if labels.is_some() {
+                    for (line, flow) in listed.lines().skip(1).zip(&made.flows) {
+                        assert_eq!(flow.attack, Some(line.ends_with(",1")), "{line}");
+                    }
                 }
                 let want = ["csv", "csv.gz"]
                     .map(|e| folder.join(format!("{variant}.{e}")))
                     .into_iter()
                     .find(|p| p.exists());
                 let Some(want) = want else { continue };
-                let matrix = made.matrix(&shape).unwrap();
                 let mut got = Vec::new();
-                features::write_netml(&mut got, made.flows(), &matrix).unwrap();
+                features::write_csv(&mut got, &made.profile.names(), &made.flows).unwrap();
                 if let Some(out) = &out {
                     fs::create_dir_all(out.join(&name)).unwrap();
                     fs::write(out.join(&name).join(format!("{variant}.csv")), &got).unwrap();
