@@ -72,7 +72,7 @@ impl Scene<'_> {
         l4.extend(from.port.to_be_bytes());
         l4.extend(to.port.to_be_bytes());
         l4.extend([0; 8]);
-        l4.push(((20 + options) / 4 << 4) as u8);
+        l4.push((((20 + options) / 4) << 4) as u8);
         l4.push(flags);
         l4.extend([0xfa, 0xf0, 0, 0, 0, 0]);
         l4.resize(20 + options, 1);

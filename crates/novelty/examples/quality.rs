@@ -1,6 +1,6 @@
 //! Which detector, scaling and features find attacks best, trained on benign traffic only.
 //!
-//! `cargo run --release -p chaff-novelty --example quality -- DATA [seeds] [--captures FOLDER] [--only DETECTOR]`
+//! `cargo run --release -p chaff-novelty --example quality -- DATA [seeds] [--captures FOLDER] [--only DETECTOR] [--features NAME]`
 //!
 //! DATA has one folder per device with its captures; a share of each device's captures is held out. Attacks are made by
 //! `attacks.rs`, or read from FOLDER (every capture there is one attack). For each cell: the mean over the attacks of the
@@ -27,6 +27,8 @@ const PER_ATTACK: usize = 300;
 
 type Frames = Vec<(Link, Nanos, usize, Vec<u8>)>;
 type Rows = Vec<Vec<f64>>;
+/// Detector and scaling; macro and pooled area of each seed; areas of the attacks of each seed.
+type Cell = (String, Vec<[f64; 2]>, Vec<Vec<f64>>);
 
 fn read(path: &Path) -> Frames {
     let mut reader = Reader::new(BufReader::new(File::open(path).unwrap())).unwrap();
@@ -102,11 +104,12 @@ fn captures(folder: &Path) -> Vec<PathBuf> {
 fn main() {
     let mut args = std::env::args().skip(1);
     let data = PathBuf::from(args.next().expect("a folder of captures"));
-    let (mut seeds, mut folder, mut only) = (5, None, None);
+    let (mut seeds, mut folder, mut only, mut features) = (5, None, None, None);
     while let Some(a) = args.next() {
         match a.as_str() {
             "--captures" => folder = args.next().map(PathBuf::from),
             "--only" => only = args.next(),
+            "--features" => features = args.next(),
             n => seeds = n.parse().unwrap(),
         }
     }
@@ -132,11 +135,14 @@ fn main() {
         ),
     ];
     for (label, how) in representations {
+        if features.as_ref().is_some_and(|f| f != label) {
+            continue;
+        }
         let benign: Vec<Vec<Rows>> = devices
             .iter()
             .map(|d| d.iter().map(|f| rows(how, f)).collect())
             .collect();
-        let mut results: Vec<(String, Vec<[f64; 2]>, Vec<Vec<f64>>)> = Vec::new();
+        let mut results: Vec<Cell> = Vec::new();
         let mut names: Vec<String> = Vec::new();
         for seed in 0..seeds {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);

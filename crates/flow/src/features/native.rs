@@ -39,7 +39,8 @@ pub struct Settings {
     pub idle_s: f64,
     /// A flow that lasts longer gives a row and goes on as a new one, seconds.
     pub active_s: f64,
-    /// Add what source and target did lately: the columns [`source::NAMES`].
+    /// Add what source and target did lately: the columns [`source::NAMES`], each the larger of its values when the flow
+    /// began and when its row is given.
     pub around: bool,
     /// How far back "lately" goes, seconds.
     pub around_s: f64,
@@ -235,6 +236,8 @@ struct Flow {
     payload_back: bool,
     first: Vec<Step>,
     windows: Vec<f64>,
+    /// What source and target had done when it began.
+    before: [f64; source::COLUMNS],
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -396,8 +399,11 @@ impl Meter {
             self.born,
             key,
         )));
+        let mut before = [0.0; source::COLUMNS];
         if self.settings.around {
-            self.around.begin(at, &about(&key, turned));
+            let begin = about(&key, turned);
+            self.around.begin(at, &begin);
+            before = self.around.vector(at, &begin);
         }
         let windows = match self.settings.kind {
             Kind::SampNum | Kind::SampSize => self.settings.vector_columns(),
@@ -416,6 +422,7 @@ impl Meter {
             payload_back: false,
             first: Vec::new(),
             windows: vec![0.0; windows],
+            before,
         };
         self.flows.insert(key, flow);
     }
@@ -444,7 +451,8 @@ impl Meter {
                 bytes: flow.ways[0].bytes.sum as u64,
             };
             self.around.end(flow.last, &end);
-            values.extend(self.around.vector(self.now, &begin));
+            let after = self.around.vector(self.now, &begin);
+            values.extend(flow.before.iter().zip(after).map(|(b, a)| b.max(a)));
         }
         self.ready.push_back(Row {
             key: if flow.turned { key.reversed() } else { *key },
@@ -732,6 +740,22 @@ mod tests {
                 assert_eq!(count, 500, "no packet is lost");
             }
         }
+    }
+
+    #[test]
+    fn a_long_flow_still_counts_itself() {
+        let settings = Settings::default();
+        let found = rows(
+            settings,
+            &[
+                (1.0, packet(9, 1, (40_000, 80), SYN, 40)),
+                (25.0, packet(9, 1, (40_000, 80), ACK, 40)),
+                (50.0, packet(9, 1, (40_000, 80), ACK, 40)),
+                (500.0, packet(9, 1, (40_001, 80), SYN, 40)),
+            ],
+        );
+        assert_eq!(column(&settings, &found[0], "source_flows"), 1.0);
+        assert!(found[0].values.iter().all(|v| v.is_sign_positive()));
     }
 
     #[test]

@@ -225,13 +225,13 @@ impl<T: Copy + Default> Ring<T> {
 
 impl Ring<u32> {
     fn sum(&self, now: u64) -> f64 {
-        self.live(now).map(f64::from).sum()
+        self.live(now).map(f64::from).fold(0.0, |a, b| a + b)
     }
 }
 
 impl Ring<u64> {
     fn sum(&self, now: u64) -> f64 {
-        self.live(now).map(|v| v as f64).sum()
+        self.live(now).fold(0.0, |a, b| a + b as f64)
     }
 }
 
