@@ -39,16 +39,26 @@ pub struct Forest {
     /// Number of each tree's first node.
     roots: Vec<u32>,
     nodes: Vec<Node>,
+    /// Of leaves: the depth they stand for.
+    depths: Vec<f64>,
+    /// Nodes from a root to a leaf at most.
+    steps: u32,
 }
 
-/// An inner node has its children at `next` and `next + 1`; a leaf has `next` 0.
+/// An inner node has its children at `next` and `next + 1`. A leaf has itself at `next` and an infinite value, so that a
+/// walk of too many steps stays there: walks of the same length need no branches.
 #[derive(Clone, Copy, Debug)]
 struct Node {
-    /// Rows at or below go left; of a leaf: the depth it stands for.
+    /// Rows at or below go left.
     value: f64,
     column: u32,
     next: u32,
 }
+
+/// Levels a stored tree may have; a fitted one has at most 16.
+const MAX_STEPS: u32 = 64;
+/// Rows that walk through a tree together.
+const LANES: usize = 8;
 
 impl Forest {
     /// Grows from rows.
@@ -79,8 +89,10 @@ impl Forest {
             sample,
             roots: Vec::with_capacity(settings.trees),
             nodes: Vec::new(),
+            depths: Vec::new(),
+            steps: (sample as f64).log2().ceil() as u32,
         };
-        let limit = (sample as f64).log2().ceil() as u32;
+        let limit = forest.steps;
         let mut all: Vec<u32> = (0..rows.rows() as u32).collect();
         for _ in 0..settings.trees {
             for i in 0..sample {
@@ -89,7 +101,7 @@ impl Forest {
             }
             let root = forest.nodes.len();
             forest.roots.push(root as u32);
-            forest.nodes.push(Node::LEAF);
+            forest.leaf();
             forest.grow(root, rows, &mut all[..sample], 0, limit, rng);
         }
         Ok(forest)
@@ -110,10 +122,7 @@ impl Forest {
             None
         };
         let Some((column, value)) = cut else {
-            self.nodes[at] = Node {
-                value: f64::from(depth) + average_depth(of.len()),
-                ..Node::LEAF
-            };
+            self.depths[at] = f64::from(depth) + average_depth(of.len());
             return;
         };
         let mut left = 0;
@@ -124,7 +133,8 @@ impl Forest {
             }
         }
         let next = self.nodes.len();
-        self.nodes.extend([Node::LEAF; 2]);
+        self.leaf();
+        self.leaf();
         self.nodes[at] = Node {
             value,
             column: column as u32,
@@ -133,6 +143,15 @@ impl Forest {
         let (low, high) = of.split_at_mut(left);
         self.grow(next, rows, low, depth + 1, limit, rng);
         self.grow(next + 1, rows, high, depth + 1, limit, rng);
+    }
+
+    fn leaf(&mut self) {
+        self.nodes.push(Node {
+            value: f64::INFINITY,
+            column: 0,
+            next: self.nodes.len() as u32,
+        });
+        self.depths.push(0.0);
     }
 
     /// A column in which these rows differ, and a place between their smallest and largest value; `None` when they are
@@ -184,31 +203,36 @@ impl Forest {
                 what: "a tree's nodes do not hang together",
             });
         }
-        let nodes = values
-            .into_iter()
-            .zip(split)
-            .zip(next)
-            .map(|((value, column), next)| Node {
-                value,
-                column: column as u32,
-                next: next as u32,
-            })
-            .collect();
+        let mut levels = vec![0u32; n];
+        for (i, &c) in next.iter().enumerate().filter(|(_, c)| **c != 0) {
+            let below = levels[i] + 1;
+            levels[c] = levels[c].max(below);
+            levels[c + 1] = levels[c + 1].max(below);
+        }
+        let steps = levels.into_iter().max().unwrap_or(0);
+        if steps > MAX_STEPS {
+            return Err(ModelError::Invalid {
+                what: "a tree is too deep",
+            });
+        }
+        let leaf = |i: usize| next[i] == 0;
         Ok(Self {
             columns,
             sample,
             roots: roots.into_iter().map(|r| r as u32).collect(),
-            nodes,
+            nodes: (0..n)
+                .map(|i| Node {
+                    value: if leaf(i) { f64::INFINITY } else { values[i] },
+                    column: if leaf(i) { 0 } else { split[i] as u32 },
+                    next: if leaf(i) { i as u32 } else { next[i] as u32 },
+                })
+                .collect(),
+            depths: (0..n)
+                .map(|i| if leaf(i) { values[i] } else { 0.0 })
+                .collect(),
+            steps,
         })
     }
-}
-
-impl Node {
-    const LEAF: Self = Self {
-        value: 0.0,
-        column: 0,
-        next: 0,
-    };
 }
 
 /// Mean depth of a search for something that is not there, in a random search tree of `n` keys.
@@ -234,18 +258,23 @@ impl Detector for Forest {
 
     fn score(&self, rows: MatRef<'_>, out: &mut [f64]) {
         let c = average_depth(self.sample) * self.roots.len() as f64;
+        let all: Vec<&[f64]> = rows.iter().take(out.len()).collect();
         // Tree by tree over some rows at a time: a tree stays in the cache.
-        for (b, out) in out.chunks_mut(256).enumerate() {
+        for (rows, out) in all.chunks(256).zip(out.chunks_mut(256)) {
             out.fill(0.0);
             for &root in &self.roots {
-                for (i, out) in out.iter_mut().enumerate() {
-                    let row = rows.row(b * 256 + i);
-                    let mut node = self.nodes[root as usize];
-                    while node.next != 0 {
-                        let right = row[node.column as usize] > node.value;
-                        node = self.nodes[node.next as usize + usize::from(right)];
+                for (rows, out) in rows.chunks(LANES).zip(out.chunks_mut(LANES)) {
+                    let mut at = [root as usize; LANES];
+                    for _ in 0..self.steps {
+                        for (at, row) in at.iter_mut().zip(rows) {
+                            let node = self.nodes[*at];
+                            let right = row[node.column as usize] > node.value;
+                            *at = node.next as usize + usize::from(right);
+                        }
                     }
-                    *out += node.value;
+                    for (out, at) in out.iter_mut().zip(at) {
+                        *out += self.depths[at];
+                    }
                 }
             }
             out.iter_mut().for_each(|o| *o = (-*o / c).exp2());
@@ -254,12 +283,31 @@ impl Detector for Forest {
 
     fn to_bytes(&self) -> Vec<u8> {
         let mut out = Writer::part();
-        let list = |get: fn(&Node) -> usize| self.nodes.iter().map(get).collect::<Vec<_>>();
+        let leaf = |i: usize| self.nodes[i].next as usize == i;
+        let n = self.nodes.len();
+        let value = |i| {
+            if leaf(i) {
+                self.depths[i]
+            } else {
+                self.nodes[i].value
+            }
+        };
+        let next = |i| {
+            if leaf(i) {
+                0
+            } else {
+                self.nodes[i].next as usize
+            }
+        };
         out.size(self.sample);
         out.sizes(&self.roots.iter().map(|&r| r as usize).collect::<Vec<_>>());
-        out.list(&self.nodes.iter().map(|n| n.value).collect::<Vec<_>>());
-        out.sizes(&list(|n| n.column as usize));
-        out.sizes(&list(|n| n.next as usize));
+        out.list(&(0..n).map(value).collect::<Vec<_>>());
+        out.sizes(
+            &(0..n)
+                .map(|i| self.nodes[i].column as usize)
+                .collect::<Vec<_>>(),
+        );
+        out.sizes(&(0..n).map(next).collect::<Vec<_>>());
         out.into_part()
     }
 }
