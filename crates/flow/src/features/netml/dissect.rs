@@ -46,6 +46,7 @@ struct Outer {
     ttl: u8,
     /// Layers before it.
     depth: usize,
+    /// Something stands between the link header and it.
     tagged: bool,
 }
 
@@ -246,6 +247,7 @@ impl Walk<'_> {
     fn ppp(&mut self, depth: usize) -> Option<Next> {
         if self.byte(0)? == 0xff {
             self.skip(2)?;
+            self.tagged = true;
         }
         let number = match self.byte(0)? {
             short if short & 1 == 1 => {
@@ -351,21 +353,21 @@ impl Walk<'_> {
         self.step(next, depth)
     }
 
-    /// TCP and UDP. A header that the capture cut between two fields counts, with the registered default ports (80, 53)
-    /// where a port is missing; one cut inside a field does not.
+    /// TCP and UDP. A TCP header that the capture cut between two fields counts, with port 80 and the flag SYN where they
+    /// are missing; a UDP header does when only the checksum is missing.
     fn transport(&mut self, number: u8) -> Option<Next> {
         let had = self.rest.len();
-        let (whole, default): (&[usize], u16) = match number {
-            6 => (&[2, 4, 8, 12, 14, 16, 18], 80),
-            _ => (&[2, 4, 6], 53),
+        let whole: &[usize] = match number {
+            6 => &[2, 4, 8, 12, 14, 16, 18],
+            _ => &[6],
         };
         let header = if number == 6 { 20 } else { 8 };
         if had < header && !whole.contains(&had) {
             return None;
         }
-        let ports = (self.u16(0)?, self.u16(2).unwrap_or(default));
+        let ports = (self.u16(0)?, self.u16(2).unwrap_or(80));
         if number == 6 {
-            self.tcp = Some((ports, self.byte(13).unwrap_or(0)));
+            self.tcp = Some((ports, self.byte(13).unwrap_or(2)));
             return None;
         }
         self.udp.get_or_insert(ports);
