@@ -301,7 +301,7 @@ fn write_key(out: &mut impl Write, flow: &Flow) -> io::Result<()> {
     write!(out, ",{}", flow.start_s)
 }
 
-/// Writes a table so that [`read`] gives it back: lines with `#` say how rows were made, then comma-separated text with
+/// Writes a table so that [`read()`] gives it back: lines with `#` say how rows were made, then comma-separated text with
 /// the columns `end_time` and `label` (empty, 0 or 1) before the numbers.
 ///
 /// # Errors
@@ -329,7 +329,7 @@ pub fn write(out: &mut impl Write, table: &Table) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads what [`write`] made.
+/// Reads what [`write()`] made.
 ///
 /// # Errors
 /// [`TableError`].
