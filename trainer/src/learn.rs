@@ -414,7 +414,11 @@ mod tests {
             let r = &learnt.report;
             assert_eq!((r.trained, r.tested, r.attacks), (180, 120, 30), "{kind}");
             // Cuts along the columns end with the largest training value.
-            let least = if kind == Kind::IsolationForest { 0.7 } else { 0.99 };
+            let least = if kind == Kind::IsolationForest {
+                0.7
+            } else {
+                0.99
+            };
             assert!(r.roc_auc.unwrap() > least, "{kind} {:?}", r.roc_auc);
             let again = train(&table(), &config(kind)).unwrap();
             assert_eq!(learnt.model.to_bytes(), again.model.to_bytes());
