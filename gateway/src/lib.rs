@@ -5,6 +5,7 @@
 #![warn(missing_docs)]
 
 pub mod captures;
+pub mod classify;
 pub mod config;
 pub mod control;
 pub mod datapath;
