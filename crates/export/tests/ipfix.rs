@@ -226,7 +226,7 @@ fn flows_are_read_back_with_both_directions() {
         let ntp = |id| {
             let (seconds, fraction) = (get(id) >> 32, get(id) & 0xffff_ffff);
             (seconds - 2_208_988_800) * 1_000_000_000
-                + (u128::from(fraction) * 1_000_000_000 >> 32) as u64
+                + ((u128::from(fraction) * 1_000_000_000) >> 32) as u64
         };
         assert_eq!(
             (ntp(156), ntp(157)),

@@ -235,7 +235,7 @@ fn told(mut column: Column) -> Column {
             .is_some_and(|rest| rest.is_empty() || rest.ends_with('_'))
     };
     let is_seen = column.name.ends_with("_first_seen_ms") || column.name.ends_with("_last_seen_ms");
-    if is_seen || POINTS.iter().any(|p| is_point(p)) {
+    if is_seen || POINTS.iter().any(is_point) {
         column.unit = format!("{} since 1970", column.unit).into();
     }
     column

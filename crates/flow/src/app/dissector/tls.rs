@@ -129,10 +129,11 @@ impl Tls {
                     *data = true;
                     self.identify(found);
                 }
-                record::HANDSHAKE if !*encrypted => {
-                    if !self.handshake(dialect, side, record.content, message, found) {
-                        return false;
-                    }
+                record::HANDSHAKE
+                    if !*encrypted
+                        && !self.handshake(dialect, side, record.content, message, found) =>
+                {
+                    return false;
                 }
                 _ => {}
             }
