@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::UdpSocket;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -116,6 +117,11 @@ impl Desk {
         self
     }
 
+    fn keep_to_owner(&self, name: &str) {
+        let mode = fs::Permissions::from_mode(0o600);
+        fs::set_permissions(self.path(name), mode).expect("set");
+    }
+
     fn text(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).expect("there")
     }
@@ -210,7 +216,11 @@ fn flows_go_to_a_file_and_a_sum_to_the_terminal() {
 fn every_format_holds_every_flow() {
     let desk = Desk::new();
     desk.put("a.pcap", &many(300));
-    for profile in ["native", "nfstream --statistics --splt 4"] {
+    for profile in [
+        "native",
+        "native --statistics --splt 3 --dissect 5 --plugin slicer:limit=9",
+        "nfstream --statistics --splt 4",
+    ] {
         for ending in ["csv", "jsonl", "parquet", "ipfix"] {
             let said = desk.meter(&format!(
                 "a.pcap --output out.{ending} --profile {profile} --json"
@@ -357,7 +367,7 @@ fn options_of_nfstream_make_its_columns() {
     assert!(
         String::from_utf8(said.stdout)
             .expect("UTF-8")
-            .contains("| `start_ns` | unsigned | ns since 1970 |")
+            .contains("| `start_ns` | unsigned | ns since 1970 | 152 156 |")
     );
 }
 
@@ -454,6 +464,17 @@ fn what_is_wrong_with_the_output_is_one_line() {
         said.error(2),
         "error: cannot write nowhere/out.csv: No such file or directory (os error 2)"
     );
+    for line in [
+        "a.pcap --output nowhere/out.csv --rotate-flows 5",
+        "a.pcap --output nowhere/out.csv --profile nfstream",
+    ] {
+        assert_eq!(
+            desk.meter(line).error(2),
+            "error: cannot write nowhere/out.csv: No such file or directory (os error 2)"
+        );
+    }
+    let said = desk.meter("a.pcap --output . --format parquet");
+    assert_eq!(said.error(2), "error: cannot write .: is a directory");
     let said = desk.meter("a.pcap --output ipfix+tcp://127.0.0.1:1");
     assert!(
         said.error(1)
@@ -474,6 +495,7 @@ fn what_is_wrong_with_the_output_is_one_line() {
 fn options_that_do_not_go_together_are_one_line() {
     let desk = Desk::new();
     desk.put("a.pcap", &small()).put("key", b"short");
+    desk.keep_to_owner("key");
     for (line, text) in [
         ("a.pcap --splt 5", "error: --splt needs --profile nfstream"),
         (
@@ -562,6 +584,12 @@ fn anonymised_columns_are_the_same_under_one_key_and_others_without() {
     let desk = Desk::new();
     desk.put("a.pcap", &small())
         .put("key", "0123456789abcdef".repeat(8).as_bytes());
+    let said = desk.meter("a.pcap --output out.csv --anonymize src_ip --anonymize-key key");
+    assert_eq!(
+        said.error(2),
+        "error: key file key has mode 0644: others can read it; run chmod 600 on it"
+    );
+    desk.keep_to_owner("key");
     let run = |options: &str| {
         let said = desk.meter(&format!(
             "a.pcap --output out.csv --quiet --anonymize src_ip,dst_ip,nothing {options}"

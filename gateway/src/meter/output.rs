@@ -98,6 +98,7 @@ impl OutputPlan {
                 // NFStream writes no file for no flows.
                 let is_late = !self.rotation.is_none() || self.profile == Profile::Nfstream;
                 if is_late {
+                    check_folder(path)?;
                     maker.rotating(path)
                 } else {
                     maker.file(path)?
@@ -129,6 +130,24 @@ impl OutputPlan {
     }
 }
 
+/// Says early what would be wrong later.
+fn check_folder(path: &Path) -> anyhow::Result<()> {
+    let folder = path
+        .parent()
+        .filter(|f| !f.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let writing = || format!("cannot write {}", path.display());
+    let meta = std::fs::metadata(folder).with_context(writing)?;
+    let problem = if !meta.is_dir() {
+        io::ErrorKind::NotADirectory
+    } else if path.is_dir() {
+        io::ErrorKind::IsADirectory
+    } else {
+        return Ok(());
+    };
+    Err(io::Error::from(problem)).with_context(writing)
+}
+
 /// Makes the outputs of a plan.
 struct Maker {
     plan: OutputPlan,
@@ -145,7 +164,8 @@ impl Maker {
             } else {
                 part.name(&path)
             };
-            self.file(&path).map_err(io::Error::other)
+            self.file(&path)
+                .map_err(|e| io::Error::other(format!("{e:#}")))
         };
         Box::new(Rotating::new(rotation, Box::new(make)))
     }

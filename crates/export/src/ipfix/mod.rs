@@ -26,6 +26,15 @@ const MAX_TEXT: usize = 254;
 /// Seconds from 1900, where NTP counts from, to 1970.
 const NTP_OFFSET: u64 = 2_208_988_800;
 
+/// Private enterprise number (0 for IANA's own) and number of the information elements that carry a column.
+pub fn ipfix_elements(column: &Column) -> Vec<(u32, u16)> {
+    if matches!(column.kind, Kind::List | Kind::SignedList | Kind::TextList) {
+        return Vec::new();
+    }
+    let number = |e: &Element| (if e.reverse { REVERSE } else { 0 }, e.id);
+    elements(&column.name).iter().map(number).collect()
+}
+
 /// Settings of an [`Ipfix`] stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IpfixOptions {
@@ -134,11 +143,20 @@ impl<T: Target> Ipfix<T> {
                 kind: column.kind,
                 scale,
             };
-            let known = elements(&column.name);
+            let is_list = matches!(column.kind, Kind::List | Kind::SignedList | Kind::TextList);
+            let known = if is_list {
+                Vec::new()
+            } else {
+                elements(&column.name)
+            };
             let own = options
                 .enterprise
                 .filter(|_| known.is_empty() && i < 0x7fff);
             for element in known {
+                // A pseudonym in place of a number.
+                if element.code == Code::Number && column.kind == Kind::Text {
+                    continue;
+                }
                 let enterprise = if element.reverse { REVERSE } else { 0 };
                 // Flags of the flow and of its initiator have one element: the first column has it.
                 let is_taken = |f: &Field| f.element.id == element.id && f.enterprise == enterprise;
