@@ -5,6 +5,7 @@
 #![warn(missing_docs)]
 
 pub mod captures;
+pub mod classify;
 pub mod config;
 pub mod control;
 pub mod datapath;
@@ -14,6 +15,7 @@ pub mod injector;
 pub mod ledger_file;
 pub mod meter;
 pub mod privileges;
+pub mod processes;
 pub mod progress;
 pub mod run;
 pub mod run_config;

@@ -33,6 +33,7 @@
 
 pub mod app;
 mod column;
+pub mod features;
 mod fields;
 mod index;
 pub mod nfstream;

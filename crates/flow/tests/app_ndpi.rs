@@ -146,6 +146,16 @@ impl Tally {
         }
     }
 
+    /// Texts are the same, names nearly always.
+    fn require(&self) {
+        assert_eq!(self.missing, 0, "flows were not found");
+        for (column, name) in COLUMNS.into_iter().enumerate() {
+            let bound = if column < 5 { 1.0 } else { 0.98 };
+            let share = self.columns[column][0] as f64 / self.flows as f64;
+            assert!(share >= bound, "{name} agrees in {share:.4} of flows");
+        }
+    }
+
     fn print(&self, title: &str) {
         let list = std::env::var("CHAFF_NDPI_LIST").map_or(20, |n| n.parse().expect("a number"));
         println!("{title}: {} flows, {} not found", self.flows, self.missing);
@@ -204,6 +214,7 @@ fn agrees_with_ndpi() {
         }
     }
     tally.print("reference captures");
+    tally.require();
 }
 
 #[test]

@@ -5,7 +5,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::JoinHandle;
 
 use chaff_abi::Nanos;
 use chaff_trace::Frame;
@@ -30,9 +29,8 @@ struct Batch {
 
 /// See the module. Its frames are those of the inner source, in its order.
 pub struct Ahead {
-    receiver: Option<Receiver<Batch>>,
+    receiver: Receiver<Batch>,
     back: SyncSender<Batch>,
-    thread: Option<JoinHandle<()>>,
     batch: Batch,
     next: usize,
     inputs: Vec<Input>,
@@ -48,7 +46,8 @@ impl Ahead {
         let position = source.position();
         let (sender, receiver) = sync_channel(QUEUE);
         let (back, empty) = sync_channel::<Batch>(QUEUE + 2);
-        let thread = std::thread::Builder::new()
+        // It ends when nobody takes its batches; it may wait in a read for ever, so nobody waits for it.
+        std::thread::Builder::new()
             .name("reader".into())
             .spawn(move || {
                 loop {
@@ -60,9 +59,8 @@ impl Ahead {
                 }
             })?;
         Ok(Self {
-            receiver: Some(receiver),
+            receiver,
             back,
-            thread: Some(thread),
             batch: Batch::default(),
             next: 0,
             inputs: Vec::new(),
@@ -72,7 +70,7 @@ impl Ahead {
 
     /// Takes the next batch; false at the end.
     fn take(&mut self) -> bool {
-        let Some(batch) = self.receiver.as_ref().and_then(|r| r.recv().ok()) else {
+        let Ok(batch) = self.receiver.recv() else {
             return false;
         };
         let old = std::mem::replace(&mut self.batch, batch);
@@ -140,15 +138,5 @@ impl Source for Ahead {
 
     fn position(&self) -> Arc<AtomicU64> {
         self.position.clone()
-    }
-}
-
-impl Drop for Ahead {
-    fn drop(&mut self) {
-        // The reader stops when nobody takes its batches.
-        self.receiver = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -59,6 +60,18 @@ pub struct Args {
     /// Seconds after which a flow is cut.
     #[arg(long, value_name = "SECONDS", default_value = "1800", value_parser = seconds)]
     pub active_timeout: Nanos,
+    /// Idle timeout of TCP flows, seconds. Native profile.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub idle_tcp: Option<Nanos>,
+    /// Idle timeout of UDP flows, seconds. Native profile.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub idle_udp: Option<Nanos>,
+    /// Idle timeout of ICMP flows, seconds. Native profile.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub idle_icmp: Option<Nanos>,
+    /// Whether FIN and RST end TCP flows, a few seconds later. Native profile.
+    #[arg(long, value_name = "BOOL", default_value = "true", action = clap::ArgAction::Set)]
+    pub tcp_end: bool,
     /// Flows held in memory at once; beyond that one ends early. [default: 262144, nfstream 8388608]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub cache_flows: Option<u32>,
@@ -79,25 +92,22 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     pub threads: Option<u8>,
 
-    /// Add columns with minimum, mean, deviation, maximum and TCP flags (nfstream).
-    #[arg(long, help_heading = "Profile nfstream")]
+    /// Add columns with statistics: of sizes, gaps, flags; in the native profile also quantiles, rates, TCP health and more.
+    #[arg(long, help_heading = "Columns")]
     pub statistics: bool,
-    /// Add columns with direction, size and gap of the first N packets.
-    #[arg(long, value_name = "N", help_heading = "Profile nfstream")]
+    /// Add columns with direction, sizes and gaps of the first N packets.
+    #[arg(long, value_name = "N", help_heading = "Columns")]
     pub splt: Option<u16>,
-    /// Which size counts: 0 frame, 1 IP packet, 2 transport, 3 payload. [default: 0]
-    #[arg(long, value_name = "MODE", value_parser = clap::value_parser!(u8).range(0..=3), help_heading = "Profile nfstream")]
+    /// Which size counts in the nfstream profile: 0 frame, 1 IP packet, 2 transport, 3 payload. The native profile has all
+    /// four. [default: 0]
+    #[arg(long, value_name = "MODE", value_parser = clap::value_parser!(u8).range(0..=3), help_heading = "Columns")]
     pub accounting: Option<u8>,
     /// Packets of a flow that are looked into for application, server name and fingerprints; 0 for no such columns.
-    /// [default: 20]
-    #[arg(long, value_name = "N", help_heading = "Profile nfstream")]
+    /// [default: 0, nfstream 20]
+    #[arg(long, value_name = "N", help_heading = "Columns")]
     pub dissect: Option<u8>,
     /// Add a plugin: slicer, splt, dhcp, mdns, ja4, wavelet; options behind a colon, as in `slicer:limit=4`.
-    #[arg(
-        long,
-        value_name = "NAME[:KEY=VALUE,...]",
-        help_heading = "Profile nfstream"
-    )]
+    #[arg(long, value_name = "NAME[:KEY=VALUE,...]", help_heading = "Columns")]
     pub plugin: Vec<String>,
 
     /// Replace the values of these columns by pseudonyms.
@@ -287,15 +297,8 @@ impl Args {
     }
 
     fn native(&self) -> anyhow::Result<Meter> {
-        let foreign = [
-            ("--statistics", self.statistics),
-            ("--splt", self.splt.is_some()),
-            ("--accounting", self.accounting.is_some()),
-            ("--dissect", self.dissect.is_some()),
-            ("--plugin", !self.plugin.is_empty()),
-        ];
-        if let Some((flag, _)) = foreign.iter().find(|(_, given)| *given) {
-            bail!("{flag} needs --profile nfstream");
+        if self.accounting.is_some() {
+            bail!("--accounting needs --profile nfstream; the native profile has all four sizes");
         }
         let parser = ParserConfig {
             decode_tunnels: self.decode_tunnels,
@@ -305,17 +308,30 @@ impl Args {
         let defaults = TableConfig::default();
         let table = TableConfig {
             idle_timeout: self.idle_timeout,
+            idle_tcp: self.idle_tcp,
+            idle_udp: self.idle_udp,
+            idle_icmp: self.idle_icmp,
+            tcp_linger: defaults.tcp_linger.filter(|_| self.tcp_end),
             active_timeout: self.active_timeout,
+            statistics: self.statistics,
+            splt: self.splt.unwrap_or(0),
+            dissect: self.dissect.unwrap_or(0).into(),
             max_flows: self.cache_flows.map_or(defaults.max_flows, |n| n as usize),
             hash_seed: random_word()?,
             ..defaults
         };
-        Ok(Meter::native(parser, table, self.macs()?))
+        Ok(Meter::native(parser, table, self.plugins()?, self.macs()?))
     }
 
     fn nfstream(&self) -> anyhow::Result<Meter> {
-        if self.devices.is_some() {
-            bail!("--devices needs --profile native");
+        let foreign = [
+            ("--devices", self.devices.is_some()),
+            ("--idle-tcp", self.idle_tcp.is_some()),
+            ("--idle-udp", self.idle_udp.is_some()),
+            ("--idle-icmp", self.idle_icmp.is_some()),
+        ];
+        if let Some((flag, _)) = foreign.iter().find(|(_, given)| *given) {
+            bail!("{flag} needs --profile native");
         }
         let defaults = nfstream::Config::default();
         let config = nfstream::Config {
@@ -330,8 +346,11 @@ impl Args {
             hash_seed: random_word()?,
             ..defaults
         };
-        let plugins: Result<Vec<_>, _> = self.plugin.iter().map(|text| plugin(text)).collect();
-        Ok(Meter::nfstream(config, plugins?))
+        Ok(Meter::nfstream(config, self.plugins()?))
+    }
+
+    fn plugins(&self) -> anyhow::Result<Vec<Extension>> {
+        self.plugin.iter().map(|text| plugin(text)).collect()
     }
 
     /// Where and how rows are written.
@@ -357,6 +376,9 @@ impl Args {
         if !rotation.is_none() && !matches!(place, Place::File(_)) {
             bail!("only files are rotated, not {}", place.name());
         }
+        if place == Place::Stdout && self.report.as_deref().is_some_and(super::input::is_dash) {
+            bail!("flows and report cannot both go to standard output");
+        }
         if rotation.is_none() && self.rotate_files.is_some() {
             bail!("--rotate-files needs --rotate-flows, --rotate-size or --rotate-every");
         }
@@ -364,7 +386,7 @@ impl Args {
             && self
                 .anonymize
                 .iter()
-                .any(|name| name == "src_ip" || name == "dst_ip");
+                .any(|name| ["src_ip", "dst_ip", "src_mac", "dst_mac"].contains(&name.trim()));
         if format == Format::Ipfix && hides_addresses {
             bail!(
                 "IPFIX has no room for tokens in place of addresses; use --anonymize-mode prefix"
@@ -419,6 +441,17 @@ impl Args {
             return Ok(Key::new(&bytes[..])?);
         };
         let reading = || format!("key file {}", path.display());
+        let mode = fs::metadata(path)
+            .with_context(reading)?
+            .permissions()
+            .mode()
+            & 0o777;
+        if mode & 0o077 != 0 {
+            bail!(
+                "{} has mode {mode:04o}: others can read it; run chmod 600 on it",
+                reading()
+            );
+        }
         let content = KeyFile(fs::read(path).with_context(reading)?);
         Key::from_file_content(&content.0).with_context(reading)
     }
@@ -451,7 +484,7 @@ impl Drop for KeyFile {
 
 fn whole_seconds(flag: &str, time: Nanos) -> anyhow::Result<u32> {
     let seconds = time.0 / 1_000_000_000;
-    if time.0 % 1_000_000_000 != 0 {
+    if !time.0.is_multiple_of(1_000_000_000) {
         bail!("{flag}: NFStream knows whole seconds only");
     }
     u32::try_from(seconds).with_context(|| format!("{flag} is too long"))

@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use chaff_export::Anonymizer;
+use chaff_export::{Anonymizer, ipfix_elements};
 use chaff_flow::{Column, Link};
 use chaff_trace::Reader;
 
@@ -55,7 +55,6 @@ const MISSING: u8 = 3;
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let code = match work(&args) {
         Ok(code) => code,
-        Err(e) if is_broken_pipe(&e) => 0,
         Err(e) => {
             eprintln!("error: {e:#}");
             code_of(&e)
@@ -101,20 +100,12 @@ fn filter_code(error: &FilterError) -> u8 {
     }
 }
 
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause
-            .downcast_ref::<io::Error>()
-            .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
-    })
-}
-
 fn work(args: &Args) -> anyhow::Result<u8> {
     let started = Instant::now();
     let mut meter = args.meter().or_code(USAGE)?;
     let columns = meter.columns();
     if args.explain {
-        print!("{}", markdown(&columns));
+        say(&markdown(&columns))?;
         return Ok(0);
     }
     let plan = args.output().or_code(USAGE)?;
@@ -126,7 +117,11 @@ fn work(args: &Args) -> anyhow::Result<u8> {
         Place::Collector(_) => FAILED,
         Place::Stdout | Place::File(_) => USAGE,
     })?;
-    let Opened { output, refused } = opened;
+    let Opened {
+        output,
+        bytes,
+        refused,
+    } = opened;
     let threads = threads(args);
     if threads > 2 {
         source = Box::new(Ahead::start(source)?);
@@ -145,6 +140,12 @@ fn work(args: &Args) -> anyhow::Result<u8> {
     let counts = match done {
         Ok(counts) => counts,
         Err(PipelineError::Filter(e)) => return Err(e).or_code(USAGE),
+        // Who read the flows has seen enough.
+        Err(PipelineError::Output(e))
+            if plan.place == Place::Stdout && e.kind() == io::ErrorKind::BrokenPipe =>
+        {
+            return Ok(0);
+        }
         Err(PipelineError::Output(e)) => {
             return Err(e).with_context(|| format!("while writing {}", plan.place.name()));
         }
@@ -155,6 +156,7 @@ fn work(args: &Args) -> anyhow::Result<u8> {
         stats: meter.stats(),
         refused: refused.map(|n| n.load(Ordering::Relaxed)),
         output: plan.place.name(),
+        output_bytes: bytes.load(Ordering::Relaxed),
         seconds: started.elapsed().as_secs_f64(),
         cpu_seconds: cpu_seconds(),
         memory: peak_memory(),
@@ -180,7 +182,7 @@ fn tell(args: &Args, summary: &Summary, place: &Place) -> anyhow::Result<u8> {
     if args.json && *place == Place::Stdout {
         eprint!("{json}");
     } else if args.json {
-        io::stdout().write_all(json.as_bytes())?;
+        say(&json)?;
     } else if !args.quiet {
         eprint!("{}", summary.to_text());
     }
@@ -194,6 +196,16 @@ fn tell(args: &Args, summary: &Summary, place: &Place) -> anyhow::Result<u8> {
     } else {
         0
     })
+}
+
+/// Prints to standard output; nobody has to read it.
+fn say(text: &str) -> anyhow::Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(e).context("while writing standard output")
+        }
+        _ => Ok(()),
+    }
 }
 
 fn note_disorder(summary: &Summary) {
@@ -366,12 +378,24 @@ fn write_all(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// A Markdown table of columns.
 fn markdown(columns: &[Column]) -> String {
-    let mut text = String::from("| Column | Type | Unit | Meaning |\n|---|---|---|---|\n");
+    let mut text =
+        String::from("| Column | Type | Unit | IPFIX | Meaning |\n|---|---|---|---|---|\n");
     for c in columns {
+        let elements: Vec<String> = ipfix_elements(c)
+            .into_iter()
+            .map(|(enterprise, id)| {
+                if enterprise == 0 {
+                    id.to_string()
+                } else {
+                    format!("{enterprise}/{id}")
+                }
+            })
+            .collect();
+        let elements = elements.join(" ");
         // Writing into a text cannot fail.
         let _ = writeln!(
             text,
-            "| `{}` | {} | {} | {} |",
+            "| `{}` | {} | {} | {elements} | {} |",
             c.name,
             c.kind.name(),
             c.unit,

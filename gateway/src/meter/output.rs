@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -73,6 +73,8 @@ pub struct OutputPlan {
 pub struct Opened {
     /// Takes the rows.
     pub output: Box<dyn Output>,
+    /// Bytes written, also while it closes.
+    pub bytes: Arc<AtomicU64>,
     /// Datagrams that nobody took.
     pub refused: Option<Arc<AtomicU64>>,
 }
@@ -83,41 +85,93 @@ impl OutputPlan {
     /// # Errors
     /// The file or connection cannot be made, or the columns do not fit the format.
     pub fn open(&self, columns: &[Column]) -> anyhow::Result<Opened> {
-        let whole = |output| Opened {
-            output,
-            refused: None,
+        let maker = Maker {
+            plan: self.clone(),
+            columns: columns.to_vec(),
+            bytes: Arc::default(),
         };
-        match &self.place {
-            Place::Stdout => Ok(whole(self.write_to(Box::new(io::stdout()), columns)?)),
+        let bytes = maker.bytes.clone();
+        let mut refused = None;
+        let output = match &self.place {
+            Place::Stdout => maker.write_to(io::stdout(), IpfixOptions::reliable())?,
             Place::File(path) => {
                 // NFStream writes no file for no flows.
                 let is_late = !self.rotation.is_none() || self.profile == Profile::Nfstream;
-                let output = if is_late {
-                    self.rotating(path, columns)
+                if is_late {
+                    check_folder(path)?;
+                    maker.rotating(path)
                 } else {
-                    self.file(path, columns)?
-                };
-                Ok(whole(output))
+                    maker.file(path)?
+                }
             }
-            Place::Collector(collector) => self.collector(collector, columns),
-        }
+            Place::Collector(collector) => {
+                let opening = || format!("cannot reach {collector}");
+                match collector.transport {
+                    Transport::Tcp => maker.write_to(
+                        collector.tcp().with_context(opening)?,
+                        IpfixOptions::reliable(),
+                    )?,
+                    Transport::Udp => {
+                        let target = collector.udp().with_context(opening)?;
+                        refused = Some(target.refused());
+                        maker.write_to(
+                            Paced::new(target, self.ipfix_rate),
+                            IpfixOptions::default(),
+                        )?
+                    }
+                }
+            }
+        };
+        Ok(Opened {
+            output,
+            bytes,
+            refused,
+        })
     }
+}
 
-    fn rotating(&self, path: &Path, columns: &[Column]) -> Box<dyn Output> {
-        let (plan, path, columns) = (self.clone(), path.to_path_buf(), columns.to_vec());
+/// Says early what would be wrong later.
+fn check_folder(path: &Path) -> anyhow::Result<()> {
+    let folder = path
+        .parent()
+        .filter(|f| !f.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let writing = || format!("cannot write {}", path.display());
+    let meta = std::fs::metadata(folder).with_context(writing)?;
+    let problem = if !meta.is_dir() {
+        io::ErrorKind::NotADirectory
+    } else if path.is_dir() {
+        io::ErrorKind::IsADirectory
+    } else {
+        return Ok(());
+    };
+    Err(io::Error::from(problem)).with_context(writing)
+}
+
+/// Makes the outputs of a plan.
+struct Maker {
+    plan: OutputPlan,
+    columns: Vec<Column>,
+    bytes: Arc<AtomicU64>,
+}
+
+impl Maker {
+    fn rotating(self, path: &Path) -> Box<dyn Output> {
+        let (path, rotation) = (path.to_path_buf(), self.plan.rotation);
         let make = move |part: Part| {
-            let path = if plan.rotation.is_none() {
+            let path = if rotation.is_none() {
                 path.clone()
             } else {
                 part.name(&path)
             };
-            plan.file(&path, &columns).map_err(io::Error::other)
+            self.file(&path)
+                .map_err(|e| io::Error::other(format!("{e:#}")))
         };
-        Box::new(Rotating::new(self.rotation, Box::new(make)))
+        Box::new(Rotating::new(rotation, Box::new(make)))
     }
 
-    fn file(&self, path: &Path, columns: &[Column]) -> anyhow::Result<Box<dyn Output>> {
-        let target: io::Result<Box<dyn Target>> = match self.format {
+    fn file(&self, path: &Path) -> anyhow::Result<Box<dyn Output>> {
+        let target: io::Result<Box<dyn Target>> = match self.plan.format {
             // Unreadable before their end, so they get their name then.
             Format::Parquet => WholeFile::create_or_open(path),
             Format::Csv | Format::Jsonl | Format::Ipfix => {
@@ -125,17 +179,22 @@ impl OutputPlan {
             }
         };
         let target = target.with_context(|| format!("cannot write {}", path.display()))?;
-        self.write_to(target, columns)
+        self.write_to(target, IpfixOptions::reliable())
     }
 
     fn write_to(
         &self,
-        target: Box<dyn Target>,
-        columns: &[Column],
+        target: impl Target + 'static,
+        ipfix: IpfixOptions,
     ) -> anyhow::Result<Box<dyn Output>> {
-        Ok(match self.format {
+        let target = Counted {
+            target,
+            bytes: self.bytes.clone(),
+        };
+        let (plan, columns) = (&self.plan, self.columns.as_slice());
+        Ok(match plan.format {
             Format::Csv => {
-                let dialect = match self.profile {
+                let dialect = match plan.profile {
                     Profile::Native => Dialect::Native,
                     Profile::Nfstream => Dialect::NfStream,
                 };
@@ -144,48 +203,43 @@ impl OutputPlan {
             Format::Jsonl => Box::new(JsonLines::new(target, columns)),
             Format::Parquet => {
                 let options = ParquetOptions {
-                    metadata: vec![("chaff.profile".into(), self.profile.name().into())],
+                    metadata: vec![("chaff.profile".into(), plan.profile.name().into())],
                     ..ParquetOptions::default()
                 };
                 Box::new(Parquet::new(target, columns, &options)?)
             }
-            Format::Ipfix => Box::new(Ipfix::new(
-                target,
-                columns,
-                self.ipfix(IpfixOptions::reliable()),
-            )?),
+            Format::Ipfix => {
+                let options = IpfixOptions {
+                    enterprise: plan.ipfix_enterprise,
+                    ..ipfix
+                };
+                Box::new(Ipfix::new(target, columns, options)?)
+            }
         })
     }
+}
 
-    fn ipfix(&self, options: IpfixOptions) -> IpfixOptions {
-        IpfixOptions {
-            enterprise: self.ipfix_enterprise,
-            ..options
-        }
+/// Counts what is written.
+struct Counted<T> {
+    target: T,
+    bytes: Arc<AtomicU64>,
+}
+
+impl<T: Write> Write for Counted<T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.target.write(bytes)?;
+        self.bytes.fetch_add(n as u64, Ordering::Relaxed);
+        Ok(n)
     }
 
-    fn collector(&self, collector: &Collector, columns: &[Column]) -> anyhow::Result<Opened> {
-        let opening = || format!("cannot reach {collector}");
-        match collector.transport {
-            Transport::Tcp => {
-                let target = collector.tcp().with_context(opening)?;
-                let output = Ipfix::new(target, columns, self.ipfix(IpfixOptions::reliable()))?;
-                Ok(Opened {
-                    output: Box::new(output),
-                    refused: None,
-                })
-            }
-            Transport::Udp => {
-                let target = collector.udp().with_context(opening)?;
-                let refused = Some(target.refused());
-                let paced = Paced::new(target, self.ipfix_rate);
-                let output = Ipfix::new(paced, columns, self.ipfix(IpfixOptions::default()))?;
-                Ok(Opened {
-                    output: Box::new(output),
-                    refused,
-                })
-            }
-        }
+    fn flush(&mut self) -> io::Result<()> {
+        self.target.flush()
+    }
+}
+
+impl<T: Target> Target for Counted<T> {
+    fn close(&mut self) -> io::Result<()> {
+        self.target.close()
     }
 }
 

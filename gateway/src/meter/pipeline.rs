@@ -47,8 +47,6 @@ pub struct Counts {
     pub flows: u64,
     /// Packets in them.
     pub flow_packets: u64,
-    /// Bytes written, as the output says.
-    pub output_bytes: u64,
     /// Whether it stopped at the limit of flows, with others in progress.
     pub stopped_at_limit: bool,
 }
@@ -100,7 +98,6 @@ impl Rows {
     fn finish(self, counts: &mut Counts) -> io::Result<()> {
         counts.flows = self.flows;
         counts.flow_packets = self.packets;
-        counts.output_bytes = self.output.bytes();
         self.output.finish()
     }
 }
@@ -245,6 +242,9 @@ impl Way {
     }
 }
 
+/// Looks on: meter, counts so far, source.
+pub type Watch<'p> = dyn FnMut(&Meter, &Counts, &mut dyn Source) + 'p;
+
 /// What is done beside the metering.
 pub struct Pipeline<'p> {
     /// Which frames are metered.
@@ -256,7 +256,7 @@ pub struct Pipeline<'p> {
     /// Somebody waits for the rows: they reach the output within about a second.
     pub live: bool,
     /// Called now and then and in quiet moments, with what was counted so far.
-    pub watch: Box<dyn FnMut(&Meter, &Counts, &mut dyn Source) + 'p>,
+    pub watch: Box<Watch<'p>>,
 }
 
 impl Pipeline<'_> {

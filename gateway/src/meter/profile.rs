@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use chaff_abi::{Dir, Mac, Nanos};
 use chaff_flow::plugin::Extension;
 use chaff_flow::{
-    Column, FIELDS, Ignored, Packet, Parser, ParserConfig, Record, Table, TableConfig, Value,
+    Column, Ignored, Layout, Packet, Parser, ParserConfig, Record, Table, TableConfig, Value,
     nfstream,
 };
 use chaff_trace::Frame;
@@ -51,10 +51,19 @@ pub struct MeterStats {
 
 impl Meter {
     /// A native meter.
-    pub fn native(parser: ParserConfig, table: TableConfig, devices: BTreeSet<Mac>) -> Self {
+    pub fn native(
+        parser: ParserConfig,
+        table: TableConfig,
+        plugins: Vec<Extension>,
+        devices: BTreeSet<Mac>,
+    ) -> Self {
+        let mut table = Table::new(table);
+        for plugin in plugins {
+            table.add_plugin(plugin);
+        }
         Self::Native(Box::new(Native {
             parser: Parser::new(parser),
-            table: Table::new(table),
+            table,
             devices,
             ignored: [0; Ignored::ALL.len()],
         }))
@@ -72,7 +81,7 @@ impl Meter {
     /// The columns of its flows.
     pub fn columns(&self) -> Vec<Column> {
         match self {
-            Self::Native(_) => FIELDS.iter().map(native_column).collect(),
+            Self::Native(native) => native.table.columns().into_iter().map(told).collect(),
             Self::NfStream(meter) => meter.columns().into_iter().map(told).collect(),
         }
     }
@@ -80,8 +89,12 @@ impl Meter {
     /// What turns its flows into rows.
     pub fn rows(&self) -> RowMaker {
         match self {
-            Self::Native(_) => RowMaker::default(),
+            Self::Native(native) => RowMaker {
+                native: native.table.layout(),
+                nfstream: nfstream::Config::default(),
+            },
             Self::NfStream(meter) => RowMaker {
+                native: Layout::default(),
                 nfstream: meter.config().clone(),
             },
         }
@@ -93,8 +106,9 @@ impl Meter {
         match self {
             Self::Native(native) => native.observe(frame, bytes),
             Self::NfStream(meter) => {
+                let seen = bytes.get(..frame.libpcap_len).unwrap_or(bytes);
                 // The meter counts what it leaves out.
-                let _ = meter.observe(frame.link, frame.millis, bytes, frame.wire_len);
+                let _ = meter.observe(frame.link, frame.millis, seen, frame.wire_len);
             }
         }
     }
@@ -200,6 +214,8 @@ impl Flow {
 /// Turns flows into rows, in another thread than the meter.
 #[derive(Clone, Debug, Default)]
 pub struct RowMaker {
+    /// Columns of the meter, if it is a native one.
+    native: Layout,
     /// Settings of the meter, if it is one of the nfstream profile.
     nfstream: nfstream::Config,
 }
@@ -209,19 +225,10 @@ impl RowMaker {
     pub fn fill(&self, flow: &Flow, row: &mut Vec<Value>) {
         row.clear();
         match flow {
-            Flow::Native(record) => row.extend(FIELDS.iter().map(|f| (f.get)(record))),
+            Flow::Native(record) => record.values(&self.native, row),
             Flow::NfStream(flow) => flow.values(&self.nfstream, row),
         }
     }
-}
-
-fn native_column(field: &chaff_flow::Field) -> Column {
-    told(Column {
-        name: field.name.into(),
-        kind: field.kind,
-        unit: field.unit.into(),
-        doc: field.doc.into(),
-    })
 }
 
 /// Tells points in time from spans: outputs that know timestamps need to know which is which.
@@ -234,7 +241,7 @@ fn told(mut column: Column) -> Column {
             .is_some_and(|rest| rest.is_empty() || rest.ends_with('_'))
     };
     let is_seen = column.name.ends_with("_first_seen_ms") || column.name.ends_with("_last_seen_ms");
-    if is_seen || POINTS.iter().any(|p| is_point(&p)) {
+    if is_seen || POINTS.iter().any(is_point) {
         column.unit = format!("{} since 1970", column.unit).into();
     }
     column
@@ -254,6 +261,7 @@ mod tests {
         let native = Meter::native(
             ParserConfig::default(),
             TableConfig::default(),
+            Vec::new(),
             BTreeSet::new(),
         );
         for name in ["start_ns", "end_ns", "fwd_first_ns", "bwd_last_ns"] {

@@ -26,6 +26,8 @@ pub struct Summary {
     pub refused: Option<u64>,
     /// Where the rows went.
     pub output: String,
+    /// Bytes written there.
+    pub output_bytes: u64,
     /// Wall time.
     pub seconds: f64,
     /// CPU time of all threads.
@@ -94,7 +96,7 @@ impl Summary {
             "clamped_packets": self.stats.clamped,
             "peak_flows": self.stats.peak_flows,
             "output": self.output,
-            "output_bytes": self.counts.output_bytes,
+            "output_bytes": self.output_bytes,
             "refused_datagrams": self.refused,
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,
@@ -129,14 +131,14 @@ impl Summary {
                 grouped(dropped)
             );
         }
-        let flows = if c.flows == 0 && c.output_bytes == 0 {
+        let flows = if c.flows == 0 && self.output_bytes == 0 {
             "no flow, so nothing was written".to_string()
         } else {
             format!(
                 "{} flows to {} ({})",
                 grouped(c.flows),
                 self.output,
-                bytes(c.output_bytes)
+                bytes(self.output_bytes)
             )
         };
         let limit = if c.stopped_at_limit {
@@ -284,7 +286,6 @@ mod tests {
                 filtered: 7,
                 flows: 1_000,
                 flow_packets: 1_234_500,
-                output_bytes: 3 << 20,
                 stopped_at_limit: false,
             },
             stats: MeterStats {
@@ -293,6 +294,7 @@ mod tests {
                 ..MeterStats::default()
             },
             output: "flows.csv".into(),
+            output_bytes: 3 << 20,
             seconds: 2.0,
             memory: Some(9 << 20),
             ..Summary::default()

@@ -22,8 +22,8 @@ const FRAME: usize = 2048;
 /// Room before each frame for a VLAN tag that the kernel took out.
 const TAG: usize = 4;
 /// Offset of `sll_pkttype` behind a frame's header.
-const PACKET_TYPE: usize =
-    (size_of::<libc::tpacket3_hdr>() + 15) / 16 * 16 + offset_of!(libc::sockaddr_ll, sll_pkttype);
+const PACKET_TYPE: usize = size_of::<libc::tpacket3_hdr>().next_multiple_of(16)
+    + offset_of!(libc::sockaddr_ll, sll_pkttype);
 
 /// Settings of a [`Ring`].
 #[derive(Clone, Copy, Debug)]

@@ -44,7 +44,7 @@ pub(crate) struct Used {
 }
 
 impl Measured {
-    /// Runs the program and prints [`Used`] as JSON.
+    /// Runs the program and prints what it used as JSON.
     ///
     /// # Errors
     /// When it cannot be started; how it ends is part of what is printed.

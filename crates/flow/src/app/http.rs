@@ -193,3 +193,74 @@ impl<'a> Iterator for Lines<'a> {
         Some(line)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn reads_a_request() {
+        let head = Head::parse(
+            b"GET /a b HTTP/1.1\r\nHOST:  a.example \r\nX: 1\r\nhost: b\r\n\r\nbody: c\r\n",
+        );
+        let head = head.expect("a message");
+        let Start::Request {
+            method,
+            family,
+            target,
+        } = head.start
+        else {
+            panic!("a request");
+        };
+        assert_eq!((method, family, target), ("GET", Family::Web, &b"/a"[..]));
+        assert_eq!(head.get("host"), Some(&b"b"[..]));
+        assert_eq!((head.get("x"), head.get("body")), (Some(&b"1"[..]), None));
+        assert!(head.headers.complete);
+    }
+
+    #[test]
+    fn reads_a_response_that_is_cut() {
+        let head =
+            Head::parse(b"HTTP/1.1 204 No\r\nContent-Type: text/html; ch").expect("a message");
+        assert_eq!(head.start, Start::Response(Some(204)));
+        assert_eq!(head.get("content-type"), Some(&b"text/html; ch"[..]));
+        assert!(!head.headers.complete);
+        assert_eq!(
+            Head::parse(b"HTTP/1.1").map(|h| h.start),
+            Some(Start::Response(None))
+        );
+    }
+
+    #[test]
+    fn refuses_what_is_no_message() {
+        for bytes in [
+            &b""[..],
+            b"GET",
+            b"GET ",
+            b"get / HTTP/1.1",
+            b"HTTP/2 200",
+            b"\r\n\r\n",
+        ] {
+            assert_eq!(Head::parse(bytes), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn takes_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            Head::parse(&bytes);
+            let request = [&b"POST "[..], &bytes].concat();
+            if let Some(head) = Head::parse(&request) {
+                prop_assert!(head.get("host").is_none_or(|h| h.len() <= MAX_VALUE));
+            }
+        }
+
+        #[test]
+        fn keeps_a_bounded_number_of_headers(lines in 0usize..400) {
+            let text = "a: b\r\n".repeat(lines);
+            let headers = Headers::parse(text.as_bytes());
+            prop_assert!(headers.pairs.len() <= MAX_LINES);
+        }
+    }
+}

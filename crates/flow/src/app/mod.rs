@@ -4,7 +4,9 @@
 //! give it the packets of a flow in order until it answers [`Progress::Done`].
 
 mod addresses;
+pub mod answers;
 mod bytes;
+pub mod coap;
 mod detect;
 pub mod dhcp;
 mod dissector;
@@ -13,6 +15,7 @@ pub mod dtls;
 pub mod fingerprint;
 pub mod http;
 pub mod mail;
+pub mod mqtt;
 mod names;
 pub mod netbios;
 mod ports;
@@ -28,6 +31,7 @@ pub mod x509;
 use std::borrow::Cow;
 use std::net::IpAddr;
 
+pub use answers::Answers;
 pub use dissector::{Dialect, Dissector};
 pub use names::App;
 pub use text::MAX_SERVER_NAME;

@@ -2,10 +2,10 @@ use chaff_abi::FlowKey;
 
 /// What tells flows apart: addresses, ports, protocol and outer VLAN, and in `beyond` what the key of the kernel's maps
 /// lacks (tunnel, inner VLAN).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Identity<'a> {
     /// In either orientation.
-    pub(super) key: FlowKey,
+    pub(super) key: &'a FlowKey,
     pub(super) beyond: u64,
 }
 
@@ -24,8 +24,8 @@ impl Seeded {
     }
 
     #[inline(always)]
-    pub(super) fn hash(self, identity: &Identity) -> u32 {
-        let k = &identity.key;
+    pub(super) fn hash(self, identity: Identity<'_>) -> u32 {
+        let k = identity.key;
         let ends = self
             .end(&k.src, k.src_port)
             .wrapping_add(self.end(&k.dst, k.dst_port));
@@ -66,7 +66,7 @@ mod tests {
             let key = FlowKey {
                 src, dst, src_port: ports[0], dst_port: ports[1], vlan: [1, 2], protocol: 6, version: 6,
             };
-            let hash = |key| Seeded::new(seed).hash(&Identity { key, beyond });
+            let hash = |key| Seeded::new(seed).hash(Identity { key: &key, beyond });
             prop_assert_eq!(hash(key), hash(key.reversed()));
         }
     }
@@ -86,7 +86,10 @@ mod tests {
                 version: 4,
                 ..FlowKey::default()
             };
-            let hash = Seeded::new(0).hash(&Identity { key, beyond: 0 });
+            let hash = Seeded::new(0).hash(Identity {
+                key: &key,
+                beyond: 0,
+            });
             buckets[hash as usize & 255] += 1;
         }
         assert!(buckets.iter().all(|n| (85..768).contains(n)), "{buckets:?}");

@@ -86,7 +86,7 @@ fn hellos(body: &[u8]) {
             assert_eq!(ja4.len(), 36, "{ja4}");
             let parts: Vec<usize> = ja4.split('_').map(str::len).collect();
             assert_eq!(parts, [10, 12, 12], "{ja4}");
-            let ndpi = fingerprint::ja4_ndpi(&hello, transport);
+            let ndpi = fingerprint::ja4_ndpi(&hello, transport, "host.example");
             assert!(ndpi.is_none_or(|text| text.len() <= 64));
         }
     }

@@ -1,5 +1,6 @@
 //! Databases, messages, files.
 
+use super::super::mqtt;
 use super::super::names::{self, App};
 use super::{Match, Payload, when};
 
@@ -56,30 +57,19 @@ fn smb(p: &Payload<'_>) -> Match {
     }
 }
 
-/// MQTT (OASIS 3.1.1, 5): CONNECT, or a short control packet on its port.
+/// MQTT: CONNECT, its answer, or a short packet on its port.
 fn is_mqtt(p: &Payload<'_>) -> Option<bool> {
-    let (kind, mut at, mut length, mut shift) = (p.u8(0)?, 1, 0usize, 0);
-    loop {
-        let byte = p.u8(at)?;
-        at += 1;
-        length |= usize::from(byte & 0x7f) << shift;
-        shift += 7;
-        if byte & 0x80 == 0 {
-            break;
+    let packet = mqtt::Packet::parse(p.bytes)?;
+    let whole = packet.fills(p.len());
+    let port = p.has_port(1883) || p.has_port(17501);
+    Some(match packet.kind {
+        mqtt::CONNECT => mqtt::client_id(&packet).is_some(),
+        mqtt::CONNACK => {
+            let (session, reason) = (packet.rest.first()?, packet.rest.get(1)?);
+            packet.flags == 0 && whole && *session <= 1 && *reason <= 5
         }
-        if shift > 21 {
-            return None;
-        }
-    }
-    let whole = at + length == p.len();
-    Some(match kind >> 4 {
-        1 => {
-            let name = p.bytes.get(at..)?;
-            kind == 0x10 && (name.starts_with(b"\0\x04MQTT") || name.starts_with(b"\0\x06MQIsdp"))
-        }
-        2 => kind == 0x20 && whole && length >= 2 && p.u8(at)? <= 1 && p.u8(at + 1)? <= 5,
-        3 | 8 => whole && length > 4 && (p.has_port(1883) || p.has_port(17501)),
-        12 | 13 => kind & 15 == 0 && whole && length == 0 && p.has_port(1883),
+        mqtt::PUBLISH | mqtt::SUBSCRIBE => port && whole && packet.length > 4,
+        mqtt::PINGREQ | mqtt::PINGRESP => port && whole && packet.flags == 0 && packet.length == 0,
         _ => false,
     })
 }

@@ -8,6 +8,8 @@ use super::super::tls::{
 use super::super::{Seen, names};
 use super::{Dialect, Found, Verdict, tls};
 
+/// Messages of a connection that are read.
+const MAX_MESSAGES: u8 = 32;
 /// Longest handshake message that is put together, bytes.
 const MAX_MESSAGE: usize = 16 * 1024;
 const HELLO_VERIFY_REQUEST: u8 = 3;
@@ -17,6 +19,8 @@ const HELLO_VERIFY_REQUEST: u8 = 3;
 pub(super) struct Dtls {
     /// Messages of both sides whose last fragment is missing.
     partial: [Vec<u8>; 2],
+    /// Messages that were read.
+    messages: u8,
 }
 
 impl Dtls {
@@ -92,6 +96,10 @@ impl Dtls {
                     false => continue,
                 },
             };
+            self.messages += 1;
+            if self.messages > MAX_MESSAGES {
+                return None;
+            }
             match message.kind {
                 CLIENT_HELLO => {
                     if let Some(hello) = ClientHello::parse(whole, true) {

@@ -1,7 +1,9 @@
 //! What a flow needs between packets, and the order in which protocols are tried.
 
+mod calls;
 mod dtls;
 mod http;
+mod local;
 mod mail;
 mod quic;
 mod ssh;
@@ -37,7 +39,9 @@ impl Dialect {
 
 /// Finds out what a flow is from its first packets.
 ///
-/// Under 700 bytes; while a handshake is put together, at most 66 KiB more. Box it.
+/// About 430 bytes, so box it. While a handshake is put together it holds up to 33 KiB more (nDPI's dialect, 16.5 KiB for
+/// each direction) or 100 KiB (segments put in order); most flows hold less than 4 KiB, and nothing once it is
+/// [`Progress::Done`].
 #[derive(Clone, Debug, Default)]
 pub struct Dissector {
     dialect: Dialect,
@@ -52,10 +56,13 @@ pub struct Dissector {
     /// Payloads that were looked at.
     payloads: u16,
     /// The payload before, when it looked like RTP.
-    media: Option<Media>,
+    media: Option<calls::Media>,
     /// Packets that may still come after the protocol is known.
     patience: u8,
 }
+
+/// Payloads of a dialogue in lines that are looked at.
+const MAX_LINES: u16 = 24;
 
 /// What a flow is known to be, and what is needed to learn more.
 #[derive(Clone, Debug, Default)]
@@ -75,15 +82,6 @@ enum Stage {
     Dns,
     Mdns,
     Done,
-}
-
-/// Payloads that may be RTP.
-#[derive(Clone, Copy, Debug)]
-struct Media {
-    /// Payload type.
-    kind: u8,
-    /// How many came in a row.
-    row: u8,
 }
 
 /// What a protocol says about a packet.
@@ -184,6 +182,14 @@ impl Dissector {
             132 => self.only(names::SCTP),
             _ => {}
         }
+        let over = match self.stage {
+            Stage::Searching => self.has_given_up(),
+            Stage::Mail(_) => self.payloads >= MAX_LINES,
+            _ => false,
+        };
+        if over {
+            self.stage = Stage::Done;
+        }
         match self.stage {
             Stage::Done => Progress::Done,
             _ => Progress::More,
@@ -214,9 +220,14 @@ impl Dissector {
         };
     }
 
-    /// Payloads without a match after which nDPI stops looking.
+    /// Whether so many payloads told nothing that more will not either.
     const fn has_given_up(&self) -> bool {
-        self.payloads >= if self.protocol == 6 { 11 } else { 9 }
+        let bound = match (self.dialect, self.protocol) {
+            (Dialect::Ndpi, 6) => 11,
+            (Dialect::Ndpi, _) => 9,
+            (Dialect::Standard, _) => 20,
+        };
+        self.payloads >= bound
     }
 
     /// Names the flow by its port or address.

@@ -2,7 +2,7 @@
 
 use super::super::detect::{self, Payload};
 use super::super::ssh::is_banner;
-use super::super::{Seen, dns, names, text};
+use super::super::{Seen, mqtt, names, text};
 use super::http::Http;
 use super::mail::{self, Mail, Step};
 use super::ssh::Ssh;
@@ -87,6 +87,11 @@ impl Dissector {
             ports: packet.ports,
         };
         if let Some(found) = detect::tcp(&payload) {
+            if found.0 == names::MQTT {
+                let packet = mqtt::Packet::parse(packet.payload);
+                let client = packet.and_then(|packet| mqtt::client_id(&packet));
+                self.found.hints.device_hint = text::utf8(&client.unwrap_or_default());
+            }
             self.detected(found);
         } else if let Some(name) = whois(packet) {
             self.found.server(text::host(name), self.dialect);
@@ -141,7 +146,7 @@ impl Dissector {
         };
         match packet.ports.contains(&5355) {
             true => self.llmnr(message),
-            false => self.dns(names::DNS, message, dns::Header::parse(message)),
+            false => self.dns(names::DNS, message),
         }
     }
 }

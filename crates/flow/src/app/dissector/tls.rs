@@ -13,6 +13,11 @@ use super::{Dialect, Found, Verdict};
 pub(super) const PATIENCE: u8 = 12;
 const TLS13: u16 = 0x0304;
 
+/// Hellos of a connection that are read; there are two or four.
+const MAX_HELLOS: u8 = 8;
+/// Longest handshake message that is put together from several records, bytes.
+const MAX_MESSAGE: usize = 16 * 1024;
+
 /// What is known of a TLS connection.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tls {
@@ -23,6 +28,7 @@ pub(super) struct Tls {
     server_hello: bool,
     certificate: bool,
     identified: bool,
+    hellos: u8,
     /// Text may come before the first record.
     plain: bool,
     /// Only the server's name is wanted.
@@ -61,49 +67,19 @@ impl Tls {
             return self.verdict();
         }
         self.plain = false;
-        let mail = packet
-            .ports
-            .into_iter()
-            .find(|p| matches!(p, 465 | 993 | 995));
-        self.port = mail.unwrap_or(0);
-        let side = usize::from(!packet.forward);
-        let stream = &mut self.sides[side].stream;
-        if !stream.push(dialect.order(), packet.tcp_sequence, packet.payload) {
-            return self.verdict();
-        }
-        let mut at = 0;
-        loop {
-            let bytes = &self.sides[side].stream.bytes()[at..];
-            let Some(first) = bytes.first() else { break };
-            if !(record::CHANGE_CIPHER_SPEC..=record::HEARTBEAT).contains(first) {
-                return self.refuse();
-            }
-            let Some(record) = Record::parse(bytes).filter(Record::is_whole) else {
-                break;
-            };
-            at += record::HEADER + record.length;
-            if !self.record(
-                dialect,
-                side,
-                record.kind,
-                record.version,
-                at - record.length..at,
-                found,
-            ) {
-                return self.refuse();
-            }
-        }
-        let full = self.sides[side].stream.is_full();
-        self.sides[side].stream.consume(at);
-        if full && at == 0 {
-            return self.refuse();
-        }
-        self.verdict()
-    }
+        let mail = |port: &u16| matches!(port, 465 | 993 | 995);
+        self.port = packet.ports.into_iter().find(mail).unwrap_or(0);
 
-    fn refuse(&self) -> Verdict {
-        match self.identified {
-            true => Verdict::Finished,
+        let side = usize::from(!packet.forward);
+        let mut state = std::mem::take(&mut self.sides[side]);
+        let fresh = state
+            .stream
+            .push(dialect.order(), packet.tcp_sequence, packet.payload);
+        let sound = !fresh || self.records(dialect, side, &mut state, found);
+        self.sides[side] = state;
+        match sound {
+            true => self.verdict(),
+            false if self.identified => Verdict::Finished,
             false => Verdict::No,
         }
     }
@@ -114,48 +90,58 @@ impl Tls {
             .client
             .is_some_and(|client| told || self.sides[1 - client].data);
         match self.identified {
-            true if answered => Verdict::Finished,
+            true if answered || self.hellos >= MAX_HELLOS => Verdict::Finished,
             true => Verdict::Mine,
             false => Verdict::Perhaps,
         }
     }
 
-    /// Reads a whole record whose content is `content` of the side's stream; false when it cannot be one.
-    fn record(
+    /// Reads the whole records that a side has sent; false when they cannot be some.
+    fn records(
         &mut self,
         dialect: Dialect,
         side: usize,
-        kind: u8,
-        version: u16,
-        content: std::ops::Range<usize>,
+        state: &mut Side,
         found: &mut Found,
     ) -> bool {
-        match kind {
-            record::CHANGE_CIPHER_SPEC => {
-                self.sides[side].encrypted = true;
-                self.identify(found);
+        let Side {
+            stream,
+            message,
+            encrypted,
+            data,
+        } = state;
+        let mut at = 0;
+        while let Some(first) = stream.bytes().get(at) {
+            if !(record::CHANGE_CIPHER_SPEC..=record::HEARTBEAT).contains(first) {
+                return false;
             }
-            record::ALERT => self.identify(found),
-            record::APPLICATION_DATA if version >> 8 == 3 && !content.is_empty() => {
-                self.sides[side].data = true;
-                self.identify(found);
-            }
-            record::HANDSHAKE if !self.sides[side].encrypted => {
-                let mut bytes = std::mem::take(&mut self.sides[side].message);
-                bytes.extend_from_slice(&self.sides[side].stream.bytes()[content]);
-                let Some(rest) = self.messages(dialect, side, &bytes, found) else {
-                    return false;
-                };
-                if rest < bytes.len() {
-                    if dialect == Dialect::Ndpi {
-                        return self.identified;
-                    }
-                    self.sides[side].message = bytes.split_off(rest);
+            let record = Record::parse(&stream.bytes()[at..]);
+            let Some(record) = record.filter(Record::is_whole) else {
+                break;
+            };
+            match record.kind {
+                record::CHANGE_CIPHER_SPEC => {
+                    *encrypted = true;
+                    self.identify(found);
                 }
+                record::ALERT => self.identify(found),
+                record::APPLICATION_DATA if record.version >> 8 == 3 && record.length > 0 => {
+                    *data = true;
+                    self.identify(found);
+                }
+                record::HANDSHAKE
+                    if !*encrypted
+                        && !self.handshake(dialect, side, record.content, message, found) =>
+                {
+                    return false;
+                }
+                _ => {}
             }
-            _ => {}
+            at += record::HEADER + record.length;
         }
-        true
+        let stuck = at == 0 && stream.is_full();
+        stream.consume(at);
+        !stuck
     }
 
     fn identify(&mut self, found: &mut Found) {
@@ -171,6 +157,33 @@ impl Tls {
         }
     }
 
+    /// Reads the handshake messages of a record; `message` is what the record before left of one.
+    fn handshake(
+        &mut self,
+        dialect: Dialect,
+        side: usize,
+        content: &[u8],
+        message: &mut Vec<u8>,
+        found: &mut Found,
+    ) -> bool {
+        if dialect == Dialect::Ndpi {
+            // Each record for itself.
+            return self.messages(dialect, side, content, found) == content.len()
+                || self.identified;
+        }
+        if message.is_empty() {
+            let read = self.messages(dialect, side, content, found);
+            message.extend_from_slice(&content[read..]);
+        } else {
+            message.extend_from_slice(content);
+            if Message::parse(message).is_some_and(|m| m.is_whole()) {
+                let read = self.messages(dialect, side, message, found);
+                message.drain(..read);
+            }
+        }
+        message.len() <= MAX_MESSAGE
+    }
+
     /// Reads the whole handshake messages in `bytes`; gives where the first one that is not whole begins.
     fn messages(
         &mut self,
@@ -178,43 +191,48 @@ impl Tls {
         side: usize,
         bytes: &[u8],
         found: &mut Found,
-    ) -> Option<usize> {
+    ) -> usize {
         let mut at = 0;
         while let Some(message) = Message::parse(&bytes[at..]).filter(Message::is_whole) {
-            match message.kind {
-                CLIENT_HELLO => {
-                    self.identify(found);
-                    self.client = Some(side);
-                    if let Some(hello) = ClientHello::parse(message.body, false) {
-                        client(dialect, Transport::Tcp, hello, found);
-                        if self.no_fingerprints {
-                            found.hints.client_fingerprint.clear();
-                        }
-                    }
-                }
-                SERVER_HELLO => {
-                    self.identify(found);
-                    let hello = ServerHello::parse(message.body);
-                    self.server_hello = true;
-                    if let Some(hello) = hello {
-                        self.tls13 |= hello.selected_version == Some(TLS13);
-                        if !self.no_fingerprints {
-                            server(hello, found);
-                        }
-                    }
-                }
-                CERTIFICATE => {
-                    self.certificate = true;
-                    certificate(dialect, message.body, found);
-                }
-                _ => {}
-            }
+            self.message(dialect, side, &message, found);
             at += Message::HEADER + message.length;
             if self.server_hello && self.tls13 && self.client.is_some() {
-                break;
+                return bytes.len();
             }
         }
-        Some(at)
+        at
+    }
+
+    fn message(&mut self, dialect: Dialect, side: usize, message: &Message<'_>, found: &mut Found) {
+        match message.kind {
+            CLIENT_HELLO | SERVER_HELLO if self.hellos >= MAX_HELLOS => {}
+            CLIENT_HELLO => {
+                self.hellos += 1;
+                self.identify(found);
+                self.client = Some(side);
+                if let Some(hello) = ClientHello::parse(message.body, false) {
+                    client(dialect, Transport::Tcp, hello, found);
+                }
+            }
+            SERVER_HELLO => {
+                self.hellos += 1;
+                self.identify(found);
+                self.server_hello = true;
+                if let Some(hello) = ServerHello::parse(message.body) {
+                    self.tls13 |= hello.selected_version == Some(TLS13);
+                    server(hello, found);
+                }
+            }
+            CERTIFICATE if !self.certificate => {
+                self.certificate = true;
+                certificate(dialect, message.body, found);
+            }
+            _ => {}
+        }
+        if self.no_fingerprints {
+            found.hints.client_fingerprint.clear();
+            found.hints.server_fingerprint.clear();
+        }
     }
 }
 
