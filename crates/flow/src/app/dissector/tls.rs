@@ -9,7 +9,7 @@ use super::super::tls::{
 use super::super::{Seen, services, text, x509};
 use super::{Dialect, Found, Verdict};
 
-/// Packets after the ClientHello that may still bring the ServerHello.
+/// Packets after the first of TLS that may still bring the ServerHello.
 pub(super) const PATIENCE: u8 = 12;
 const TLS13: u16 = 0x0304;
 
@@ -119,22 +119,28 @@ impl Tls {
             let Some(record) = record.filter(Record::is_whole) else {
                 break;
             };
-            match record.kind {
+            let sound = match record.kind {
                 record::CHANGE_CIPHER_SPEC => {
                     *encrypted = true;
                     self.identify(found);
+                    true
                 }
-                record::ALERT => self.identify(found),
+                record::ALERT => {
+                    self.identify(found);
+                    true
+                }
                 record::APPLICATION_DATA if record.version >> 8 == 3 && record.length > 0 => {
                     *data = true;
                     self.identify(found);
+                    true
                 }
                 record::HANDSHAKE if !*encrypted => {
-                    if !self.handshake(dialect, side, record.content, message, found) {
-                        return false;
-                    }
+                    self.handshake(dialect, side, record.content, message, found)
                 }
-                _ => {}
+                _ => true,
+            };
+            if !sound {
+                return false;
             }
             at += record::HEADER + record.length;
         }
