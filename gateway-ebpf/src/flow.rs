@@ -20,17 +20,17 @@ const E2BIG: i32 = 7;
 const EEXIST: i32 = 17;
 
 /// The row of reason counters of this CPU. Programs do not interrupt each other on one CPU, so plain additions are exact.
-pub type Reasons = &'static mut [u64; Reason::COUNT as usize];
+pub type Reasons = [u64; Reason::COUNT as usize];
 
 #[inline(always)]
-pub fn reasons() -> Option<Reasons> {
+pub fn reasons() -> Option<&'static mut Reasons> {
     let row = REASONS.get_ptr_mut(0)?;
     // SAFETY: the row belongs to this CPU, and every program takes it once.
     Some(unsafe { &mut *row })
 }
 
 #[inline(always)]
-pub fn count(row: &mut [u64; Reason::COUNT as usize], reason: Reason, n: u64) {
+pub fn count(row: &mut Reasons, reason: Reason, n: u64) {
     row[reason as usize] += n;
 }
 
@@ -52,7 +52,7 @@ fn add(to: &mut u64, n: u64) {
 
 /// Counts a packet in its flow and slot. The key is turned device first.
 #[inline(always)]
-pub fn meter(scratch: &mut Scratch, c: Context, row: Reasons) {
+pub fn meter(scratch: &mut Scratch, c: Context, row: &mut Reasons) {
     let Scratch {
         packet: p,
         value,

@@ -16,6 +16,7 @@
 mod flow;
 mod maps;
 mod parse;
+mod short;
 
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_UNSPEC, xdp_action};
 use aya_ebpf::helpers::bpf_skb_pull_data;
@@ -25,7 +26,7 @@ use chaff_abi::{Dir, MeterConfig, Reason};
 
 use flow::{Context, Reasons};
 use maps::Scratch;
-use parse::{Kind, MAX_OFFSET, Packet, parse};
+use parse::{Bytes, Kind, MAX_OFFSET, Packet, parse};
 
 #[xdp]
 pub fn chaff_xdp_lan(ctx: XdpContext) -> u32 {
@@ -83,16 +84,26 @@ fn lan(ctx: &TcContext, dir: Dir) {
 
 #[inline(always)]
 fn wan(ctx: &TcContext, dir: Dir) {
-    let (Some(row), Some(scratch)) = (flow::reasons(), scratch()) else {
+    let (Some(row), Some(config)) = (flow::reasons(), maps::CONFIG.get(0)) else {
         return;
     };
+    let s = skb(ctx);
+    let bytes = Bytes {
+        data: ctx.data(),
+        end: ctx.data_end(),
+    };
+    if let Some(length) = short::length(bytes, s, dir, config) {
+        seen(row, dir, 1, length as u64);
+        return;
+    }
+    let Some(scratch) = scratch() else { return };
     let kind = parse_buffer(ctx, scratch);
-    network_side(kind, skb(ctx), dir, row, scratch);
+    network_side(kind, s, dir, row, config, scratch);
 }
 
 /// Counts a frame of the device side.
 #[inline(always)]
-fn device_side(kind: Kind, c: Context, row: Reasons, scratch: &mut Scratch) {
+fn device_side(kind: Kind, c: Context, row: &mut Reasons, scratch: &mut Scratch) {
     if kind == Kind::Packet {
         flow::count(row, Reason::Seen, scratch.packet.sample.packets());
         flow::meter(scratch, c, row);
@@ -106,24 +117,33 @@ fn device_side(kind: Kind, c: Context, row: Reasons, scratch: &mut Scratch) {
     }
 }
 
-/// Counts a frame of the network side; only cover goes to flows and slots.
+/// Counts what a frame of the network side holds.
 #[inline(always)]
-fn network_side(kind: Kind, skb: &__sk_buff, dir: Dir, row: Reasons, scratch: &mut Scratch) {
-    let (seen, bytes) = match dir {
+fn seen(row: &mut Reasons, dir: Dir, packets: u64, bytes: u64) {
+    let (seen, seen_bytes) = match dir {
         Dir::In => (Reason::WanIn, Reason::WanInBytes),
         Dir::Out => (Reason::WanOut, Reason::WanOutBytes),
     };
+    flow::count(row, seen, packets);
+    flow::count(row, seen_bytes, bytes);
+}
+
+/// Counts a frame of the network side; only cover goes to flows and slots.
+#[inline(always)]
+fn network_side(
+    kind: Kind,
+    skb: &__sk_buff,
+    dir: Dir,
+    row: &mut Reasons,
+    config: &MeterConfig,
+    scratch: &mut Scratch,
+) {
     if kind != Kind::Packet {
-        flow::count(row, seen, 1);
-        flow::count(row, bytes, skb.len as u64);
+        seen(row, dir, 1, skb.len as u64);
         return;
     }
     let p = &scratch.packet;
-    flow::count(row, seen, p.sample.packets());
-    flow::count(row, bytes, p.sample.bytes as u64);
-    let Some(config) = maps::CONFIG.get(0) else {
-        return;
-    };
+    seen(row, dir, p.sample.packets(), p.sample.bytes as u64);
     let cover = match dir {
         Dir::Out => config.cover_mark != 0 && skb.mark == config.cover_mark,
         Dir::In => from_peer(p, config),

@@ -115,7 +115,7 @@ impl Bytes {
     /// # Errors
     /// [`Kind::Short`] past the end of the bytes or past [`MAX_OFFSET`].
     #[inline(always)]
-    fn load<T: Header>(&self, offset: u32) -> Result<&'static T, Kind> {
+    pub fn load<T: Header>(&self, offset: u32) -> Result<&'static T, Kind> {
         if offset > MAX_OFFSET {
             return Err(Kind::Short);
         }
@@ -132,27 +132,27 @@ impl Bytes {
 const TAG_8021Q: u16 = 0x8100;
 const TAG_8021AD: u16 = 0x88a8;
 const TAG_9100: u16 = 0x9100;
-const IPV4: u16 = 0x0800;
-const IPV6: u16 = 0x86dd;
+pub const IPV4: u16 = 0x0800;
+pub const IPV6: u16 = 0x86dd;
 
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const HOP_BY_HOP: u8 = 0;
-const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
-const AUTHENTICATION: u8 = 51;
-const DESTINATION: u8 = 60;
+pub const TCP: u8 = 6;
+pub const UDP: u8 = 17;
+pub const HOP_BY_HOP: u8 = 0;
+pub const ROUTING: u8 = 43;
+pub const FRAGMENT: u8 = 44;
+pub const AUTHENTICATION: u8 = 51;
+pub const DESTINATION: u8 = 60;
 
 // Headers as words in the target's byte order (little-endian): copies byte by byte cost more than all of the parsing,
 // because the hash of the key then waits for them to reach memory.
 
 #[repr(C, packed)]
-struct Ethernet {
+pub struct Ethernet {
     dst: u32,
     dst_end: u16,
     src: u32,
     src_end: u16,
-    kind: u16,
+    pub kind: u16,
 }
 
 #[repr(C, packed)]
@@ -162,24 +162,24 @@ struct Tag {
 }
 
 #[repr(C, packed)]
-struct V4 {
-    version_ihl: u8,
+pub struct V4 {
+    pub version_ihl: u8,
     tos: u8,
-    length: u16,
+    pub length: u16,
     id: u16,
-    fragment: u16,
+    pub fragment: u16,
     ttl: u8,
-    protocol: u8,
+    pub protocol: u8,
     checksum: u16,
     src: u32,
     dst: u32,
 }
 
 #[repr(C, packed)]
-struct V6 {
-    version: u32,
-    length: u16,
-    next: u8,
+pub struct V6 {
+    pub version: u32,
+    pub length: u16,
+    pub next: u8,
     hops: u8,
     src: u64,
     src_end: u64,
@@ -188,10 +188,10 @@ struct V6 {
 }
 
 #[repr(C, packed)]
-struct Tcp {
+pub struct Tcp {
     ports: u32,
     numbers: u64,
-    offset: u8,
+    pub offset: u8,
     flags: u8,
     window: u16,
     checksum: u16,
@@ -221,7 +221,7 @@ struct Fragment {
 
 /// # Safety
 /// Alignment 1, every bit pattern is a value.
-unsafe trait Header {}
+pub unsafe trait Header {}
 
 // SAFETY: packed integers.
 unsafe impl Header for Ethernet {}

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use chaff_gateway::config::File;
 use chaff_gateway::control::{self, Request};
 use chaff_gateway::units::Duration;
-use chaff_gateway::{meter_command, run, simulate};
+use chaff_gateway::{classify, meter, run, simulate};
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
@@ -47,7 +47,9 @@ enum Command {
         print_config: bool,
     },
     /// Turn captures into flow records.
-    Meter(meter_command::Args),
+    Meter(Box<meter::Args>),
+    /// Tell which flows of a capture are unusual, and why.
+    Classify(classify::Args),
     /// Run captures through the gateway and sink in virtual time.
     Simulate(Box<simulate::Args>),
     /// Show what a running gateway does.
@@ -67,11 +69,17 @@ enum Command {
         duration: Option<Duration>,
         #[command(flatten)]
         socket: Socket,
+        /// Print the answer as JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Send cover again.
     Resume {
         #[command(flatten)]
         socket: Socket,
+        /// Print the answer as JSON.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -96,14 +104,26 @@ fn main() -> ExitCode {
             check,
             print_config,
         } => live(config.as_deref(), check, print_config),
-        Command::Meter(args) => meter_command::run(args),
+        Command::Meter(args) => meter::run(*args),
+        Command::Classify(args) => classify::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         Command::Status { socket, json } => status(&socket.socket, json),
-        Command::Pause { duration, socket } => {
+        Command::Pause {
+            duration,
+            socket,
+            json,
+        } => {
             let seconds = duration.map(|d| d.0.0.div_ceil(1_000_000_000));
-            say(&socket.socket, &Request::Pause { seconds })
+            let words = match duration {
+                Some(d) => format!("cover is paused for {d}"),
+                None => "cover is paused until `gateway resume`".to_owned(),
+            };
+            say(&socket.socket, &Request::Pause { seconds }, json, &words)
         }
-        Command::Resume { socket } => say(&socket.socket, &Request::Resume),
+        Command::Resume { socket, json } => {
+            let words = "cover is sent again";
+            say(&socket.socket, &Request::Resume, json, words)
+        }
     };
     done.unwrap_or_else(|e| {
         eprintln!("gateway: {e:#}");
@@ -153,14 +173,30 @@ fn live(config: Option<&Path>, check: bool, print: bool) -> anyhow::Result<ExitC
     run::run(&file)
 }
 
-fn say(socket: &Path, request: &Request) -> anyhow::Result<ExitCode> {
-    let answer = control::ask(socket, request)?;
-    println!("{answer}");
+fn say(socket: &Path, request: &Request, json: bool, words: &str) -> anyhow::Result<ExitCode> {
+    let answer = match control::ask(socket, request) {
+        Ok(answer) => answer,
+        Err(e) => return Ok(no_answer(&e)),
+    };
+    if json {
+        println!("{answer}");
+    } else {
+        println!("{words}");
+    }
     Ok(ExitCode::SUCCESS)
 }
 
+/// The command was right, the gateway is not there or refused.
+fn no_answer(e: &anyhow::Error) -> ExitCode {
+    eprintln!("gateway: {e:#}");
+    ExitCode::from(1)
+}
+
 fn status(socket: &Path, json: bool) -> anyhow::Result<ExitCode> {
-    let answer = control::ask(socket, &Request::Status)?;
+    let answer = match control::ask(socket, &Request::Status) {
+        Ok(answer) => answer,
+        Err(e) => return Ok(no_answer(&e)),
+    };
     if json {
         println!("{answer}");
         return Ok(ExitCode::SUCCESS);

@@ -39,6 +39,8 @@ const HISTORY: Nanos = Nanos::from_secs(600);
 /// Places of the slot ring that stay readable behind the reader; they are cleared after that, long before they are used
 /// again, so a place never holds counts that were read already.
 const BEHIND: u64 = 8;
+/// Least time between two drains while the kernel's map is full.
+const FULL_DRAIN: Nanos = Nanos::from_millis(250);
 /// Time after a slot's end at which its counts are read: programs that began inside the slot have ended by then.
 const SETTLE: Nanos = Nanos::from_millis(2);
 
@@ -486,6 +488,7 @@ struct Live {
     started: Nanos,
     next_slot: u64,
     next_drain: Nanos,
+    last_drain: Nanos,
     next_second: Nanos,
     next_history: Nanos,
     resume_at: Option<Nanos>,
@@ -599,6 +602,7 @@ impl Live {
             started,
             next_slot: 0,
             next_drain: started + file.flows.drain.0,
+            last_drain: started,
             next_second: started + Nanos::from_secs(1),
             next_history: started + HISTORY,
             resume_at: None,
@@ -673,8 +677,13 @@ impl Live {
     fn tick(&mut self) {
         let now = now_monotonic();
         self.read_slots(now);
+        if self.take_records(now) > 0 {
+            // The map is full: sooner than planned, so that a flood finds room again.
+            self.next_drain = self.next_drain.min(self.last_drain + FULL_DRAIN);
+        }
         if now >= self.next_drain {
             self.next_drain = now + self.file.flows.drain.0;
+            self.last_drain = now;
             self.drain();
         }
         self.engine.handle_timeout(now);
@@ -765,17 +774,24 @@ impl Live {
         self.next_slot += 1;
     }
 
-    /// Moves the kernel's flows into the table. After an error what was not moved stays for a later drain.
-    fn drain(&mut self) {
-        let now = now_monotonic();
-        let (engine, direct, recorded) = (&mut self.engine, &mut self.direct, &mut self.recorded);
-        self.meter.poll_records(|record| {
-            *direct += 1;
+    /// Moves single packets, for which the kernel's map had no room, into the table; returns how many.
+    fn take_records(&mut self, now: Nanos) -> u64 {
+        let (engine, recorded) = (&mut self.engine, &mut self.recorded);
+        let n = self.meter.poll_records(|record| {
             if record.cover == 0 {
                 *recorded += u64::from(record.segments.max(1));
             }
             engine.handle_direct(now, &record);
         });
+        self.direct += n;
+        n
+    }
+
+    /// Moves the kernel's flows into the table. After an error what was not moved stays for a later drain.
+    fn drain(&mut self) {
+        let now = now_monotonic();
+        self.take_records(now);
+        let (engine, recorded) = (&mut self.engine, &mut self.recorded);
         let drained = self.meter.drain(|key, value| {
             *recorded += value.counters.iter().map(|c| c.packets).sum::<u64>();
             engine.handle_counters(now, key, &value);

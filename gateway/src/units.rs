@@ -85,12 +85,20 @@ impl std::fmt::Display for Bytes {
 }
 
 macro_rules! as_text {
-    ($t:ty) => {
+    ($t:ty, $expecting:literal) => {
         impl<'de> Deserialize<'de> for $t {
             fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-                String::deserialize(d)?
-                    .parse()
-                    .map_err(serde::de::Error::custom)
+                struct Text;
+                impl serde::de::Visitor<'_> for Text {
+                    type Value = $t;
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        f.write_str($expecting)
+                    }
+                    fn visit_str<E: serde::de::Error>(self, s: &str) -> Result<$t, E> {
+                        s.parse().map_err(E::custom)
+                    }
+                }
+                d.deserialize_str(Text)
             }
         }
         impl Serialize for $t {
@@ -100,8 +108,11 @@ macro_rules! as_text {
         }
     };
 }
-as_text!(Duration);
-as_text!(Bytes);
+as_text!(
+    Duration,
+    "a duration with its unit in quotes, such as \"100ms\""
+);
+as_text!(Bytes, "a size with its unit in quotes, such as \"20kB\"");
 
 #[cfg(test)]
 mod tests {
@@ -124,6 +135,17 @@ mod tests {
             "64KiB".parse::<Bytes>().map(|b| b.to_string()),
             Ok("65536B".to_owned())
         );
+    }
+
+    #[test]
+    fn a_bare_number_is_told_how_to_write_it() {
+        #[derive(Debug, Deserialize)]
+        struct Table {
+            #[expect(dead_code, reason = "only its error is looked at")]
+            slot: Duration,
+        }
+        let e = toml::from_str::<Table>("slot = 100").expect_err("no unit");
+        assert!(e.to_string().contains("such as \"100ms\""), "{e}");
     }
 
     #[test]

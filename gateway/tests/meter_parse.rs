@@ -497,6 +497,100 @@ fn segments_of_a_super_packet_count_as_wire_packets() {
     }
 }
 
+/// Frames of every kind, cut at every length, and with every byte of their headers changed in turn.
+fn odd_frames() -> Vec<Vec<u8>> {
+    let mut out = Vec::new();
+    let mut all: Vec<Vec<u8>> = cases().into_iter().map(|w| w.frame).collect();
+    all.push(ethernet(&[], 0x0806).into_iter().chain([0; 46]).collect());
+    all.push(frame(&[], &ipv6(17, &udp(4433, 4434, 30))));
+    all.push(frame(&[], &ipv4(17, 0, &[], &udp(4433, 4434, 30))));
+    for f in all {
+        // The test run takes no frame that is shorter than its IP header.
+        out.extend((14..f.len()).map(|len| f[..len].to_vec()));
+        for at in 12..f.len().min(80) {
+            for change in [0x01, 0x10, 0x40, 0x80, 0xff] {
+                let mut g = f.clone();
+                g[at] ^= change;
+                out.push(g);
+            }
+        }
+        out.push(f);
+    }
+    out
+}
+
+/// Marked frames take the full parser, which decides what cover is; unmarked ones the short way. Same frame, same counts.
+#[test]
+fn the_short_way_counts_as_the_full_parser_does() {
+    const MARK: u32 = 0xc0;
+    let mut o = options();
+    o.config.cover_mark = MARK;
+    o.config.cover_peer = chaff_abi::CoverPeer {
+        address: FlowKey::mapped([192, 168, 7, 2]),
+        port: 4433u16.to_be_bytes(),
+        pad: [0; 2],
+    };
+    o.max_flows = 65_536;
+    let Some(mut m) = unattached(o) else { return };
+    let mut before = m.reasons().expect("reasons");
+    let mut grown = |m: &mut Meter, name: &str, frame: &[u8], context: &[u8]| {
+        let mut o = TestRunOptions::new();
+        o.data_in = Some(frame);
+        o.ctx_in = Some(context);
+        match m.test_run(name, o) {
+            Ok(r) => assert_eq!(r.return_value, u32::MAX),
+            Err(MeterError::Kernel { .. }) => return None,
+            Err(e) => panic!("{e:?}"),
+        }
+        let after = m.reasons().expect("reasons");
+        let of = |x: Reason| after[x as usize] - before[x as usize];
+        let counts = if name == program::TCX_WAN_EGRESS {
+            (of(Reason::WanOut), of(Reason::WanOutBytes))
+        } else {
+            (of(Reason::WanIn), of(Reason::WanInBytes))
+        };
+        let cover = of(Reason::Cover) + of(Reason::CoverLost);
+        assert_eq!(of(Reason::Seen), 0);
+        before = after;
+        Some((counts, cover))
+    };
+    let (mut taken, mut packets, mut from_the_peer) = (0, 0, 0);
+    for (f, gso) in odd_frames()
+        .iter()
+        .flat_map(|f| [(f, (0, 0)), (f, (2, 20)), (f, (0, 20))])
+    {
+        let short = grown(&mut m, program::TCX_WAN_EGRESS, f, &skb(0, gso.0, gso.1));
+        let full = grown(&mut m, program::TCX_WAN_EGRESS, f, &skb(MARK, gso.0, gso.1));
+        let inward = grown(&mut m, program::TCX_WAN_INGRESS, f, &skb(0, gso.0, gso.1));
+        let (Some((short, no_cover)), Some((full, cover)), Some((inward, from_peer))) =
+            (short, full, inward)
+        else {
+            continue;
+        };
+        assert_eq!((short, inward), (full, full), "{gso:?} {f:02x?}");
+        assert_eq!(no_cover, 0);
+        assert!(cover == 0 || cover == full.0, "{gso:?} {f:02x?}");
+        from_the_peer += from_peer;
+        taken += 1;
+        packets += u64::from(cover > 0);
+    }
+    assert!(taken > 5_000 && packets > 1_000, "{taken} {packets}");
+    // Cover from the peer is what the parser says comes from its address and port.
+    let cover = flows(&mut m);
+    let (mut out, mut inward) = (0, 0);
+    for (k, v) in &cover {
+        inward += v.cover[1].packets;
+        if k.protocol == 17 && k.source_port() == 4433 && k.src == FlowKey::mapped([192, 168, 7, 2])
+        {
+            let back = cover.iter().find(|(other, _)| *other == k.reversed());
+            assert_eq!(back.map(|(_, b)| b.cover[1]), Some(v.cover[0]), "{k:?}");
+            out += v.cover[0].packets;
+        }
+    }
+    assert!(out > 0);
+    assert_eq!((inward, from_the_peer), (out, out));
+}
+
 #[test]
 fn cover_stays_apart_on_the_network_side() {
     let mut o = options();

@@ -254,9 +254,9 @@ fn nothing_stays_attached_after_a_clean_stop() -> Result<()> {
     ensure!(attached >= 4, "{attached} programs attached");
 
     // Pause and resume through the control socket.
-    stage.ask(&["pause", "1h"])?;
+    stage.ask(&["pause", "1h", "--json"])?;
     ensure!(stage.status()?["paused"] == true, "not paused");
-    stage.ask(&["resume"])?;
+    stage.ask(&["resume", "--json"])?;
     ensure!(stage.status()?["paused"] == false, "still paused");
 
     stage.stop_gateway()?;

@@ -74,21 +74,42 @@ pub fn run(check: bool, toolchain: Toolchain) -> Result<()> {
     let root = crate::root();
     let tools = Tools::find(toolchain)?;
     let built = tools.build(root)?;
-    let object = fs::read(&built).with_context(|| format!("while reading {}", built.display()))?;
-    let facts = facts(root, &tools, &object)?;
+    let objects: Vec<Object> = PROGRAMS
+        .iter()
+        .map(|program| {
+            let path = built.join(program);
+            let bytes =
+                fs::read(&path).with_context(|| format!("while reading {}", path.display()))?;
+            Ok(Object {
+                name: format!("{program}.bpfel.o"),
+                bytes,
+            })
+        })
+        .collect::<Result<_>>()?;
+    let facts = facts(root, &tools, &objects)?;
     let folder = root.join("gateway/ebpf");
     if check {
-        return compare(&folder, &object, &facts);
+        return compare(&folder, &objects, &facts);
     }
     fs::create_dir_all(&folder)?;
-    fs::write(folder.join(OBJECT), &object)?;
-    fs::write(folder.join("SHA256SUMS"), sums(&object))?;
+    for object in &objects {
+        fs::write(folder.join(&object.name), &object.bytes)?;
+        let (name, bytes) = (&object.name, object.bytes.len());
+        eprintln!("wrote gateway/ebpf/{name}, {bytes} bytes");
+    }
+    fs::write(folder.join("SHA256SUMS"), sums(&objects))?;
     fs::write(folder.join("BUILDINFO"), &facts)?;
-    eprintln!("wrote gateway/ebpf/{OBJECT}, {} bytes", object.len());
     Ok(())
 }
 
-const OBJECT: &str = "chaff.bpfel.o";
+/// The programs of `gateway-ebpf`: the meter, and who owns the sockets of this host.
+const PROGRAMS: [&str; 2] = ["chaff", "owners"];
+
+/// A built object under the name that it is committed by.
+struct Object {
+    name: String,
+    bytes: Vec<u8>,
+}
 
 /// Chosen programs and folders.
 struct Tools {
@@ -136,7 +157,7 @@ impl Tools {
         })
     }
 
-    /// Builds into a folder of its own and returns the object's path.
+    /// Builds into a folder of its own and returns the folder of the objects.
     fn build(&self, root: &Path) -> Result<PathBuf> {
         let target = root.join("target/ebpf");
         let remap = |from: &Path, to: &str| {
@@ -194,7 +215,7 @@ impl Tools {
             self.version.lines().next().unwrap_or_default()
         );
         command::output(command).context("while building gateway-ebpf")?;
-        Ok(target.join("bpfel-unknown-none/release/chaff"))
+        Ok(target.join("bpfel-unknown-none/release"))
     }
 }
 
@@ -349,8 +370,11 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-fn sums(object: &[u8]) -> String {
-    format!("{}  {OBJECT}\n", hex(object))
+fn sums(objects: &[Object]) -> String {
+    objects
+        .iter()
+        .map(|o| format!("{}  {}\n", hex(&o.bytes), o.name))
+        .collect()
 }
 
 /// Hash of the sources: SHA-256 over `path NUL hash LF` of each file of `gateway-ebpf` and `crates/abi`, sorted by path.
@@ -388,11 +412,14 @@ fn collect(root: &Path, folder: &Path, files: &mut BTreeMap<String, String>) -> 
     Ok(())
 }
 
-fn facts(root: &Path, tools: &Tools, object: &[u8]) -> Result<String> {
+fn facts(root: &Path, tools: &Tools, objects: &[Object]) -> Result<String> {
     let lock = fs::read(root.join("gateway-ebpf/Cargo.lock"))?;
     Ok(format!(
-        "object-sha256 {}\nsources-sha256 {}\nlockfile-sha256 {}\nrustc {}\nllvm {}\nbpf-linker {LINKER}\n",
-        hex(object),
+        "{}sources-sha256 {}\nlockfile-sha256 {}\nrustc {}\nllvm {}\nbpf-linker {LINKER}\n",
+        objects
+            .iter()
+            .map(|o| format!("{}-sha256 {}\n", o.name, hex(&o.bytes)))
+            .collect::<String>(),
         source_hash(root)?,
         hex(&lock),
         field(&tools.version, "release"),
@@ -400,8 +427,7 @@ fn facts(root: &Path, tools: &Tools, object: &[u8]) -> Result<String> {
     ))
 }
 
-fn compare(folder: &Path, object: &[u8], facts: &str) -> Result<()> {
-    let committed = fs::read(folder.join(OBJECT))?;
+fn compare(folder: &Path, objects: &[Object], facts: &str) -> Result<()> {
     let recorded = fs::read_to_string(folder.join("BUILDINFO"))?;
     let line = |text: &str, name: &str| -> String {
         text.lines()
@@ -417,32 +443,47 @@ fn compare(folder: &Path, object: &[u8], facts: &str) -> Result<()> {
             )));
         }
     }
+    let committed: Vec<Object> = objects
+        .iter()
+        .map(|o| {
+            let path = folder.join(&o.name);
+            let bytes =
+                fs::read(&path).with_context(|| format!("while reading {}", path.display()))?;
+            let name = o.name.clone();
+            Ok(Object { name, bytes })
+        })
+        .collect::<Result<_>>()?;
     let sums_now = fs::read_to_string(folder.join("SHA256SUMS"))?;
     if sums_now != sums(&committed) {
-        return Err(Stop::Check.error("SHA256SUMS does not fit the object"));
-    }
-    if committed == object {
-        eprintln!("{OBJECT}: identical, {} bytes", object.len());
-        return Ok(());
+        return Err(Stop::Check.error("SHA256SUMS does not fit the objects"));
     }
     let same_tools = ["rustc", "llvm", "bpf-linker"]
         .iter()
         .all(|name| line(&recorded, &format!("{name} ")) == line(facts, &format!("{name} ")));
-    let at = committed.iter().zip(object).position(|(a, b)| a != b);
-    let section = section_at(&committed, at.unwrap_or(0)).unwrap_or_else(|| "headers".into());
-    let what = format!(
-        "{OBJECT} differs from a fresh build in section {section} ({} and {} bytes)",
-        committed.len(),
-        object.len()
-    );
-    if same_tools {
-        return Err(Stop::Check.error(what));
+    for (old, new) in committed.iter().zip(objects) {
+        let (name, at) = (
+            &old.name,
+            old.bytes.iter().zip(&new.bytes).position(|(a, b)| a != b),
+        );
+        if old.bytes == new.bytes {
+            eprintln!("{name}: identical, {} bytes", new.bytes.len());
+            continue;
+        }
+        let section = section_at(&old.bytes, at.unwrap_or(0)).unwrap_or_else(|| "headers".into());
+        let what = format!(
+            "{name} differs from a fresh build in section {section} ({} and {} bytes)",
+            old.bytes.len(),
+            new.bytes.len()
+        );
+        if same_tools {
+            return Err(Stop::Check.error(what));
+        }
+        // Another compiler makes other code; the tests decide whether it is right.
+        eprintln!(
+            "{what}; it was built by rustc {}, not compared further",
+            line(&recorded, "rustc ")
+        );
     }
-    // Another compiler makes other code; the tests decide whether it is right.
-    eprintln!(
-        "{what}; it was built by rustc {}, not compared further",
-        line(&recorded, "rustc ")
-    );
     Ok(())
 }
 
@@ -474,7 +515,7 @@ mod tests {
 
     #[test]
     fn names_the_section_of_an_offset() {
-        let object = fs::read(crate::root().join("gateway/ebpf").join(OBJECT)).expect("committed");
+        let object = fs::read(crate::root().join("gateway/ebpf/chaff.bpfel.o")).expect("committed");
         let license = b"Dual MIT/GPL\0";
         let at = object
             .windows(license.len())

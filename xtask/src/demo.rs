@@ -130,6 +130,10 @@ pub fn run(options: &Options) -> Result<()> {
     {
         return bad("--duration must be at least 1");
     }
+    for capture in &options.pcap {
+        fs::File::open(capture)
+            .map_err(|e| Stop::Usage.error(format!("--pcap {}: {e}", capture.display())))?;
+    }
     let is_live = privileged() && !options.no_privileged;
     packages::ensure(packages::BUILD)?;
     if is_live {

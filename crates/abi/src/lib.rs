@@ -23,6 +23,7 @@ extern crate std;
 mod counters;
 mod key;
 mod meter;
+mod owner;
 mod time;
 
 pub use counters::{Counters, CoverCounters, FlowValue, SEQUENCE_LEN, Sample, SequenceEntry};
@@ -31,4 +32,5 @@ pub use meter::{
     ABI_VERSION, CoverPeer, DirectRecord, MAX_DEVICES, MeterConfig, Reason, SLOT_RING,
     SlotCounters, map, program,
 };
+pub use owner::{LocalPort, Owner, owner_map};
 pub use time::Nanos;

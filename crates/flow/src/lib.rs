@@ -22,26 +22,33 @@
 //! # Ok::<(), chaff_flow::ParseError>(())
 //! ```
 //!
-//! [`nfstream`] makes flows with NFStream's numbers instead, [`plugin`] adds columns to either, [`app`] looks at payloads.
+//! [`Parser`] looks into tunnels and joins fragments to their flow; [`parse`] alone sees what the kernel's meter sees.
+//! [`nfstream`] makes flows with NFStream's numbers instead, [`plugin`] adds columns to either, [`app`] looks at payloads,
+//! [`stats`] goes beyond the sums that the kernel keeps.
 //!
-//! It opens no file and reads no clock; capture formats are `chaff-trace`. It does not reassemble fragments and does
-//! not look into tunnels.
+//! It opens no file and reads no clock; capture formats are `chaff-trace`. It does not reassemble fragments or streams,
+//! but for the handshakes that [`app`] reads.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 pub mod app;
 mod column;
+pub mod features;
 mod fields;
+mod index;
 pub mod nfstream;
 mod packet;
 pub mod plugin;
 mod record;
+pub mod stats;
 mod table;
+mod text;
 
 pub use column::{Column, Kind, Value};
-pub use fields::{FIELDS, Field, fields_markdown};
+pub use fields::{FIELDS, Field, Group, Layout, fields_markdown};
 pub use packet::{
-    Fragment, Ignored, Layer, Link, MAX_EXTENSIONS, MAX_TAGS, Packet, ParseError, TcpFacts, parse,
+    Fragment, Ignored, Layer, Link, MAX_DEPTH, MAX_EXTENSIONS, MAX_LABELS, MAX_TAGS, Packet,
+    ParseError, Parser, ParserConfig, TcpFacts, Tunnel, TunnelKind, parse,
 };
 pub use record::{EndReason, Record};
 pub use table::{Table, TableConfig, TableStats};

@@ -1,7 +1,12 @@
 use chaff_abi::{Counters, CoverCounters, Dir, FlowKey, Mac, Nanos, SequenceEntry};
 
+use crate::app::Hints;
+use crate::stats::{SpltEntry, Statistics};
+use crate::{Tunnel, Value};
+
 /// Why a flow became a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum EndReason {
     /// No packet for the idle timeout.
     Idle,
@@ -11,6 +16,10 @@ pub enum EndReason {
     EndOfInput,
     /// The table was full.
     Resource,
+    /// The TCP connection ended, by a FIN from both sides or a RST.
+    TcpEnd,
+    /// A plugin ended it.
+    Plugin,
 }
 
 impl EndReason {
@@ -21,15 +30,19 @@ impl EndReason {
             Self::Active => "active",
             Self::EndOfInput => "end_of_input",
             Self::Resource => "resource",
+            Self::TcpEnd => "tcp_end",
+            Self::Plugin => "plugin",
         }
     }
 
-    /// Value of IPFIX `flowEndReason` (information element 136): 1 idle, 2 active, 4 forced end, 5 lack of resources.
+    /// Value of IPFIX `flowEndReason` (information element 136): 1 idle, 2 active, 3 end of flow detected, 4 forced end, 5
+    /// lack of resources.
     pub const fn ipfix(self) -> u8 {
         match self {
             Self::Idle => 1,
             Self::Active => 2,
-            Self::EndOfInput => 4,
+            Self::TcpEnd => 3,
+            Self::EndOfInput | Self::Plugin => 4,
             Self::Resource => 5,
         }
     }
@@ -46,6 +59,10 @@ pub struct Record {
     pub part: u32,
     /// Initiator first.
     pub key: FlowKey,
+    /// The tunnel its packets were in.
+    pub tunnel: Tunnel,
+    /// Id of the innermost of two or more VLAN tags, otherwise 0.
+    pub inner_vlan: u16,
     /// Initiator to responder.
     pub forward: Counters,
     /// Responder to initiator.
@@ -69,6 +86,14 @@ pub struct Record {
     /// The first packets, at most [`chaff_abi::SEQUENCE_LEN`]; offsets are from `start`, and bit 8 of `dir_flags` is 0
     /// for forward and 1 for backward.
     pub sequence: Vec<SequenceEntry>,
+    /// With [`crate::TableConfig::statistics`], unless the kernel counted the flow.
+    pub statistics: Option<Box<Statistics>>,
+    /// The first packets, at most [`crate::TableConfig::splt`], unless the kernel counted them.
+    pub splt: Vec<SpltEntry>,
+    /// With [`crate::TableConfig::dissect`]; every part of a flow has what was known when the part ended.
+    pub hints: Option<Box<Hints>>,
+    /// Values of the plugins' columns.
+    pub plugin_values: Vec<Value>,
 }
 
 impl Record {

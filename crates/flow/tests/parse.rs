@@ -216,7 +216,7 @@ proptest! {
         for cut in 0..frame.len() {
             match parse(Link::Ethernet, &frame[..cut], frame.len()) {
                 Ok(p) => {
-                    let same = Packet { payload: whole.payload, tcp: whole.tcp, icmp: whole.icmp, ..p };
+                    let same = Packet { payload: whole.payload, ip_packet: whole.ip_packet, tcp: whole.tcp, icmp: whole.icmp, ..p };
                     prop_assert_eq!(same, whole);
                     prop_assert!(whole.payload.starts_with(p.payload));
                 }

@@ -6,11 +6,17 @@ use chaff_abi::{
     Counters, CoverCounters, Dir, DirectRecord, FlowKey, FlowValue, Mac, Nanos, SEQUENCE_LEN,
     Sample, SequenceEntry,
 };
-use chaff_flow::{EndReason, Packet, Record, Table, TableConfig};
+use chaff_flow::{EndReason, Packet, Record, Table, TableConfig, Tunnel, TunnelKind};
 use proptest::prelude::*;
 
 const IDLE: u64 = 120_000_000;
 const ACTIVE: u64 = 1_800_000_000;
+const LINGER: u64 = 5_000_000;
+
+const FIN: u16 = 1;
+const SYN: u16 = 2;
+const RST: u16 = 4;
+const ACK: u16 = 16;
 
 /// One packet of a test stream. Times are in µs unless a test says otherwise.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +36,7 @@ fn event() -> impl Strategy<Value = Event> {
         0..5u8,
         any::<bool>(),
         28..2000u32,
-        0..256u16,
+        prop_oneof![6 => (0..256u16).prop_map(|f| f & !(FIN | RST)), 2 => Just(FIN), 1 => Just(RST), 1 => Just(SYN)],
         prop::bool::weighted(0.15),
     )
         .prop_map(|(gap, flow, out, bytes, flags, drain)| Event {
@@ -43,14 +49,14 @@ fn event() -> impl Strategy<Value = Event> {
         })
 }
 
-/// Device-first key. Flows 0 and 1 have devices on either side of the canonical order.
+/// Device-first key. The devices of flows 0 and 1 have addresses on either side of their peer's; flows 3 and 4 are UDP.
 fn key(flow: u8) -> FlowKey {
     FlowKey {
         src: FlowKey::mapped([10, 0, 0, 100 + flow * 30]),
         dst: FlowKey::mapped([10, 0, 0, 150]),
         src_port: [0, 99],
         dst_port: [1, flow],
-        protocol: 6,
+        protocol: if flow < 3 { 6 } else { 17 },
         version: 4,
         ..FlowKey::default()
     }
@@ -86,6 +92,7 @@ fn config() -> TableConfig {
     TableConfig {
         idle_timeout: Nanos::from_micros(IDLE),
         active_timeout: Nanos::from_micros(ACTIVE),
+        tcp_linger: Some(Nanos::from_micros(LINGER)),
         ..TableConfig::default()
     }
 }
@@ -129,6 +136,8 @@ struct Model {
     part: u32,
     last: u64,
     packets: Vec<(u64, Event)>,
+    fin: [bool; 2],
+    closed: bool,
 }
 
 impl Model {
@@ -153,6 +162,8 @@ impl Model {
             id: 0,
             part: self.part,
             key: self.key,
+            tunnel: Tunnel::default(),
+            inner_vlan: 0,
             forward: sides[0],
             backward: sides[1],
             cover: [CoverCounters::default(); 2],
@@ -164,27 +175,50 @@ impl Model {
             device: 0,
             ifindex: 0,
             sequence,
+            statistics: None,
+            splt: Vec::new(),
+            hints: None,
+            plugin_values: Vec::new(),
         }
     }
 
     /// Ends what must end before `at`; gives whether the flow goes on.
-    fn expire(&mut self, at: u64, out: &mut Vec<Record>) -> bool {
-        let idle = self.last + IDLE * 1000;
+    fn expire(&mut self, at: u64, opens: bool, out: &mut Vec<Record>) -> bool {
+        let idle = self.last + if self.closed { LINGER } else { IDLE } * 1000;
+        let over = |otherwise| {
+            if self.closed {
+                EndReason::TcpEnd
+            } else {
+                otherwise
+            }
+        };
         if let Some((start, _)) = self.packets.first() {
             let active = start + ACTIVE * 1000;
             if active < idle && active <= at {
-                out.push(self.record(EndReason::Active));
+                out.push(self.record(over(EndReason::Active)));
+                if self.closed {
+                    return false;
+                }
                 self.packets.clear();
                 self.part += 1;
             }
         }
-        if idle > at {
+        if idle > at && !(self.closed && opens) {
             return true;
         }
         if !self.packets.is_empty() {
-            out.push(self.record(EndReason::Idle));
+            out.push(self.record(over(EndReason::Idle)));
         }
         false
+    }
+
+    fn push(&mut self, at: u64, e: &Event) {
+        self.packets.push((at, *e));
+        self.last = at;
+        if self.key.protocol == 6 {
+            self.fin[usize::from(e.dir != self.first_dir)] |= e.flags & FIN != 0;
+            self.closed |= e.flags & RST != 0 || self.fin == [true; 2];
+        }
     }
 }
 
@@ -197,7 +231,8 @@ fn modelled(events: &[Event], unit: u64, begins: &mut dyn FnMut(usize)) -> Vec<R
         now += e.gap * unit;
         if let Some(flow) = flows.get_mut(&e.flow) {
             let before = out.len();
-            let goes_on = flow.expire(now, &mut out);
+            let opens = e.flags & (SYN | ACK) == SYN;
+            let goes_on = flow.expire(now, opens, &mut out);
             if out.len() > before {
                 begins(i);
             }
@@ -212,13 +247,18 @@ fn modelled(events: &[Event], unit: u64, begins: &mut dyn FnMut(usize)) -> Vec<R
             part: 0,
             last: now,
             packets: vec![],
+            fin: [false; 2],
+            closed: false,
         });
-        flow.packets.push((now, *e));
-        flow.last = now;
+        flow.push(now, e);
     }
     for flow in flows.values_mut() {
-        if flow.expire(now, &mut out) && !flow.packets.is_empty() {
-            out.push(flow.record(EndReason::EndOfInput));
+        if flow.expire(now, false, &mut out) && !flow.packets.is_empty() {
+            out.push(flow.record(if flow.closed {
+                EndReason::TcpEnd
+            } else {
+                EndReason::EndOfInput
+            }));
         }
     }
     out
@@ -540,4 +580,177 @@ fn memory_stays_bounded_while_every_packet_is_a_new_flow() {
         (table.stats().evicted, table.stats().peak_flows),
         (19_900, 100)
     );
+}
+
+/// A TCP packet of flow 0 with these flags.
+fn tcp(dir: Dir, flags: u16) -> Packet<'static> {
+    packet(&Event {
+        gap: 0,
+        flow: 0,
+        dir,
+        bytes: 60,
+        flags,
+        drain: false,
+    })
+}
+
+#[test]
+fn a_closed_connection_keeps_its_last_acknowledgement_and_ends_after_the_linger() {
+    let mut table = Table::new(config());
+    let ms = Nanos::from_millis;
+    for (t, dir, flags) in [
+        (0, Dir::Out, SYN),
+        (1, Dir::In, SYN | ACK),
+        (2, Dir::Out, ACK),
+        (10, Dir::Out, FIN | ACK),
+        (11, Dir::In, FIN | ACK),
+        (12, Dir::Out, ACK),
+    ] {
+        table.observe(ms(t), None, &tcp(dir, flags));
+    }
+    assert_eq!(table.poll_timeout(), Some(ms(5011)));
+    table.handle_timeout(ms(5011));
+    assert_eq!(table.poll_record(), None);
+    table.handle_timeout(ms(5012));
+    let r = table.poll_record().expect("over");
+    assert_eq!(
+        (r.reason, r.packets(), r.end),
+        (EndReason::TcpEnd, 6, ms(12))
+    );
+    assert_eq!((r.reason.ipfix(), r.reason.name()), (3, "tcp_end"));
+    assert!(table.is_empty());
+}
+
+#[test]
+fn a_syn_after_the_end_begins_the_next_flow_at_once() {
+    let mut table = Table::new(config());
+    table.observe(Nanos(0), None, &tcp(Dir::Out, SYN));
+    table.observe(Nanos(1), None, &tcp(Dir::In, RST | ACK));
+    // Not a new connection: a retransmitted answer.
+    table.observe(Nanos(2), None, &tcp(Dir::In, SYN | ACK));
+    table.observe(Nanos(3), None, &tcp(Dir::In, SYN));
+    let first = table.poll_record().expect("the first connection");
+    assert_eq!((first.reason, first.packets()), (EndReason::TcpEnd, 3));
+    table.finish(Nanos(4));
+    let second = table.poll_record().expect("the second one");
+    assert_eq!(
+        (second.reason, second.packets()),
+        (EndReason::EndOfInput, 1)
+    );
+    assert_eq!(second.key, first.key.reversed());
+}
+
+#[test]
+fn without_linger_flags_end_nothing() {
+    let mut table = Table::new(TableConfig {
+        tcp_linger: None,
+        ..config()
+    });
+    for t in 0..10 {
+        table.observe(Nanos::from_secs(t * 10), None, &tcp(Dir::Out, RST));
+    }
+    table.finish(Nanos::from_secs(100));
+    let r = table.poll_record().expect("one flow");
+    assert_eq!((r.reason, r.packets()), (EndReason::EndOfInput, 10));
+}
+
+#[test]
+fn protocols_have_idle_timeouts_of_their_own() {
+    let mut table = Table::new(TableConfig {
+        idle_tcp: Some(Nanos::from_secs(300)),
+        idle_udp: Some(Nanos::from_secs(30)),
+        idle_icmp: Some(Nanos::from_secs(10)),
+        ..config()
+    });
+    for protocol in [6, 17, 1, 58, 47] {
+        let mut p = at(0, Dir::Out);
+        p.key.protocol = protocol;
+        table.observe(Nanos::ZERO, None, &p);
+    }
+    let mut ends = Vec::new();
+    while let Some(at) = table.poll_timeout() {
+        table.handle_timeout(at);
+        ends.extend(
+            records(&mut table)
+                .iter()
+                .map(|r| (at.as_millis() / 1000, r.key.protocol)),
+        );
+    }
+    assert_eq!(ends, [(10, 1), (10, 58), (30, 17), (120, 47), (300, 6)]);
+}
+
+#[test]
+fn packets_of_different_tunnels_and_inner_tags_are_different_flows() {
+    let mut table = Table::new(config());
+    let tunnel = |kind, depth, network| Tunnel {
+        kind,
+        depth,
+        network,
+    };
+    let ways = [
+        (Tunnel::default(), 0),
+        (Tunnel::default(), 9),
+        (tunnel(TunnelKind::GtpU, 1, 0), 0),
+        (tunnel(TunnelKind::Vxlan, 1, 0), 0),
+        (tunnel(TunnelKind::Vxlan, 1, 77), 0),
+        (tunnel(TunnelKind::Vxlan, 2, 77), 0),
+    ];
+    for dir in [Dir::Out, Dir::In] {
+        for (tunnel, inner_vlan) in ways {
+            let p = Packet {
+                tunnel,
+                inner_vlan,
+                ..at(0, dir)
+            };
+            table.observe(Nanos::ZERO, None, &p);
+        }
+    }
+    table.finish(Nanos::ZERO);
+    let got: Vec<_> = records(&mut table)
+        .iter()
+        .map(|r| {
+            (
+                r.tunnel,
+                r.inner_vlan,
+                r.forward.packets,
+                r.backward.packets,
+            )
+        })
+        .collect();
+    let expected: Vec<_> = ways.iter().map(|(t, v)| (*t, *v, 1, 1)).collect();
+    assert_eq!(got, expected);
+}
+
+#[test]
+fn packets_after_the_end_of_input_begin_anew() {
+    let mut table = Table::new(config());
+    for flow in 0..3 {
+        table.observe(Nanos(1), None, &at(flow, Dir::Out));
+    }
+    table.finish(Nanos(2));
+    assert_eq!(table.poll_timeout(), None);
+    // One record is taken, the other two are still to be made when the next input begins.
+    assert!(table.poll_record().is_some());
+    table.observe(Nanos(3), None, &at(1, Dir::In));
+    table.finish(Nanos(4));
+    let rest = records(&mut table);
+    assert_eq!(rest.len(), 3);
+    assert!(
+        rest.iter()
+            .all(|r| r.packets() == 1 && r.reason == EndReason::EndOfInput)
+    );
+    assert_eq!(rest.iter().map(|r| r.id).collect::<Vec<_>>(), [1, 2, 3]);
+    assert!(table.is_empty());
+}
+
+#[test]
+fn at_the_end_of_time_flows_go_on() {
+    let mut table = Table::new(config());
+    for dir in [Dir::Out, Dir::In, Dir::Out] {
+        table.observe(Nanos::MAX, None, &at(0, dir));
+    }
+    table.handle_timeout(Nanos::MAX);
+    table.finish(Nanos::MAX);
+    let r = table.poll_record().expect("one flow");
+    assert_eq!((r.forward.packets, r.backward.packets), (2, 1));
 }

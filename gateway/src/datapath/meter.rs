@@ -21,6 +21,9 @@ use super::sys::{self, Grace, Plain as _};
 /// The meter's programs, built from `gateway-ebpf` by `cargo xtask build-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/chaff.bpfel.o");
 
+/// Records that the ring of 1 MiB holds at most, each with a header of eight bytes.
+const RING_RECORDS: u64 = (1 << 20) / (size_of::<DirectRecord>() as u64 + 8);
+
 /// The kernel's meter: loaded, attached and open for reading.
 ///
 /// Dropping it without [`Meter::detach`] leaves pinned programs attached and counting, and detaches others.
@@ -183,10 +186,13 @@ impl Meter {
         })
     }
 
-    /// Hands over the packets that found no room in the flow map; returns how many.
+    /// Hands over the packets that found no room in the flow map; returns how many. At most as many as the ring holds:
+    /// under a flood the programs fill it while it is read, and this would not end before the flood does.
     pub fn poll_records(&mut self, mut f: impl FnMut(DirectRecord)) -> u64 {
         let mut n = 0;
-        while let Some(item) = self.records.next() {
+        while n < RING_RECORDS
+            && let Some(item) = self.records.next()
+        {
             if let Some(record) = DirectRecord::from_bytes(&item) {
                 f(record);
                 n += 1;

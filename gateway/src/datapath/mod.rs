@@ -30,7 +30,7 @@ mod meter;
 mod options;
 mod pins;
 mod slots;
-mod sys;
+pub(crate) mod sys;
 
 pub use attach::HookInUse;
 pub use drain::{DrainMethod, DrainReport};

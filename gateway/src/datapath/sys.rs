@@ -12,14 +12,14 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use chaff_abi::{
-    DeviceKey, DirectRecord, FlowKey, FlowValue, MeterConfig, Nanos, Reason, SlotCounters,
+    DeviceKey, DirectRecord, FlowKey, FlowValue, MeterConfig, Nanos, Owner, Reason, SlotCounters,
 };
 
 /// Types that cross the kernel border as bytes.
 ///
 /// # Safety
 /// Every bit pattern is a value, and there is no padding.
-pub(super) unsafe trait Plain: Copy {
+pub(crate) unsafe trait Plain: Copy {
     /// The value with all bits zero.
     fn zeroed() -> Self {
         // SAFETY: every bit pattern is a value.
@@ -44,6 +44,8 @@ unsafe impl Plain for FlowValue {}
 unsafe impl Plain for DeviceKey {}
 // SAFETY: as above.
 unsafe impl Plain for DirectRecord {}
+// SAFETY: as above.
+unsafe impl Plain for Owner {}
 // SAFETY: as above.
 unsafe impl Plain for MeterConfig {}
 // SAFETY: as above.
@@ -150,7 +152,7 @@ fn raw(fd: BorrowedFd<'_>) -> u32 {
 }
 
 /// Reads one element; `V` must be as large as the map's value (times CPUs for per-CPU maps: see [`lookup_per_cpu`]).
-pub(super) fn lookup<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+pub(crate) fn lookup<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
     let mut value = V::zeroed();
     let mut attr = Element {
         map_fd: raw(map),

@@ -119,28 +119,23 @@ impl Tls {
             let Some(record) = record.filter(Record::is_whole) else {
                 break;
             };
-            let sound = match record.kind {
+            match record.kind {
                 record::CHANGE_CIPHER_SPEC => {
                     *encrypted = true;
                     self.identify(found);
-                    true
                 }
-                record::ALERT => {
-                    self.identify(found);
-                    true
-                }
+                record::ALERT => self.identify(found),
                 record::APPLICATION_DATA if record.version >> 8 == 3 && record.length > 0 => {
                     *data = true;
                     self.identify(found);
-                    true
                 }
-                record::HANDSHAKE if !*encrypted => {
-                    self.handshake(dialect, side, record.content, message, found)
+                record::HANDSHAKE
+                    if !*encrypted
+                        && !self.handshake(dialect, side, record.content, message, found) =>
+                {
+                    return false;
                 }
-                _ => true,
-            };
-            if !sound {
-                return false;
+                _ => {}
             }
             at += record::HEADER + record.length;
         }
