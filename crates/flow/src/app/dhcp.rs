@@ -2,7 +2,9 @@
 
 use super::bytes::Reader;
 
+const PAD: u8 = 0;
 const MESSAGE_TYPE: u8 = 53;
+const END: u8 = 255;
 const MAGIC: [u8; 4] = [99, 130, 83, 99];
 /// Longest option-55 list that is written out, options.
 pub const MAX_REQUESTS: usize = 128;
@@ -45,8 +47,8 @@ impl<'a> Iterator for Options<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             match self.0.u8()? {
-                0 => {}
-                255 => return None,
+                PAD => {}
+                END => return None,
                 code => {
                     let length = self.0.u8()?;
                     return Some((code, self.0.take_at_most(length as usize)));
@@ -54,6 +56,13 @@ impl<'a> Iterator for Options<'a> {
             }
         }
     }
+}
+
+/// Reads an option of any type but the end.
+fn read_option<'a>(reader: &mut Reader<'a>) -> Option<(u8, &'a [u8])> {
+    let code = reader.u8().filter(|code| *code != END)?;
+    let length = reader.u8()?;
+    Some((code, reader.take_at_most(length.into())))
 }
 
 impl<'a> Dhcp<'a> {
@@ -80,7 +89,7 @@ impl<'a> Dhcp<'a> {
         Some(dhcp)
     }
 
-    /// The message as nDPI reads it: options before the message type, and those from the first empty one on, do not count.
+    /// The message as nDPI reads it: options before the message type, and those from the first empty one on, do not count; padding is read as if it had a length.
     #[must_use]
     pub fn after_message_type(&self) -> Self {
         let mut seen = Self {
@@ -89,12 +98,16 @@ impl<'a> Dhcp<'a> {
             encoded: self.encoded,
             ..Self::default()
         };
-        let options = Options(Reader::new(self.encoded));
-        for (code, value) in options
-            .skip_while(|(code, _)| *code != MESSAGE_TYPE)
-            .take_while(|(_, value)| !value.is_empty())
-        {
-            seen.option(code, value);
+        let mut typed = false;
+        let mut reader = Reader::new(self.encoded);
+        while let Some((code, value)) = read_option(&mut reader) {
+            typed |= code == MESSAGE_TYPE;
+            if typed && value.is_empty() {
+                break;
+            }
+            if typed && code != PAD {
+                seen.option(code, value);
+            }
         }
         seen
     }
@@ -175,6 +188,14 @@ mod tests {
             (seen.fingerprint(), seen.host_name),
             (None, Some(&b"a"[..]))
         );
+    }
+
+    #[test]
+    fn ends_at_padding_that_has_no_length() {
+        let bytes = message(&[53, 1, 1, 0, 0, 12, 1, b'a']);
+        let dhcp = Dhcp::parse(&bytes).expect("a message");
+        assert_eq!(dhcp.host_name, Some(&b"a"[..]));
+        assert_eq!(dhcp.after_message_type().host_name, None);
     }
 
     #[test]

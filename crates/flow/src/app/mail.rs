@@ -7,6 +7,8 @@ pub enum Line<'a> {
     Greeting(&'a [u8]),
     /// `250` of SMTP.
     Done,
+    /// Another reply of three digits.
+    Reply,
     /// `+OK` of POP3.
     Ok,
     /// `* OK` of IMAP.
@@ -15,7 +17,7 @@ pub enum Line<'a> {
     Command(Command, &'a [u8]),
     /// A tagged command of IMAP.
     Tagged(&'a [u8], Command),
-    /// `TAG OK` of IMAP.
+    /// `TAG OK text` of IMAP.
     TaggedOk(&'a [u8]),
 }
 
@@ -64,14 +66,19 @@ pub fn line(payload: &[u8]) -> Option<Line<'_>> {
     if line.starts_with(b"* OK") {
         return Some(Line::Untagged);
     }
+    if let [a, b, c, b' ' | b'-', ..] = line
+        && [a, b, c].iter().all(|d| d.is_ascii_digit())
+    {
+        return Some(Line::Reply);
+    }
     let (first, rest) = word(line);
     if let Some(command) = Command::parse(first) {
         return Some(Line::Command(command, rest));
     }
     let tag = !first.is_empty() && first.iter().all(u8::is_ascii_alphanumeric);
-    let (second, _) = word(rest);
+    let (second, text) = word(rest);
     match tag && !rest.is_empty() {
-        true if second == b"OK" => Some(Line::TaggedOk(first)),
+        true if second == b"OK" => (!text.is_empty()).then_some(Line::TaggedOk(first)),
         true => Some(Line::Tagged(first, Command::parse(second)?)),
         false => None,
     }
@@ -112,6 +119,8 @@ mod tests {
             Some(Line::Tagged(b"a1", Command::Login))
         );
         assert_eq!(line(b"a1 OK done\r\n"), Some(Line::TaggedOk(b"a1")));
+        assert_eq!(line(b"a1 OK\r\n"), None);
+        assert_eq!(line(b"234 Go on\r\n"), Some(Line::Reply));
         assert_eq!(line(b"+OK\r\n"), Some(Line::Ok));
         assert_eq!(line(b"220 no end"), None);
         assert_eq!(line(b"hello there\r\n"), None);

@@ -69,6 +69,7 @@ apps! {
     KNXNET_IP = "KNXnet_IP", "IoT-Scada";
     L2TP = "L2TP", "VPN";
     LDAP = "LDAP", "System";
+    LISP = "LISP", "Cloud";
     LLMNR = "LLMNR", "Network";
     MDNS = "MDNS", "Network";
     MEGACO = "Megaco", "VoIP";
@@ -108,6 +109,7 @@ apps! {
     RTP = "RTP", "Media";
     RTPS = "RTPS", "RPC";
     RTSP = "RTSP", "Media";
+    RX = "RX", "RPC";
     S7COMM = "S7Comm", "IoT-Scada";
     SCTP = "SCTP", "Network";
     SFLOW = "sFlow", "Network";

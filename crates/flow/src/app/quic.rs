@@ -129,19 +129,42 @@ fn variable(reader: &mut Reader<'_>) -> Option<u64> {
     Some(value)
 }
 
+/// Kinds of packets with a long header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names of RFC 9000")]
+pub enum Kind {
+    Initial,
+    ZeroRtt,
+    Handshake,
+    Retry,
+}
+
 impl<'a> Long<'a> {
+    /// What kind of packet a datagram begins with; `None` when it is no long header of a known version.
+    pub fn kind(datagram: &[u8]) -> Option<Kind> {
+        let mut reader = Reader::new(datagram);
+        let first = reader.u8()?;
+        let version = reader.u32()?;
+        // The fixed bit is set in all versions whose header is protected.
+        if first & 0xc0 != 0xc0 || salt(version).is_none() {
+            return None;
+        }
+        let kind = first >> 4 & 3;
+        // The numbers of version 2 begin with another kind.
+        let kind = if version == V2 {
+            kind.wrapping_sub(1) & 3
+        } else {
+            kind
+        };
+        Some([Kind::Initial, Kind::ZeroRtt, Kind::Handshake, Kind::Retry][usize::from(kind)])
+    }
+
     /// Reads the Initial packet at the start of `datagram`; gives it and what follows it. `None` when it is none.
     pub fn initial(datagram: &'a [u8]) -> Option<(Self, &'a [u8])> {
         let mut reader = Reader::new(datagram);
         let first = reader.u8()?;
         let version = reader.u32()?;
-        let kind = first >> 4 & 3;
-        let is_initial = match version {
-            V2 => kind == 1,
-            _ => kind == 0,
-        };
-        // The fixed bit is set in all versions whose header is protected.
-        if first & 0xc0 != 0xc0 || !is_initial || salt(version).is_none() {
+        if Self::kind(datagram)? != Kind::Initial {
             return None;
         }
         let destination = reader.vector8()?;

@@ -99,8 +99,30 @@ pub(super) fn udp(payload: &Payload<'_>) -> Match {
 
 #[cfg(test)]
 mod tests {
+    use super::super::names;
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn tells_calls_of_afs_from_noise() {
+        let mut bytes = [0; 28];
+        (bytes[15], bytes[20], bytes[21], bytes[27]) = (1, 1, 5, 1);
+        let ports = [7001, 7000];
+        let found = udp(&Payload {
+            bytes: &bytes,
+            ports,
+        })
+        .map(|(app, _)| app);
+        assert_eq!(found, Some(names::RX));
+        bytes[20] = 14;
+        assert_eq!(
+            udp(&Payload {
+                bytes: &bytes,
+                ports
+            }),
+            None
+        );
+    }
 
     proptest! {
         #[test]
@@ -119,7 +141,7 @@ mod tests {
             port in prop::sample::select(vec![
                 69u16, 88, 102, 111, 123, 161, 179, 389, 443, 445, 500, 502, 514, 546, 1194, 1433, 1521, 1812, 2049, 2123,
                 2152, 2404, 3389, 3478, 3544, 4500, 4569, 4789, 5060, 5246, 5351, 5683, 6379, 6667, 9042, 9999, 11095, 11211,
-                20000, 27017, 44818, 47808, 51820,
+                7001, 20000, 27017, 44818, 47808, 51820,
             ]),
         ) {
             let payload = Payload { bytes: &bytes, ports: [40_000, port] };

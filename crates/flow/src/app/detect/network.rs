@@ -5,7 +5,7 @@ use super::{Match, Payload, when};
 
 type Test = fn(&Payload<'_>) -> Option<bool>;
 
-const UDP: [(App, Test); 20] = [
+const UDP: [(App, Test); 22] = [
     (names::NTP, is_ntp),
     (names::PTP, is_ptp),
     (names::SNMP, is_snmp),
@@ -26,6 +26,8 @@ const UDP: [(App, Test); 20] = [
     (names::BJNP, is_bjnp),
     (names::WSD, is_wsd),
     (names::COLLECTD, is_collectd),
+    (names::LISP, is_lisp),
+    (names::RX, is_rx),
 ];
 
 const TCP: [(App, Test); 8] = [
@@ -180,6 +182,25 @@ fn is_ldap(p: &Payload<'_>) -> Option<bool> {
 fn is_bfd(p: &Payload<'_>) -> Option<bool> {
     let port = p.ports[1] == 3784 || p.ports[1] == 4784;
     Some(port && p.u8(0)? >> 5 == 1 && usize::from(p.u8(3)?) == p.len() && p.len() >= 24)
+}
+
+/// Locator/ID separation (RFC 9301): messages of types 1 to 8 and those that carry another.
+fn is_lisp(p: &Payload<'_>) -> Option<bool> {
+    Some(p.ports == [4342; 2] && matches!(p.u8(0)? >> 4, 1..=8) && p.len() >= 8)
+}
+
+/// Remote procedure calls of AFS: numbers of the call, then type, flags, state, kind of security and service.
+fn is_rx(p: &Payload<'_>) -> Option<bool> {
+    const FLAGS: u8 = 0x2f;
+    let port = p.ports.iter().any(|port| (7000..7032).contains(port));
+    Some(
+        port && p.len() >= 28
+            && matches!(p.u8(20)?, 1..=13)
+            && p.u8(21)? & !FLAGS == 0
+            && p.u8(23)? <= 5
+            && p.u32(12)? < 0x1000_0000
+            && p.u16(26)? != 0,
+    )
 }
 
 /// Hot standby router protocol (RFC 2281).

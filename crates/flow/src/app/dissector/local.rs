@@ -165,7 +165,13 @@ fn stage(app: App) -> Stage {
 /// Whether the numbers of records are those of a message; those of other protocols on the port rarely are.
 fn is_sane(app: App, header: Header) -> bool {
     const MAX: u16 = 48;
-    let [questions, ..] = header.counts;
-    header.counts.iter().take(3).all(|n| *n <= MAX)
-        && (questions > 0 || !header.is_response() || app == names::MDNS)
+    let [questions, answers, authorities, _] = header.counts;
+    match header.is_response() {
+        true => {
+            (questions > 0 || app == names::MDNS)
+                && answers <= MAX
+                && (answers > 0 || authorities <= MAX)
+        }
+        false => questions <= MAX,
+    }
 }

@@ -16,6 +16,8 @@ pub(super) struct Mail {
     imap: Option<u8>,
     /// FTP: whether a user was named.
     user: bool,
+    /// FTP: what follows once the server has replied.
+    pending: Option<Step>,
     /// Tag of IMAP's STARTTLS.
     tag: Vec<u8>,
 }
@@ -37,6 +39,11 @@ const REPLY: u8 = 4;
 const MAIL: u8 = 8;
 const OTHER: u8 = 16;
 
+/// Whether a payload is a server's greeting, which may follow something else.
+pub(super) fn is_greeting(payload: &[u8]) -> bool {
+    payload.starts_with(b"220 ") || payload.starts_with(b"220-")
+}
+
 /// Whether a payload may begin such a dialogue.
 pub(super) fn may_begin(payload: &[u8]) -> bool {
     const STARTS: [&[u8]; 7] = [
@@ -50,6 +57,12 @@ impl Mail {
         let Some(line) = line(payload) else {
             return Step::More;
         };
+        let is_reply = matches!(line, Line::Greeting(_) | Line::Done | Line::Reply);
+        if is_reply && let Some(step) = self.pending {
+            // Not mail: the greeting's host does not count.
+            found.hints.server_name.clear();
+            return step;
+        }
         match line {
             Line::Greeting(text) => {
                 self.smtp |= GREETING;
@@ -71,7 +84,7 @@ impl Mail {
             Line::TaggedOk(tag) if !self.tag.is_empty() && self.tag == tag => {
                 return Step::Tls(names::IMAPS);
             }
-            Line::TaggedOk(_) => {}
+            Line::TaggedOk(_) | Line::Reply => {}
         }
         self.smtp(found)
     }
@@ -111,6 +124,7 @@ impl Mail {
             };
         }
         match command {
+            Command::Stls => return Step::Tls(names::POPS),
             Command::Helo | Command::Ehlo => self.smtp |= HELLO,
             Command::Mail => self.smtp |= MAIL,
             Command::Rcpt | Command::Data => self.smtp |= OTHER,
@@ -118,15 +132,11 @@ impl Mail {
             Command::Auth if self.smtp & HELLO == 0 => {
                 let kinds = [&b"TLS"[..], b"SSL", b"TLS-C", b"TLS-P"];
                 if kinds.iter().any(|kind| rest.eq_ignore_ascii_case(kind)) {
-                    found.hints.server_name.clear();
-                    return Step::Tls(names::FTPS);
+                    self.pending = Some(Step::Tls(names::FTPS));
                 }
             }
             Command::User => self.user = true,
-            Command::Pass if self.user => {
-                found.hints.server_name.clear();
-                return Step::Is(names::FTP_CONTROL);
-            }
+            Command::Pass if self.user => self.pending = Some(Step::Is(names::FTP_CONTROL)),
             _ => {}
         }
         self.smtp(found)

@@ -59,6 +59,8 @@ pub struct Dissector {
     media: Option<calls::Media>,
     /// Packets that may still come after the protocol is known.
     patience: u8,
+    /// The flow began in the middle of a QUIC connection, which nDPI does not follow.
+    no_quic: bool,
 }
 
 /// Payloads of a dialogue in lines that are looked at.

@@ -12,6 +12,9 @@ use super::{Dialect, Dissector, Stage, Verdict, http, ssh, tls};
 /// Payloads in which protocols are searched for that show in one.
 pub(super) const MAX_SEARCHED: u16 = 4;
 
+/// Payloads of which one may be the greeting of a server for mail or files.
+const MAX_UNTIL_GREETING: u16 = 3;
+
 impl Dissector {
     pub(super) fn tcp(&mut self, packet: &Seen<'_>) {
         if packet.payload.is_empty() || self.is_repeated(packet) {
@@ -82,6 +85,10 @@ impl Dissector {
         if self.payloads > MAX_SEARCHED {
             return;
         }
+        if self.payloads <= MAX_UNTIL_GREETING && mail::is_greeting(packet.payload) {
+            self.mail(Box::default(), packet);
+            return;
+        }
         let payload = Payload {
             bytes: packet.payload,
             ports: packet.ports,
@@ -113,18 +120,17 @@ impl Dissector {
                 self.found.name(app);
                 let tls =
                     Tls::after_plain_text(app != names::FTPS || self.dialect == Dialect::Standard);
-                self.known(Stage::Tls(Box::new(tls)), u8::MAX);
+                self.known(Stage::Tls(Box::new(tls)), tls::PATIENCE);
             }
         }
     }
 
     fn tls(&mut self, mut state: Box<Tls>, packet: &Seen<'_>) {
-        let hello = state.client.is_some();
+        let named = self.found.master.is_some();
         match state.packet(self.dialect, packet, &mut self.found) {
             Verdict::No => {}
             Verdict::Perhaps => self.stage = Stage::SearchingTls(state),
-            Verdict::Mine if state.client.is_none() => self.known(Stage::Tls(state), u8::MAX),
-            Verdict::Mine if !hello => self.known(Stage::Tls(state), tls::PATIENCE),
+            Verdict::Mine if !named => self.known(Stage::Tls(state), tls::PATIENCE),
             Verdict::Mine => self.stage = Stage::Tls(state),
             Verdict::Finished => self.stage = Stage::Done,
         }

@@ -9,7 +9,7 @@ use super::super::tls::{
 use super::super::{Seen, services, text, x509};
 use super::{Dialect, Found, Verdict};
 
-/// Packets after the ClientHello that may still bring the ServerHello.
+/// Packets after the first of TLS that may still bring the ServerHello.
 pub(super) const PATIENCE: u8 = 12;
 const TLS13: u16 = 0x0304;
 

@@ -3,6 +3,7 @@
 use super::super::detect::{self, Payload};
 use super::super::http::Head;
 use super::super::names::{self, App};
+use super::super::quic::{Kind, Long};
 use super::super::{Seen, coap, text};
 use super::dtls::Dtls;
 use super::quic::Quic;
@@ -11,6 +12,9 @@ use super::{Dialect, Dissector, Stage, Verdict, quic};
 
 impl Dissector {
     pub(super) fn udp(&mut self, packet: &Seen<'_>) {
+        if packet.payload.is_empty() {
+            return;
+        }
         let first = self.payloads == 0;
         self.payloads = self.payloads.saturating_add(1);
         let stage = std::mem::take(&mut self.stage);
@@ -66,7 +70,11 @@ impl Dissector {
 
     /// Looks for protocols that show in one of the first datagrams, or in a few of them.
     fn search_datagram(&mut self, packet: &Seen<'_>) {
-        if let Some((state, verdict)) = Quic::first(self.dialect, packet, &mut self.found) {
+        let later = self.payloads == 1 && is_later_quic(packet.payload);
+        self.no_quic |= later && self.dialect == Dialect::Ndpi;
+        if !self.no_quic
+            && let Some((state, verdict)) = Quic::first(self.dialect, packet, &mut self.found)
+        {
             self.known(Stage::Done, quic::PATIENCE);
             self.go_on(verdict, Stage::Quic(Box::new(state)));
             return;
@@ -109,6 +117,11 @@ impl Dissector {
             }
         }
     }
+}
+
+/// Whether a datagram is from the middle of a QUIC connection.
+fn is_later_quic(datagram: &[u8]) -> bool {
+    Long::kind(datagram).is_some_and(|kind| matches!(kind, Kind::Handshake | Kind::Retry))
 }
 
 /// The host in the first line of an MGCP command (RFC 3435): what follows `@`.
