@@ -497,7 +497,10 @@ fn options_that_do_not_go_together_are_one_line() {
     desk.put("a.pcap", &small()).put("key", b"short");
     desk.keep_to_owner("key");
     for (line, text) in [
-        ("a.pcap --splt 5", "error: --splt needs --profile nfstream"),
+        (
+            "a.pcap --accounting 3",
+            "error: --accounting needs --profile nfstream; the native profile has all four sizes",
+        ),
         (
             "a.pcap --profile nfstream --idle-timeout 0.5",
             "error: --idle-timeout: NFStream knows whole seconds only",

@@ -131,6 +131,7 @@ impl Source for Live {
         let frame = Frame {
             at: captured.at,
             millis: captured.at.as_millis() as i64,
+            libpcap_len: self.ring.bytes().len(),
             wire_len: captured.wire_len,
             link: self.link,
             interface: 0,

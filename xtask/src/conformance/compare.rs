@@ -93,6 +93,7 @@ impl Table {
                 '"' => quoted = !quoted,
                 ',' if !quoted => row.push(String::new()),
                 '\n' if !quoted => rows.push(vec![String::new()]),
+                '\r' if !quoted && chars.peek() == Some(&'\n') => (),
                 _ => cell.push(c),
             }
         }
