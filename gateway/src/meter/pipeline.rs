@@ -308,6 +308,7 @@ impl Pipeline<'_> {
             match source.next() {
                 Event::Frame(frame, bytes) => {
                     counts.packets_in += 1;
+                    let bytes = meter.seen(&frame, bytes);
                     let is_wanted = match &mut self.filter {
                         Some(filter) => filter.accepts(frame.link, bytes, frame.wire_len)?,
                         None => true,

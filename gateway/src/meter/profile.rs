@@ -100,7 +100,16 @@ impl Meter {
         }
     }
 
-    /// Takes a frame in; one that is left out is counted.
+    /// What the profile sees of a frame: NFStream gets what libpcap gives.
+    #[inline]
+    pub fn seen<'f>(&self, frame: &Frame, bytes: &'f [u8]) -> &'f [u8] {
+        match self {
+            Self::Native(_) => bytes,
+            Self::NfStream(_) => bytes.get(..frame.libpcap_len).unwrap_or(bytes),
+        }
+    }
+
+    /// Takes a frame in, of which `bytes` are [`Meter::seen`]; one that is left out is counted.
     #[inline]
     pub fn observe(&mut self, frame: &Frame, bytes: &[u8]) {
         match self {

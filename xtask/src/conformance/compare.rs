@@ -95,6 +95,7 @@ impl Table {
                 // NFStream ends lines with both.
                 '\r' if !quoted && chars.peek() == Some(&'\n') => {}
                 '\n' if !quoted => rows.push(vec![String::new()]),
+                '\r' if !quoted && chars.peek() == Some(&'\n') => (),
                 _ => cell.push(c),
             }
         }
