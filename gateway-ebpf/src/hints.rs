@@ -53,8 +53,13 @@ impl Frame for XdpContext {
 /// Notes in the flow's value that a packet is copied; whether it is.
 #[inline(always)]
 pub fn wanted(v: &mut FlowValue, p: &Packet) -> bool {
+    let most = HINT_PACKETS.load();
+    // First and alone, so that the verifier removes all that follows.
+    if most == 0 {
+        return false;
+    }
     let protocol = (p.key.rest >> 48) as u8;
-    if (v.copied as u32) < HINT_PACKETS.load()
+    if (v.copied as u32) < most
         && p.sample.payload > 0
         && matches!(protocol, TCP | UDP)
     {
