@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use chaff_abi::Nanos;
 use chaff_engine::{Alert, Event, Seconds, SlotTotals, Telemetry};
-use chaff_flow::{Group, Layout, Record, Value};
+use chaff_export::{Csv, Dialect, Output, Target};
+use chaff_flow::{Layout, Record, Value};
 
 type Out = Option<BufWriter<File>>;
 
@@ -60,7 +61,7 @@ impl Exports {
 
     fn open(paths: &Paths<'_>, slot_s: f64, layout: Layout, append: bool) -> anyhow::Result<Self> {
         Ok(Self {
-            flows: Flows::open(paths.flows, &layout, append)?,
+            flows: Flows::open(paths.flows, layout, append)?,
             slots: open(paths.slots, SLOT_COLUMNS, append)?,
             alerts: open(paths.alerts, "", append)?,
             telemetry: open(paths.telemetry, "", append)?,
@@ -114,7 +115,7 @@ impl Exports {
     /// The disk is full or gone; counted, and said once.
     pub fn flush(&mut self) -> std::io::Result<()> {
         let mut done = match &mut self.flows {
-            Some(flows) => flows.out.flush(),
+            Some(flows) => flows.csv.flush(),
             None => Ok(()),
         };
         for out in [&mut self.slots, &mut self.alerts, &mut self.telemetry]
@@ -131,65 +132,61 @@ impl Exports {
     }
 }
 
-/// Flow records on their way into a CSV file: the core columns, and those of hints where the table has them.
+/// Flow records on their way into a CSV file.
 struct Flows {
-    out: BufWriter<File>,
-    hints: bool,
-    line: Vec<u8>,
+    csv: Csv<Rest>,
+    layout: Layout,
+    row: Vec<Value>,
 }
 
 impl Flows {
-    fn open(path: &Path, layout: &Layout, append: bool) -> anyhow::Result<Option<Self>> {
-        let hints = layout.groups().contains(&Group::Application);
-        let mut header = Record::csv_header();
-        if hints {
-            for field in Group::Application.fields() {
-                header.push(',');
-                header.push_str(field.name);
-            }
-        }
+    fn open(path: &Path, layout: Layout, append: bool) -> anyhow::Result<Option<Self>> {
+        let columns = layout.columns();
+        let names: Vec<&str> = columns.iter().map(|c| c.name.as_ref()).collect();
+        let header = names.join(",");
         if append {
             put_aside(path, &header)
                 .with_context(|| format!("while reading {}", path.display()))?;
         }
-        let out = open(path, &header, append)?;
-        Ok(out.map(|out| Self {
-            out,
-            hints,
-            line: Vec::new(),
+        let Some(file) = open(path, &header, append)? else {
+            return Ok(None);
+        };
+        let skip = header.len() + 1;
+        Ok(Some(Self {
+            csv: Csv::new(Rest { file, skip }, &columns, Dialect::Native),
+            layout,
+            row: Vec::new(),
         }))
     }
 
     fn write(&mut self, record: &Record) -> io::Result<()> {
-        self.line.clear();
-        record.write_csv(&mut self.line)?;
-        if self.hints {
-            self.line.pop();
-            for field in Group::Application.fields() {
-                self.line.push(b',');
-                match (field.get)(record) {
-                    Value::Text(text) => quote(&mut self.line, &text),
-                    Value::Word(word) => self.line.extend_from_slice(word.as_bytes()),
-                    // Hints are texts and words.
-                    _ => {}
-                }
-            }
-            self.line.push(b'\n');
-        }
-        self.out.write_all(&self.line)
+        record.values(&self.layout, &mut self.row);
+        self.csv.write(&self.row)
     }
 }
 
-/// Adds a CSV cell, in quotes where it has to be (RFC 4180): devices and servers choose what hints say.
-fn quote(line: &mut Vec<u8>, text: &str) {
-    if !text.contains([',', '"', '\r', '\n']) {
-        line.extend_from_slice(text.as_bytes());
-        return;
-    }
-    line.push(b'"');
-    line.extend_from_slice(text.replace('"', "\"\"").as_bytes());
-    line.push(b'"');
+/// A file that takes a table without its header, which is there already.
+struct Rest {
+    file: BufWriter<File>,
+    skip: usize,
 }
+
+impl Write for Rest {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.skip > 0 {
+            let skipped = self.skip.min(bytes.len());
+            self.skip -= skipped;
+            return Ok(skipped);
+        }
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Target for Rest {}
 
 /// Gives a table with another header another name: `flows.csv.1`, `.2` and so on.
 fn put_aside(path: &Path, header: &str) -> io::Result<()> {
@@ -318,16 +315,6 @@ mod tests {
         exports.write(&Event::Flow(Box::new(record)), |_| String::new());
         exports.flush().expect("writes");
         assert_eq!(exports.failed, 0);
-    }
-
-    #[test]
-    fn quotes_what_strangers_say() {
-        let mut line = Vec::new();
-        for text in ["plain", "a,b", "say \"hi\"", "two\nlines", ""] {
-            quote(&mut line, text);
-            line.push(b';');
-        }
-        assert_eq!(line, b"plain;\"a,b\";\"say \"\"hi\"\"\";\"two\nlines\";;");
     }
 
     #[test]

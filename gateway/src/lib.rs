@@ -5,6 +5,7 @@
 #![warn(missing_docs)]
 
 pub mod captures;
+pub mod classify;
 pub mod config;
 pub mod control;
 pub mod datapath;
@@ -13,7 +14,7 @@ pub mod generators;
 pub mod hints;
 pub mod injector;
 pub mod ledger_file;
-pub mod meter_command;
+pub mod meter;
 pub mod privileges;
 pub mod processes;
 pub mod progress;

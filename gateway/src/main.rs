@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use chaff_gateway::config::File;
 use chaff_gateway::control::{self, Request};
 use chaff_gateway::units::Duration;
-use chaff_gateway::{meter_command, run, simulate};
+use chaff_gateway::{classify, meter, run, simulate};
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
@@ -47,7 +47,9 @@ enum Command {
         print_config: bool,
     },
     /// Turn captures into flow records.
-    Meter(meter_command::Args),
+    Meter(Box<meter::Args>),
+    /// Tell which flows of a capture are unusual, and why.
+    Classify(classify::Args),
     /// Run captures through the gateway and sink in virtual time.
     Simulate(Box<simulate::Args>),
     /// Show what a running gateway does.
@@ -102,7 +104,8 @@ fn main() -> ExitCode {
             check,
             print_config,
         } => live(config.as_deref(), check, print_config),
-        Command::Meter(args) => meter_command::run(args),
+        Command::Meter(args) => meter::run(*args),
+        Command::Classify(args) => classify::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         Command::Status { socket, json } => status(&socket.socket, json),
         Command::Pause {

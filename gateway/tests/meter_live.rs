@@ -141,6 +141,33 @@ fn drains_under_load_lose_no_packet() {
 }
 
 #[test]
+fn reading_records_ends_while_a_flood_goes_on() {
+    const RING_RECORDS: u64 = (1 << 20) / 96;
+    let Some(home) = Home::new() else { return };
+    let mut meter = home
+        .within("gw", || Meter::load(&options(None)))
+        .expect("meter");
+    let socket = home.socket("dev", "10.77.1.2:0");
+    let to = std::net::Ipv4Addr::from(SERVER_IP);
+    let mut sent = 0u64;
+    let mut send_new = |n| {
+        for _ in 0..n {
+            // Each port is a flow of its own, and there are more of them than the map holds.
+            let _full = socket.send_to(b"new", (to, 1_024 + (sent % 60_000) as u16));
+            sent += 1;
+        }
+        sent
+    };
+    send_new(1_000);
+    // Every record that is read is followed by two new ones.
+    let read = meter.poll_records(|_| {
+        assert!(send_new(2) < 100_000, "reading goes on and on");
+    });
+    println!("{read} records read, {} sent", send_new(0));
+    assert!((1..=RING_RECORDS).contains(&read), "{read}");
+}
+
+#[test]
 fn one_flow_counted_on_two_cpus_is_exact() {
     let Some(home) = Home::new() else { return };
     let mut meter = home

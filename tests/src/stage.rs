@@ -21,6 +21,8 @@ const ENDING: Duration = Duration::from_secs(20);
 pub struct Stage {
     /// The namespaces.
     pub home: Home,
+    /// Lines of the configuration's section `[export]`; a file of slots at first.
+    pub export: String,
     folder: tempfile::TempDir,
     instance: String,
     sink: Option<Running>,
@@ -42,6 +44,7 @@ impl Stage {
         let instance = format!("test-{prefix}-{}", std::process::id());
         Ok(Self {
             home,
+            export: "slots = \"slots.csv\"".to_owned(),
             folder,
             instance,
             sink: None,
@@ -102,10 +105,11 @@ impl Stage {
         let config = format!(
             "[gateway]\nstate_dir = {:?}\ninstance = {:?}\ndevices_file = {listed:?}\n\
              [interfaces]\nlan = [\"lan0\"]\nwan = \"wan0\"\nhook = \"tcx\"\n\
-             [export]\nslots = \"slots.csv\"\n\
+             [export]\n{}\n\
              [cover]\nmode = \"plain\"\nsink = \"{SINK}:{PORT}\"\nkey_file = {:?}\n{cover}\n{extra}\n",
             self.path("state"),
             self.instance,
+            self.export,
             self.path("sink.key"),
         );
         let file = self.path("gateway.toml");

@@ -1,4 +1,4 @@
-//! `trainer`: learns cover generators from captures.
+//! `trainer`: learns cover generators and novelty models from captures.
 
 use std::collections::BTreeSet;
 use std::io::{BufWriter, IsTerminal, Write};
@@ -10,11 +10,12 @@ use chaff_cover::{Demand, Generator as _, OnnxGenerator, Window, parity};
 use chaff_trainer::captures;
 use chaff_trainer::cover::{self, Config, Progress, Report};
 use chaff_trainer::devices::{Devices, Scope};
+use chaff_trainer::learn_command;
 use chaff_trainer::windows::Shape;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Learns cover generators from captures and writes them as signed ONNX models.
+/// Learns cover generators (signed ONNX models) and novelty models from captures.
 #[derive(Parser)]
 #[command(version, after_help = "Exit codes: 0 done, 2 usage, input or output.")]
 struct Cli {
@@ -34,6 +35,10 @@ enum Command {
         after_long_help = "Example:\n  trainer perturb --model camera.onnx --slots 400 --seed 1 --output cover.csv"
     )]
     Perturb(Perturb),
+    /// Turn captures into a table of flow features.
+    Features(learn_command::Features),
+    /// Learn what normal traffic looks like, for `gateway classify`.
+    Learn(Box<learn_command::Learn>),
 }
 
 #[derive(Args)]
@@ -126,6 +131,8 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Cover(args) => train(args),
         Command::Perturb(args) => perturb(&args),
+        Command::Features(args) => learn_command::run_features(args),
+        Command::Learn(args) => learn_command::run_learn(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,5 +1,6 @@
 //! Benchmarks: ours and a peer, or a physical limit, side by side in interleaved rounds, as ratios against their bars.
 
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
@@ -8,11 +9,17 @@ use serde_json::Value;
 use crate::command::{Stop, require_root, shown};
 use crate::{packages, root};
 
+mod household;
+mod measure;
+mod offline;
+
+pub use measure::Measured;
+
 /// What `bench` takes.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
-    /// Which: meter, tcx, injector, replay [default: all].
-    #[arg(value_name = "NAME", value_parser = ["meter", "tcx", "injector", "replay"])]
+    /// Which: meter, tcx, injector, replay, offline [default: all].
+    #[arg(value_name = "NAME", value_parser = ["meter", "tcx", "injector", "replay", "offline"])]
     name: Vec<String>,
     /// Rounds that take turns; the median counts.
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=99))]
@@ -20,6 +27,27 @@ pub struct Options {
     /// Prints the benchmarks' own JSON, one line each, instead of the table.
     #[arg(long)]
     json: bool,
+    /// offline: packets of the capture that is made.
+    #[arg(long, default_value_t = 1_500_000, value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
+    packets: u64,
+    /// offline: seed of the capture.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// offline: reads this capture instead of making one.
+    #[arg(long, value_name = "FILE")]
+    pcap: Option<PathBuf>,
+    /// offline: measures this gateway instead of building one.
+    #[arg(long, value_name = "FILE")]
+    gateway: Option<PathBuf>,
+    /// offline: measures only contenders whose names contain this, and the ratios that need no others.
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+}
+
+impl Options {
+    fn wants(&self, name: &str) -> bool {
+        self.name.is_empty() || self.name.iter().any(|n| n == name)
+    }
 }
 
 /// A number of a benchmark and what it should be.
@@ -129,13 +157,13 @@ const ALL: [(&str, &str, &str, &[Bar]); 4] = [
 /// # Errors
 /// [`Stop::Check`] when a bar is missed; else when one cannot run.
 pub fn run(options: &Options) -> Result<()> {
-    require_root("the benchmarks")?;
-    packages::ensure(packages::BENCH)?;
     let mut missed = 0;
     for (name, package, example, bars) in ALL {
-        if !options.name.is_empty() && !options.name.iter().any(|n| n == name) {
+        if !options.wants(name) {
             continue;
         }
+        require_root(name)?;
+        packages::ensure(packages::BENCH)?;
         let result = measure(package, example, options.rounds)?;
         if options.json {
             println!("{result}");
@@ -144,6 +172,9 @@ pub fn run(options: &Options) -> Result<()> {
         for bar in bars {
             missed += u32::from(!row(&result, bar, name));
         }
+    }
+    if options.wants("offline") {
+        missed += offline::run(options)?;
     }
     if missed > 0 {
         return Err(Stop::Check.error(format_args!("{missed} bars missed")));

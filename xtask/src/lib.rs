@@ -20,6 +20,7 @@ pub mod build_ebpf;
 pub mod command;
 pub mod conformance;
 pub mod demo;
+pub mod fuzz;
 mod input;
 mod live;
 pub mod netns;

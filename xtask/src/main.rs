@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use xtask::build_ebpf::{self, Toolchain};
 use xtask::command::Stop;
 use xtask::netns::{self, Layout, Topology};
-use xtask::{bench, conformance, demo, record, test};
+use xtask::{bench, conformance, demo, fuzz, record, test};
 
 /// Chaff's development tasks.
 #[derive(Parser)]
@@ -49,9 +49,23 @@ Live in namespaces as root (sudo), in virtual time otherwise.")]
     #[command(after_help = "Examples:
   cargo xtask bench
   cargo xtask bench injector replay
+  cargo xtask bench offline --rounds 5
 
-Needs root, and for `replay` tcpreplay. Numbers mean something on a machine that does nothing else.")]
+Needs root, for `replay` tcpreplay, for `offline` softflowd, nfdump, tcpdump and NFStream 6.6.0 from PyPI (each is left out
+with a line that says so when it cannot be had). Numbers mean something on a machine that does nothing else.")]
     Bench(bench::Options),
+    /// Runs a program and prints what it used, as JSON; the offline benchmark calls this.
+    #[command(hide = true)]
+    Measure(bench::Measured),
+    /// Feeds every parser of outside bytes with inputs of libFuzzer's making, and checks what must hold.
+    #[command(after_help = "Examples:
+  cargo xtask fuzz --list
+  cargo xtask fuzz parse trace --seconds 600
+  cargo xtask fuzz --keep              # adds what reaches new code to tests/fuzz/corpus
+
+A C++ compiler is needed; with a nightly toolchain the address sanitizer is on. Inputs that grow are in
+target/fuzz/corpus, findings in target/fuzz/artifacts. `cargo test -p chaff-fuzz-targets` replays tests/fuzz/corpus.")]
+    Fuzz(fuzz::Options),
     /// Compares the gateway's flows with those of another program on the same captures, file by file.
     #[command(after_help = "Examples:
   cargo xtask conformance nfstream
@@ -122,6 +136,8 @@ fn run(task: Task) -> Result<()> {
         Task::Test(options) => test::run(options),
         Task::BuildEbpf { check, toolchain } => build_ebpf::run(check, toolchain),
         Task::Bench(options) => bench::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
+        Task::Measure(program) => program.run(),
         Task::Conformance(options) => conformance::run(&options),
         Task::RecordDemo(options) => record::run(&options),
     }

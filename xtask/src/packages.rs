@@ -35,11 +35,22 @@ pub const DEMO: &[Package] = &[
 /// What the benchmarks compare with.
 pub const BENCH: &[Package] = &[package("iproute2", "ip"), package("tcpreplay", "tcpreplay")];
 
+/// The meters that the offline benchmark compares with.
+pub const METERS: &[Package] = &[
+    package("softflowd", "softflowd"),
+    package("nfdump", "nfpcapd"),
+    package("tcpdump", "tcpdump"),
+    package("python3-venv", "python3"),
+];
+
 /// What building Chaff needs besides Rust.
 pub const BUILD: &[Package] = &[
     package("gcc", "cc"),
     package("libc6-dev", "/usr/include/stdio.h"),
 ];
+
+/// What building libFuzzer needs: a compiler of C++.
+pub const FUZZ: &[Package] = &[package("g++", "c++")];
 
 /// What recording the demo capture needs: the real programs of a small home.
 pub const RECORD: &[Package] = &[

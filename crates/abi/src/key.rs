@@ -55,7 +55,8 @@ impl core::str::FromStr for Mac {
         let mut parts = s.split([':', '-']);
         for byte in &mut out {
             let part = parts.next().ok_or(MacError)?;
-            if part.len() != 2 {
+            // `from_str_radix` takes a sign.
+            if part.len() != 2 || part.starts_with('+') {
                 return Err(MacError);
             }
             *byte = u8::from_str_radix(part, 16).map_err(|_| MacError)?;
@@ -256,6 +257,7 @@ mod tests {
             "02:00:5e:10:00",
             "02:00:5e:10:00:01:02",
             "2:00:5e:10:00:01",
+            "+2:00:5e:10:00:01",
             "zz:00:5e:10:00:01",
         ] {
             assert!(bad.parse::<Mac>().is_err(), "{bad}");

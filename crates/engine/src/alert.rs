@@ -5,7 +5,7 @@
 //! alert, and joins the history so that it is said once. The history is bounded; at the bound the peer that was not
 //! seen for the longest time makes room.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chaff_abi::{FlowKey, Nanos};
 use serde::{Deserialize, Serialize};
@@ -93,6 +93,9 @@ pub(crate) struct History {
     peers: Vec<Peer>,
     #[serde(skip)]
     index: BTreeMap<Peer, u64>,
+    /// The same, longest unseen first: at the bound each new peer of a flood asks for it.
+    #[serde(skip)]
+    by_age: BTreeSet<(u64, Peer)>,
     busiest: u64,
     #[serde(skip)]
     new_peers: u32,
@@ -125,7 +128,11 @@ impl History {
             port,
         };
         if let Some(seen) = self.index.get_mut(&peer) {
-            *seen = now.0;
+            if *seen != now.0 {
+                self.by_age.remove(&(*seen, peer));
+                self.by_age.insert((now.0, peer));
+                *seen = now.0;
+            }
             return None;
         }
         if !learning {
@@ -137,16 +144,13 @@ impl History {
         }
         let known_peers = self.index.len();
         if known_peers >= config.max_peers {
-            let oldest = self
-                .index
-                .iter()
-                .min_by_key(|(p, at)| (**at, **p))
-                .map(|(p, _)| *p);
-            if let Some(p) = oldest {
+            // With the same age the smaller peer goes, so that nothing depends on the order of arrival.
+            if let Some((_, p)) = self.by_age.pop_first() {
                 self.index.remove(&p);
             }
         }
         self.index.insert(peer, now.0);
+        self.by_age.insert((now.0, peer));
         (!learning).then(|| Novelty::Destination {
             address: key.destination(),
             port,
@@ -235,6 +239,7 @@ impl History {
         let now = i64::try_from(now.0).unwrap_or(i64::MAX);
         for h in all.values_mut() {
             h.index = h.peers.drain(..).map(|p| (p, 0)).collect();
+            h.by_age = h.index.iter().map(|(p, at)| (*at, *p)).collect();
             h.began = Some(now.saturating_sub(h.learnt));
         }
         Ok(all)
@@ -318,6 +323,13 @@ mod tests {
             h.observe(Nanos::from_secs(u64::from(i)), &key(i, 80), &config);
         }
         assert_eq!(h.index.len(), 3);
+        // The oldest one went, and being seen again counts.
+        h.observe(Nanos::from_secs(30), &key(17, 80), &config);
+        h.observe(Nanos::from_secs(31), &key(40, 80), &config);
+        let left: Vec<u8> = h.index.keys().map(|p| p.address[15]).collect();
+        assert_eq!(left, [17, 19, 40]);
+        assert!(h.by_age.iter().all(|(at, p)| h.index.get(p) == Some(at)));
+        assert_eq!(h.by_age.len(), h.index.len());
     }
 
     #[test]

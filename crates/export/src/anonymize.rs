@@ -134,11 +134,6 @@ impl Anonymizer {
         columns
     }
 
-    /// Names of chosen columns that hold tokens instead of addresses when [`Mode::Hash`] is in force.
-    pub fn chosen(&self) -> &[usize] {
-        &self.chosen
-    }
-
     /// Replaces the chosen values of a row.
     pub fn apply(&mut self, row: &mut [Value]) {
         for k in 0..self.chosen.len() {

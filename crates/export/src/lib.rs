@@ -38,7 +38,9 @@ mod text;
 
 pub use anonymize::{Anonymizer, Key, KeyError, Mode};
 pub use csv::{Csv, Dialect};
-pub use ipfix::{Collector, CollectorError, Ipfix, IpfixOptions, Transport, UdpTarget};
+pub use ipfix::{
+    Collector, CollectorError, Ipfix, IpfixOptions, Transport, UdpTarget, ipfix_elements,
+};
 pub use jsonl::JsonLines;
 pub use output::{Output, Target, WholeFile};
 pub use parquet::{Parquet, ParquetOptions};

@@ -98,12 +98,11 @@ impl WholeFile {
     /// # Errors
     /// The file cannot be created or opened.
     pub fn create_or_open(path: &Path) -> io::Result<Box<dyn Target>> {
-        Ok(match fs::metadata(path) {
-            Ok(meta) if !meta.is_file() && !meta.is_dir() => {
-                Box::new(File::options().write(true).open(path)?)
-            }
-            _ => Box::new(Self::create(path)?),
-        })
+        match fs::metadata(path) {
+            Ok(meta) if meta.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+            Ok(meta) if !meta.is_file() => Ok(Box::new(File::options().write(true).open(path)?)),
+            _ => Ok(Box::new(Self::create(path)?)),
+        }
     }
 }
 

@@ -213,7 +213,7 @@ fn flows_are_read_back_with_both_directions() {
     for (n, record) in decoder.records.iter().enumerate() {
         let get = |id| be(&record[&(0, id)]);
         let reverse = |id| be(&record[&(29_305, id)]);
-        assert_eq!((get(148), get(136), get(4)), (n as u64, 2, 6));
+        assert_eq!((get(148), get(136), get(4), get(239)), (n as u64, 2, 6, 1));
         assert_eq!(
             (get(2), get(1), reverse(2), reverse(1)),
             (10 + n as u64, 1_000 + n as u64, 7, u64::MAX)
@@ -226,7 +226,7 @@ fn flows_are_read_back_with_both_directions() {
         let ntp = |id| {
             let (seconds, fraction) = (get(id) >> 32, get(id) & 0xffff_ffff);
             (seconds - 2_208_988_800) * 1_000_000_000
-                + (u128::from(fraction) * 1_000_000_000 >> 32) as u64
+                + ((u128::from(fraction) * 1_000_000_000) >> 32) as u64
         };
         assert_eq!(
             (ntp(156), ntp(157)),

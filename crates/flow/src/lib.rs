@@ -22,16 +22,20 @@
 //! # Ok::<(), chaff_flow::ParseError>(())
 //! ```
 //!
-//! [`nfstream`] makes flows with NFStream's numbers instead, [`plugin`] adds columns to either, [`app`] looks at payloads.
+//! [`Parser`] looks into tunnels and joins fragments to their flow; [`parse`] alone sees what the kernel's meter sees.
+//! [`nfstream`] makes flows with NFStream's numbers instead, [`plugin`] adds columns to either, [`app`] looks at payloads,
+//! [`stats`] goes beyond the sums that the kernel keeps.
 //!
-//! It opens no file and reads no clock; capture formats are `chaff-trace`. [`parse`] sees what the kernel's meter sees;
-//! [`Parser`] looks into tunnels and joins fragments to their flow, but reassembles nothing.
+//! It opens no file and reads no clock; capture formats are `chaff-trace`. It does not reassemble fragments or streams,
+//! but for the handshakes that [`app`] reads.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 pub mod app;
 mod column;
+pub mod features;
 mod fields;
+mod index;
 pub mod nfstream;
 mod packet;
 pub mod plugin;

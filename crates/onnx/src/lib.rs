@@ -4,7 +4,7 @@
 //! them for demands, slot by slot. This is the only crate that knows the inference runtime (`ort` on the tract backend).
 //!
 //! ```
-//! use chaff_onnx::{Golden, Graph, IPET_SLOTS, Model, SIGNATURE_VERSION, Signature};
+//! use chaff_onnx::{Golden, Graph, IPET_SLOTS, SIGNATURE_VERSION, Signature};
 //!
 //! let mut graph = Graph::new("halver");
 //! let x = graph.input("x", &[1, 2]);
@@ -19,10 +19,13 @@
 //! let golden = Golden { inputs: vec![vec![4.0, 6.0]], outputs: vec![vec![2.0, 3.0]] };
 //! let bytes = graph.to_bytes(&signature, &[golden])?;
 //!
+//! # #[cfg(feature = "runtime")] {
+//! use chaff_onnx::Model;
 //! let mut model = Model::load(&bytes, "halver")?;
 //! let mut y = [0.0; 2];
 //! model.run(&[&[10.0, 1.0]], &mut [&mut y])?;
 //! assert_eq!(y, [5.0, 0.5]);
+//! # }
 //! # Ok::<(), chaff_onnx::ModelError>(())
 //! ```
 //!
@@ -37,21 +40,29 @@
 //! The tract backend panics on some graphs, inside a callback with C linkage: the process ends and nothing can
 //! catch it. All such graphs that are known have symbolic sizes; the strict check keeps out whatever it has not sized.
 //! A run-time loaded ONNX Runtime library is not offered.
+//!
+//! # Features
+//! `runtime` adds `Model` and the inference runtime, which is most of the build. Without it files are written, signed
+//! and checked ([`inspect`]), but not run.
 #![forbid(unsafe_code)]
 
 mod check;
 mod error;
 mod graph;
+mod inspect;
+#[cfg(feature = "runtime")]
 mod model;
 mod proto;
 mod scan;
 mod signature;
-#[cfg(test)]
+#[cfg(all(test, feature = "runtime"))]
 mod tests;
 
 pub use check::{MAX_NODES, Port};
 pub use error::ModelError;
 pub use graph::{Graph, Value, sign};
+pub use inspect::{Inspected, inspect};
+#[cfg(feature = "runtime")]
 pub use model::Model;
 pub use scan::MAX_FILE;
 pub use signature::{Golden, IPET_GENERATOR, IPET_SLOTS, SIGNATURE_VERSION, Signature};

@@ -6,10 +6,7 @@ use ort::session::builder::GraphOptimizationLevel;
 use ort::value::TensorRef;
 use prost::Message;
 
-use crate::check::check;
-use crate::graph::{decode, digest};
-use crate::signature::{PREFIX, golden};
-use crate::{Golden, ModelError, Port, Signature};
+use crate::{Golden, ModelError, Port, Signature, inspect};
 
 /// Largest difference between the runtime's answer and a stored one, relative to the stored one where that is above 1.
 /// Runtimes differ by 1e-7 of the output's scale; wrong ones by far more.
@@ -34,46 +31,19 @@ impl std::fmt::Debug for Model {
 }
 
 impl Model {
-    /// Loads a model: bounds, signature, kind, digest, graph, then the stored vectors against the runtime.
+    /// Loads a model: everything that [`inspect`] checks, then the stored vectors against the runtime.
     ///
     /// # Errors
     /// See [`ModelError`]; nothing of the file reaches the runtime before all checks but the last have passed.
     pub fn load(bytes: &[u8], want_kind: &str) -> Result<Self, ModelError> {
-        let proto = decode(bytes)?;
-        let (signature, golden_text, signed) = Signature::from_properties(&proto.metadata_props)?;
-        if signature.kind != want_kind {
-            return Err(ModelError::WrongKind {
-                found: signature.kind,
-                want: want_kind.to_owned(),
-            });
-        }
-        let checked = check(&proto)?;
-        let ours: Vec<_> = proto
-            .metadata_props
-            .iter()
-            .filter(|p| p.key.starts_with(PREFIX))
-            .cloned()
-            .collect();
-        let found = digest(&checked.model, &ours);
-        if found != signed {
-            return Err(ModelError::Digest {
-                found,
-                want: signed.to_owned(),
-            });
-        }
-        let sizes = |ports: &[Port]| ports.iter().map(Port::elements).collect::<Vec<_>>();
-        let vectors = golden(
-            golden_text,
-            &sizes(&checked.inputs),
-            &sizes(&checked.outputs),
-        )?;
+        let inspected = inspect(bytes, want_kind)?;
         let mut model = Self {
-            session: session(&checked.model.encode_to_vec())?,
-            signature,
-            inputs: checked.inputs,
-            outputs: checked.outputs,
+            session: session(&inspected.graph.encode_to_vec())?,
+            signature: inspected.signature,
+            inputs: inspected.inputs,
+            outputs: inspected.outputs,
         };
-        model.self_test(&vectors)?;
+        model.self_test(&inspected.golden)?;
         Ok(model)
     }
 

@@ -24,6 +24,7 @@
 #![warn(missing_docs)]
 
 mod error;
+pub mod features;
 mod input;
 mod reader;
 mod writer;

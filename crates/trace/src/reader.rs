@@ -60,6 +60,7 @@ pub struct Reader<R: Read> {
     format: State,
     packets: u64,
     last: Nanos,
+    found: Option<Found>,
     failed: bool,
 }
 
@@ -130,6 +131,7 @@ impl<R: Read> Reader<R> {
             format,
             packets: 0,
             last: Nanos::ZERO,
+            found: None,
             failed: false,
         })
     }
@@ -151,28 +153,42 @@ impl<R: Read> Reader<R> {
     /// # Errors
     /// As [`Reader::next`].
     pub fn next_borrowed(&mut self) -> Result<Option<(Frame, &[u8])>, TraceError> {
+        self.advance()?;
+        Ok(self.current())
+    }
+
+    /// Goes on to the next packet, which [`Reader::current`] then gives; false at the end.
+    ///
+    /// # Errors
+    /// As [`Reader::next`].
+    pub fn advance(&mut self) -> Result<bool, TraceError> {
+        self.found = None;
         if self.failed {
-            return Ok(None);
+            return Ok(false);
         }
         let found = match self.format {
             State::Pcap { .. } => self.next_pcap(),
             State::PcapNg { .. } => self.next_pcapng(),
         };
-        match found {
-            Ok(Some(Found { frame, bytes })) => {
+        self.found = found.map_err(|e| {
+            self.failed = true;
+            self.input.explain(e, self.packets)
+        })?;
+        match &self.found {
+            Some(found) => {
                 self.packets += 1;
-                self.last = frame.at;
-                Ok(Some((frame, self.input.buffer.get(bytes).unwrap_or(&[]))))
+                self.last = found.frame.at;
             }
-            Ok(None) => {
-                self.failed = true;
-                Ok(None)
-            }
-            Err(error) => {
-                self.failed = true;
-                Err(self.input.explain(error, self.packets))
-            }
+            None => self.failed = true,
         }
+        Ok(self.found.is_some())
+    }
+
+    /// The packet that [`Reader::advance`] went on to.
+    pub fn current(&self) -> Option<(Frame, &[u8])> {
+        let Found { frame, bytes } = self.found.as_ref()?;
+        let bytes = self.input.buffer.get(bytes.clone()).unwrap_or(&[]);
+        Some((*frame, bytes))
     }
 
     /// Kind of file.

@@ -5,8 +5,8 @@ use aya::maps::{Map, MapData, RingBuf};
 use aya::programs::{TestRun as _, TestRunOptions, TestRunResult};
 use aya::{Ebpf, EbpfLoader};
 use chaff_abi::{
-    ABI_VERSION, DeviceKey, DirectRecord, FlowKey, FlowValue, HintHeader, MAX_DEVICES, MeterConfig,
-    Reason, SLOT_RING, constant, map, program,
+    ABI_VERSION, DeviceKey, DirectRecord, FlowKey, FlowValue, HINT_SMALL, HintHeader, MAX_DEVICES,
+    MeterConfig, Reason, SLOT_RING, constant, map, program,
 };
 
 use super::attach::{Attached, HookInUse, tc_program, xdp_program};
@@ -21,6 +21,9 @@ use super::sys::{self, Grace, Plain as _};
 /// The meter's programs, built from `gateway-ebpf` by `cargo xtask build-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/chaff.bpfel.o");
 
+/// Records that the ring of 1 MiB holds at most, each with a header of eight bytes.
+const RING_RECORDS: u64 = (1 << 20) / (size_of::<DirectRecord>() as u64 + 8);
+
 /// The kernel's meter: loaded, attached and open for reading.
 ///
 /// Dropping it without [`Meter::detach`] leaves pinned programs attached and counting, and detaches others.
@@ -34,7 +37,8 @@ pub struct Meter {
     current: u32,
     grace: Grace,
     records: RingBuf<MapData>,
-    hints: Option<RingBuf<MapData>>,
+    /// The ring of copies, and how many small ones it holds.
+    hints: Option<(RingBuf<MapData>, u64)>,
     reasons: OwnedFd,
     cpus: usize,
     devices: OwnedFd,
@@ -91,7 +95,11 @@ impl Meter {
         };
         let records = ring(map::RECORDS)?;
         let hints = match o.hints {
-            Some(_) => Some(ring(map::HINTS)?),
+            Some(h) => {
+                // The kernel adds eight bytes to each.
+                let each = size_of::<HintHeader>() + HINT_SMALL + 8;
+                Some((ring(map::HINTS)?, u64::from(h.ring_bytes) / each as u64))
+            }
             None => None,
         };
         let current = sys::lookup(generation.as_fd(), &0u32)
@@ -192,10 +200,13 @@ impl Meter {
         })
     }
 
-    /// Hands over the packets that found no room in the flow map; returns how many.
+    /// Hands over the packets that found no room in the flow map; returns how many. At most as many as the ring holds:
+    /// under a flood the programs fill it while it is read, and this would not end before the flood does.
     pub fn poll_records(&mut self, mut f: impl FnMut(DirectRecord)) -> u64 {
         let mut n = 0;
-        while let Some(item) = self.records.next() {
+        while n < RING_RECORDS
+            && let Some(item) = self.records.next()
+        {
             if let Some(record) = DirectRecord::from_bytes(&item) {
                 f(record);
                 n += 1;
@@ -204,11 +215,17 @@ impl Meter {
         n
     }
 
-    /// Hands over the copies of first packets, oldest first, each with the frame's first bytes; returns how many. The bytes
-    /// are what people said: they are for memory only.
+    /// Hands over the copies of first packets, oldest first, each with the frame's first bytes; returns how many, at most as
+    /// many as the ring holds. The bytes are what people said: they are for memory only.
     pub fn poll_hints(&mut self, mut f: impl FnMut(HintHeader, &[u8])) -> u64 {
+        let Some((ring, most)) = &mut self.hints else {
+            return 0;
+        };
         let mut n = 0;
-        while let Some(item) = self.hints.as_mut().and_then(RingBuf::next) {
+        while n < *most
+            && let Some(item) = ring.next()
+        {
+            n += 1;
             let Some((header, rest)) =
                 HintHeader::from_bytes(&item).zip(item.get(size_of::<HintHeader>()..))
             else {
@@ -216,7 +233,6 @@ impl Meter {
             };
             if let Some(bytes) = rest.get(..header.len as usize) {
                 f(header, bytes);
-                n += 1;
             }
         }
         n

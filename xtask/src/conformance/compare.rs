@@ -92,6 +92,8 @@ impl Table {
                 }
                 '"' => quoted = !quoted,
                 ',' if !quoted => row.push(String::new()),
+                // NFStream ends lines with both.
+                '\r' if !quoted && chars.peek() == Some(&'\n') => {}
                 '\n' if !quoted => rows.push(vec![String::new()]),
                 _ => cell.push(c),
             }

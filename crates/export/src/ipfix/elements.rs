@@ -17,6 +17,8 @@ pub(crate) enum Code {
     Nanoseconds,
     /// `flowEndReason`, from a word of the native profile or a number of NFStream's.
     EndReason,
+    /// Always 1.
+    One,
 }
 
 /// An information element of a column.
@@ -56,6 +58,9 @@ const fn text(id: u16) -> Element {
     coded(id, VARIABLE, Code::Text)
 }
 
+/// `biflowDirection` (RFC 5103): records are told from the initiator, who is 1.
+pub(crate) const INITIATOR: Element = coded(239, 1, Code::One);
+
 /// Columns of whole flows, and of both profiles.
 const FLOW: &[(&str, &[Element])] = &[
     ("id", &[number(148, 8)]),
@@ -94,6 +99,10 @@ const FLOW: &[(&str, &[Element])] = &[
     ("src_mac", &[coded(56, 6, Code::Mac)]),
     ("dst_mac", &[coded(80, 6, Code::Mac)]),
     ("tcp_flags", &[number(6, 2)]),
+    ("icmp_type", &[number(176, 1)]),
+    ("icmp_code", &[number(177, 1)]),
+    ("application", &[text(96)]),
+    ("application_category", &[text(372)]),
     ("application_name", &[text(96)]),
     ("application_category_name", &[text(372)]),
     ("user_agent", &[text(468)]),

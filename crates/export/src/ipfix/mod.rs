@@ -8,7 +8,7 @@ use chaff_abi::Nanos;
 use chaff_flow::{Column, Kind, Value};
 
 pub use collector::{Collector, CollectorError, Transport, UdpTarget};
-use elements::{Code, Element, VARIABLE, elements};
+use elements::{Code, Element, INITIATOR, VARIABLE, elements};
 
 use crate::text::{Style, push_value};
 use crate::{Output, Target, check_row};
@@ -26,6 +26,15 @@ const MAX_TEXT: usize = 254;
 /// Seconds from 1900, where NTP counts from, to 1970.
 const NTP_OFFSET: u64 = 2_208_988_800;
 
+/// Private enterprise number (0 for IANA's own) and number of the information elements that carry a column.
+pub fn ipfix_elements(column: &Column) -> Vec<(u32, u16)> {
+    if matches!(column.kind, Kind::List | Kind::SignedList | Kind::TextList) {
+        return Vec::new();
+    }
+    let number = |e: &Element| (if e.reverse { REVERSE } else { 0 }, e.id);
+    elements(&column.name).iter().map(number).collect()
+}
+
 /// Settings of an [`Ipfix`] stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IpfixOptions {
@@ -36,6 +45,7 @@ pub struct IpfixOptions {
     pub domain: u32,
     /// Private enterprise number for columns without an element of IANA's: column `n` (from 1) becomes element `n`, with
     /// its name, type and meaning told by RFC 5610 records. Lists are left out. Default none: such columns are left out.
+    /// (nfdump 1.7.1 does not count RFC 5610 records and so reports sequence failures; it reads every flow.)
     pub enterprise: Option<u32>,
     /// Messages after which the templates are sent again, 0 for never: what UDP needs. Default 512.
     pub repeat_messages: u32,
@@ -133,11 +143,20 @@ impl<T: Target> Ipfix<T> {
                 kind: column.kind,
                 scale,
             };
-            let known = elements(&column.name);
+            let is_list = matches!(column.kind, Kind::List | Kind::SignedList | Kind::TextList);
+            let known = if is_list {
+                Vec::new()
+            } else {
+                elements(&column.name)
+            };
             let own = options
                 .enterprise
                 .filter(|_| known.is_empty() && i < 0x7fff);
             for element in known {
+                // A pseudonym in place of a number.
+                if element.code == Code::Number && column.kind == Kind::Text {
+                    continue;
+                }
                 let enterprise = if element.reverse { REVERSE } else { 0 };
                 // Flags of the flow and of its initiator have one element: the first column has it.
                 let is_taken = |f: &Field| f.element.id == element.id && f.enterprise == enterprise;
@@ -148,6 +167,15 @@ impl<T: Target> Ipfix<T> {
             if let (Some(enterprise), Some(element)) = (own, own_element(i, column.kind)) {
                 fields.push(field(element, enterprise));
             }
+        }
+        if fields.iter().any(|f: &Field| f.element.reverse) {
+            fields.push(Field {
+                column: 0,
+                element: INITIATOR,
+                enterprise: 0,
+                kind: Kind::Unsigned,
+                scale: 1,
+            });
         }
         let max = options.max_message.clamp(512, 65_535);
         let mut ipfix = Self {
@@ -187,19 +215,6 @@ impl<T: Target> Ipfix<T> {
         ipfix.preamble = ipfix.preamble(columns);
         ipfix.begin_message();
         Ok(ipfix)
-    }
-
-    /// Names of columns that are sent.
-    pub fn sent<'c>(&self, columns: &'c [Column]) -> Vec<&'c str> {
-        let mut names: Vec<&str> = Vec::new();
-        for field in &self.fields {
-            if let Some(column) = columns.get(field.column)
-                && names.last() != Some(&&*column.name)
-            {
-                names.push(&column.name);
-            }
-        }
-        names
     }
 
     fn preamble(&self, columns: &[Column]) -> Vec<Preamble> {
@@ -442,6 +457,7 @@ impl Field {
             }
             Code::Nanoseconds => push_ntp(out, number(value).saturating_mul(self.scale)),
             Code::EndReason => out.push(end_reason(value)),
+            Code::One => out.push(1),
             Code::Mac => match value {
                 Value::Mac(mac) => out.extend_from_slice(&mac.0),
                 Value::Text(text) => {

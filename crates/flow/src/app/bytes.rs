@@ -73,3 +73,22 @@ pub(super) fn u16s(bytes: &[u8]) -> impl Iterator<Item = u16> + '_ {
         .chunks_exact(2)
         .map(|pair| u16::from_be_bytes([pair[0], pair[1]]))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_until_there_is_nothing_left() {
+        let mut reader = Reader::new(&[1, 0, 2, 0, 0, 3, 0, 0, 0, 4, 2, 9, 8, 0, 1, 7]);
+        assert_eq!((reader.u8(), reader.u16()), (Some(1), Some(2)));
+        assert_eq!((reader.u24(), reader.u32()), (Some(3), Some(4)));
+        assert_eq!(reader.vector8(), Some(&[9, 8][..]));
+        assert_eq!(reader.vector16(), Some(&[7][..]));
+        assert!(reader.is_empty() && reader.u8().is_none());
+        let mut short = Reader::new(&[5, 1]);
+        assert_eq!((short.vector8(), short.rest()), (None, &[1][..]));
+        assert_eq!(short.take_at_most(9), &[1]);
+        assert_eq!(u16s(&[0, 1, 2]).collect::<Vec<_>>(), [1]);
+    }
+}

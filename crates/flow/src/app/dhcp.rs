@@ -124,3 +124,81 @@ impl<'a> Dhcp<'a> {
         Some(numbers.join(","))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn message(options: &[u8]) -> Vec<u8> {
+        let mut out = vec![1, 1, 6, 0];
+        out.resize(28, 0);
+        out.extend([2, 0, 0, 0, 0, 1]);
+        out.resize(236, 0);
+        out.extend(MAGIC);
+        out.extend_from_slice(options);
+        out
+    }
+
+    #[test]
+    fn reads_what_a_host_says() {
+        let options = [
+            &[53, 1, 1, 0, 12, 4][..],
+            b"plug",
+            &[55, 3, 1, 3, 6, 60, 3],
+            b"abc",
+            &[50, 4, 10, 0, 0, 9, 57, 2, 5, 0xdc, 255, 12, 1, b'x'],
+        ]
+        .concat();
+        let bytes = message(&options);
+        let dhcp = Dhcp::parse(&bytes).expect("a message");
+        assert_eq!((dhcp.operation, dhcp.message_type), (1, Some(1)));
+        assert_eq!(dhcp.host_name, Some(&b"plug"[..]));
+        assert_eq!(dhcp.fingerprint().as_deref(), Some("1,3,6"));
+        assert_eq!(dhcp.vendor_class, Some(&b"abc"[..]));
+        assert_eq!(
+            (dhcp.requested_address, dhcp.max_size),
+            (Some([10, 0, 0, 9]), Some(1500))
+        );
+        assert_eq!(dhcp.client_hardware, [2, 0, 0, 0, 0, 1]);
+        assert_eq!(dhcp.options, [53, 12, 55, 60, 50, 57]);
+    }
+
+    #[test]
+    fn tells_what_comes_after_the_message_type() {
+        let options = [55, 1, 1, 53, 1, 3, 12, 1, b'a', 80, 0, 55, 1, 6, 255];
+        let bytes = message(&options);
+        let dhcp = Dhcp::parse(&bytes).expect("a message");
+        assert_eq!(dhcp.fingerprint().as_deref(), Some("6"));
+        let seen = dhcp.after_message_type();
+        assert_eq!(
+            (seen.fingerprint(), seen.host_name),
+            (None, Some(&b"a"[..]))
+        );
+    }
+
+    #[test]
+    fn keeps_what_is_there_of_a_cut_option() {
+        let bytes = message(&[53, 1, 1, 12, 9, b'a', b'b']);
+        assert_eq!(
+            Dhcp::parse(&bytes).and_then(|d| d.host_name),
+            Some(&b"ab"[..])
+        );
+        assert_eq!(Dhcp::parse(&bytes[..239]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn takes_any_options(options in prop::collection::vec(any::<u8>(), 0..300)) {
+            let bytes = message(&options);
+            let dhcp = Dhcp::parse(&bytes).expect("a message");
+            dhcp.fingerprint();
+            let _ = dhcp.after_message_type();
+        }
+
+        #[test]
+        fn takes_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            Dhcp::parse(&bytes);
+        }
+    }
+}

@@ -182,3 +182,125 @@ pub fn raw_name(message: &[u8], at: &mut usize) -> Option<Vec<u8>> {
     }
     None
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A name without compression.
+    fn encoded(name: &str) -> Vec<u8> {
+        let mut out = Vec::new();
+        for label in name.split('.').filter(|l| !l.is_empty()) {
+            out.push(label.len() as u8);
+            out.extend(label.bytes());
+        }
+        out.push(0);
+        out
+    }
+
+    /// A question for an address.
+    pub(in super::super) fn question(name: &str) -> Vec<u8> {
+        [&encoded(name)[..], &[0, 1, 0, 1]].concat()
+    }
+
+    /// A record for the name at the start of the first question.
+    fn record(kind: u16, ttl: u32, data: &[u8]) -> Vec<u8> {
+        let mut out = vec![0xc0, 12];
+        out.extend(kind.to_be_bytes());
+        out.extend([0, 1]);
+        out.extend(ttl.to_be_bytes());
+        out.extend((data.len() as u16).to_be_bytes());
+        out.extend_from_slice(data);
+        out
+    }
+
+    /// An address record.
+    pub(in super::super) fn answer(ttl: u32, address: [u8; 4]) -> Vec<u8> {
+        record(kind::A, ttl, &address)
+    }
+
+    /// A response with questions and answers.
+    pub(in super::super) fn response(questions: &[Vec<u8>], answers: &[Vec<u8>]) -> Vec<u8> {
+        let mut out = vec![0, 7, 0x81, 0x80];
+        out.extend((questions.len() as u16).to_be_bytes());
+        out.extend((answers.len() as u16).to_be_bytes());
+        out.extend([0; 4]);
+        out.extend(questions.concat());
+        out.extend(answers.concat());
+        out
+    }
+
+    #[test]
+    fn reads_a_response() {
+        let message = response(
+            &[question("F.ISI.ARPA")],
+            &[
+                record(kind::CNAME, 300, &[3, b'F', b'O', b'O', 0xc0, 14]),
+                answer(60, [10, 2, 0, 52]),
+                record(kind::AAAA, 60, &[1; 16]),
+                record(kind::SRV, 60, &[&[0; 6][..], &encoded("a.b")].concat()),
+                record(kind::TXT, 60, b"\x03a=b"),
+            ],
+        );
+        let message = Message::parse(&message).expect("a message");
+        assert!(message.header.is_response());
+        assert_eq!(message.questions, [("F.ISI.ARPA".to_owned(), kind::A)]);
+        let data: Vec<&Data> = message.records.iter().map(|r| &r.data).collect();
+        let expected = [
+            Data::Name("FOO.ISI.ARPA".to_owned()),
+            Data::Address([10, 2, 0, 52].into()),
+            Data::Address([1; 16].into()),
+            Data::Name("a.b".to_owned()),
+            Data::Other,
+        ];
+        assert_eq!(data, expected.iter().collect::<Vec<_>>());
+        assert_eq!(
+            (message.records[0].ttl, &*message.records[1].name),
+            (300, "F.ISI.ARPA")
+        );
+    }
+
+    #[test]
+    fn keeps_what_comes_before_a_cut() {
+        let message = response(
+            &[question("a.example")],
+            &[answer(1, [1; 4]), answer(1, [2; 4])],
+        );
+        let cut = Message::parse(&message[..message.len() - 2]).expect("a message");
+        assert_eq!((cut.questions.len(), cut.records.len()), (1, 1));
+        assert_eq!(Message::parse(&message[..11]), None);
+    }
+
+    #[test]
+    fn refuses_loops_and_long_names() {
+        let mut looping = response(&[], &[]);
+        looping.extend([0xc0, 12]);
+        assert_eq!(name(&looping, &mut { 12 }), None);
+        let mut ladder = response(&[], &[]);
+        for at in 0..100u16 {
+            ladder.push(1);
+            ladder.push(b'a');
+            ladder.extend((0xc000 | (12 + (at + 1) * 4)).to_be_bytes());
+        }
+        assert_eq!(name(&ladder, &mut { 12 }), None);
+        let long = [
+            &response(&[], &[])[..],
+            &encoded(&["abcdefghi"; 26].join(".")),
+        ]
+        .concat();
+        assert_eq!(name(&long, &mut { 12 }), None);
+    }
+
+    proptest! {
+        #[test]
+        fn takes_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            Message::parse(&bytes);
+        }
+
+        #[test]
+        fn takes_any_pointers(bytes in prop::collection::vec(prop::sample::select(vec![0u8, 1, 12, 13, 14, 0xc0, 0xff]), 12..100)) {
+            Message::parse(&bytes);
+        }
+    }
+}

@@ -81,3 +81,31 @@ impl<'a> Message<'a> {
         self.offset == 0 && self.fragment.len() == self.length
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn reads_records_and_fragments() {
+        let mut bytes = vec![22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 5, 0, 15];
+        bytes.extend([1, 0, 0, 9, 0, 0, 0, 0, 2, 0, 0, 3, 7, 8, 9]);
+        let record = Record::parse(&bytes).expect("a record");
+        assert_eq!((record.kind, record.epoch, record.length), (22, 0, 15));
+        let message = Message::parse(record.content).expect("a message");
+        assert_eq!((message.kind, message.length, message.offset), (1, 9, 2));
+        assert_eq!(message.fragment, [7, 8, 9]);
+        assert!(!message.is_whole());
+        bytes[1] = 3;
+        assert_eq!(Record::parse(&bytes), None);
+    }
+
+    proptest! {
+        #[test]
+        fn takes_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+            Record::parse(&bytes);
+            Message::parse(&bytes);
+        }
+    }
+}

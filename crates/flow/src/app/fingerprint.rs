@@ -113,11 +113,12 @@ const NDPI_ALGORITHMS: usize = 64;
 /// Bytes of JA4 that nDPI keeps.
 const NDPI_JA4: usize = 36;
 
-/// JA4 of a client as nDPI 5.0 writes it; `None` for a hello with very long lists.
+/// JA4 of a client as nDPI 5.0 writes it; `None` for a hello with very long lists. `server_name` is what is known of the
+/// flow, from this hello or from before.
 ///
 /// It differs from [`ja4`] where lists are empty, counts exceed 99, the protocol of ALPN is no plain text, the server
 /// name is an address, signature algorithms hold GREASE, or several versions of DTLS are supported.
-pub fn ja4_ndpi(hello: &ClientHello, transport: Transport) -> Option<String> {
+pub fn ja4_ndpi(hello: &ClientHello, transport: Transport, server_name: &str) -> Option<String> {
     if hello.ciphers.len() > NDPI_LIST || hello.extensions.len() > NDPI_LIST {
         return None;
     }
@@ -129,11 +130,8 @@ pub fn ja4_ndpi(hello: &ClientHello, transport: Transport) -> Option<String> {
         .filter(|v| !is_grease(*v))
         .max()
         .unwrap_or(hello.version);
-    let name = hello.server_name.as_deref().unwrap_or_default();
-    let address = super::text::host(name).parse::<IpAddr>().is_ok();
-    let mut print = parts
-        .head(transport, !name.is_empty() && !address)
-        .into_bytes();
+    let named = !server_name.is_empty() && server_name.parse::<IpAddr>().is_err();
+    let mut print = parts.head(transport, named).into_bytes();
     let protocol = hello.alpn.iter().find(|p| !p.is_empty());
     match protocol.map(Vec::as_slice) {
         Some([first, .., last]) => {
@@ -243,4 +241,127 @@ fn alpn_name(protocol: &[u8]) -> String {
         return format!("{}{}", *first as char, *last as char);
     }
     format!("{:x}{:x}", first >> 4, last & 15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The hello of JA4's technical details: GREASE and the original order do not matter.
+    fn chrome() -> ClientHello {
+        ClientHello {
+            version: 0x0303,
+            ciphers: vec![
+                0x3a3a, 0x1301, 0x1302, 0x1303, 0xc02b, 0xc02f, 0xc02c, 0xc030, 0xcca9, 0xcca8,
+                0xc013, 0xc014, 0x009c, 0x009d, 0x002f, 0x0035,
+            ],
+            extensions: vec![
+                0x2a2a, 0x001b, 0x0000, 0x0033, 0x0010, 0x4469, 0x0017, 0x002d, 0x000d, 0x0005,
+                0x0023, 0x0012, 0x002b, 0xff01, 0x000b, 0x000a, 0x0015, 0x1a1a,
+            ],
+            signature_algorithms: vec![
+                0x0403, 0x0804, 0x0401, 0x0503, 0x0805, 0x0501, 0x0806, 0x0601,
+            ],
+            versions: vec![0x4a4a, 0x0304, 0x0303],
+            server_name: Some(b"example.org".to_vec()),
+            alpn: vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+            ..ClientHello::default()
+        }
+    }
+
+    #[test]
+    fn makes_ja4_as_its_authors() {
+        let print = "t13d1516h2_8daaf6152771_e5627efa2ab1";
+        assert_eq!(ja4(&chrome(), Transport::Tcp), print);
+        let ndpi = ja4_ndpi(&chrome(), Transport::Tcp, "example.org");
+        assert_eq!(ndpi.as_deref(), Some(print));
+        assert!(ja4(&chrome(), Transport::Quic).starts_with("q13d"));
+    }
+
+    #[test]
+    fn makes_ja4_of_hellos_with_little_in_them() {
+        let empty = ClientHello {
+            version: 0x0301,
+            ..ClientHello::default()
+        };
+        assert_eq!(
+            ja4(&empty, Transport::Tcp),
+            "t10i000000_000000000000_000000000000"
+        );
+        assert_eq!(
+            ja4_ndpi(&empty, Transport::Tcp, "").as_deref(),
+            Some("t10i000000_e3b0c44298fc_e3b0c44298fc")
+        );
+        let odd = |alpn: &[u8]| ClientHello {
+            alpn: vec![alpn.to_vec()],
+            ..empty.clone()
+        };
+        assert_eq!(&ja4(&odd(b"\xab\xcd"), Transport::Tcp)[8..10], "ad");
+        assert_eq!(&ja4(&odd(b"0"), Transport::Tcp)[8..10], "00");
+        assert_eq!(&ja4(&odd(b"-x"), Transport::Tcp)[8..10], "28");
+    }
+
+    #[test]
+    fn names_versions() {
+        let with = |version, versions: &[u16]| {
+            let hello = ClientHello {
+                version,
+                versions: versions.to_vec(),
+                ..ClientHello::default()
+            };
+            ja4(&hello, Transport::Dtls)[1..3].to_owned()
+        };
+        assert_eq!(with(0xfefd, &[]), "d2");
+        assert_eq!(with(0xfefd, &[0xfefd, 0xfefc]), "d3");
+        assert_eq!(with(0x0300, &[]), "s3");
+        assert_eq!(with(0x0303, &[0x0a0a]), "12");
+        assert_eq!(with(0x0100, &[]), "00");
+    }
+
+    #[test]
+    fn counts_stop_at_99() {
+        let many = ClientHello {
+            version: 0x0303,
+            ciphers: (1..=120).collect(),
+            ..ClientHello::default()
+        };
+        assert_eq!(&ja4(&many, Transport::Tcp)[..8], "t12i9900");
+        let ndpi = ja4_ndpi(&many, Transport::Tcp, "").expect("a print");
+        assert!(ndpi.starts_with("t12i12000") && ndpi.len() == NDPI_JA4);
+        let more = ClientHello {
+            ciphers: (1..=129).collect(),
+            ..many
+        };
+        assert_eq!(ja4_ndpi(&more, Transport::Tcp, ""), None);
+    }
+
+    #[test]
+    fn makes_ja3_as_its_authors() {
+        let hello = ClientHello {
+            version: 769,
+            ciphers: vec![47, 53, 5, 10, 49161, 49162, 49171, 49172, 50, 56, 19, 4],
+            extensions: vec![0, 10, 11],
+            groups: vec![23, 24, 25],
+            formats: vec![0],
+            ..ClientHello::default()
+        };
+        assert_eq!(
+            ja3_text(&hello),
+            "769,47-53-5-10-49161-49162-49171-49172-50-56-19-4,0-10-11,23-24-25,0"
+        );
+        assert_eq!(ja3(&hello), "ada70206e40642a3e4461f35503241d5");
+        let bare = ClientHello {
+            version: 769,
+            ciphers: vec![4, 5, 10, 9, 100, 98, 3, 6, 19, 18, 99],
+            ..ClientHello::default()
+        };
+        assert_eq!(ja3(&bare), "de350869b8c85de67a350c8d186f11e6");
+        let server = ServerHello {
+            version: 769,
+            cipher: 47,
+            extensions: vec![65281, 0, 11, 35, 5, 16],
+            ..ServerHello::default()
+        };
+        assert_eq!(ja3s(&server), "836ce314215654b5b1f85f97c73e506f");
+    }
 }

@@ -17,8 +17,8 @@ pub enum Start<'a> {
         /// What is asked for.
         target: &'a [u8],
     },
-    /// Of a response: its status code.
-    Response(u16),
+    /// Of a response: its status code, when that is there.
+    Response(Option<u16>),
 }
 
 /// First line and headers of a message, as far as they are there.
@@ -83,7 +83,7 @@ const METHODS: [(&str, Family); 24] = [
     ("TRACE", Family::Trace),
 ];
 
-/// The method that `bytes` begin with, followed by a space.
+/// The method that `bytes` begin with, followed by a space and something more.
 pub fn method(bytes: &[u8]) -> Option<(&'static str, Family)> {
     if !bytes.first()?.is_ascii_uppercase() {
         return None;
@@ -91,7 +91,7 @@ pub fn method(bytes: &[u8]) -> Option<(&'static str, Family)> {
     METHODS.into_iter().find(|(method, _)| {
         bytes
             .strip_prefix(method.as_bytes())
-            .is_some_and(|rest| rest.first() == Some(&b' '))
+            .is_some_and(|rest| rest.len() > 1 && rest[0] == b' ')
     })
 }
 
@@ -110,7 +110,8 @@ impl<'a> Head<'a> {
                     target: &rest[..end],
                 }
             }
-            None => Start::Response(status(first)?),
+            None if is_response(bytes) => Start::Response(status(first)),
+            None => return None,
         };
         Some(Self {
             start,
@@ -161,15 +162,15 @@ fn trim(value: &[u8]) -> &[u8] {
     &value[start..end]
 }
 
-/// Status code of a line that begins a response.
+fn is_response(bytes: &[u8]) -> bool {
+    let start = bytes.first_chunk::<8>();
+    start.is_some_and(|s| s[..7].eq_ignore_ascii_case(b"HTTP/1."))
+}
+
+/// Status code of a response's first line.
 fn status(line: &[u8]) -> Option<u16> {
-    let (start, rest) = line.split_at_checked(b"HTTP/1.".len())?;
-    let digits = rest
-        .get(2..5)
-        .filter(|_| start.eq_ignore_ascii_case(b"HTTP/1."))?;
-    if !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
+    let digits = line.get(9..12)?;
+    let digits = digits.iter().all(u8::is_ascii_digit).then_some(digits)?;
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
@@ -190,5 +191,76 @@ impl<'a> Iterator for Lines<'a> {
         };
         self.0 = rest;
         Some(line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn reads_a_request() {
+        let head = Head::parse(
+            b"GET /a b HTTP/1.1\r\nHOST:  a.example \r\nX: 1\r\nhost: b\r\n\r\nbody: c\r\n",
+        );
+        let head = head.expect("a message");
+        let Start::Request {
+            method,
+            family,
+            target,
+        } = head.start
+        else {
+            panic!("a request");
+        };
+        assert_eq!((method, family, target), ("GET", Family::Web, &b"/a"[..]));
+        assert_eq!(head.get("host"), Some(&b"b"[..]));
+        assert_eq!((head.get("x"), head.get("body")), (Some(&b"1"[..]), None));
+        assert!(head.headers.complete);
+    }
+
+    #[test]
+    fn reads_a_response_that_is_cut() {
+        let head =
+            Head::parse(b"HTTP/1.1 204 No\r\nContent-Type: text/html; ch").expect("a message");
+        assert_eq!(head.start, Start::Response(Some(204)));
+        assert_eq!(head.get("content-type"), Some(&b"text/html; ch"[..]));
+        assert!(!head.headers.complete);
+        assert_eq!(
+            Head::parse(b"HTTP/1.1").map(|h| h.start),
+            Some(Start::Response(None))
+        );
+    }
+
+    #[test]
+    fn refuses_what_is_no_message() {
+        for bytes in [
+            &b""[..],
+            b"GET",
+            b"GET ",
+            b"get / HTTP/1.1",
+            b"HTTP/2 200",
+            b"\r\n\r\n",
+        ] {
+            assert_eq!(Head::parse(bytes), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn takes_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            Head::parse(&bytes);
+            let request = [&b"POST "[..], &bytes].concat();
+            if let Some(head) = Head::parse(&request) {
+                prop_assert!(head.get("host").is_none_or(|h| h.len() <= MAX_VALUE));
+            }
+        }
+
+        #[test]
+        fn keeps_a_bounded_number_of_headers(lines in 0usize..400) {
+            let text = "a: b\r\n".repeat(lines);
+            let headers = Headers::parse(text.as_bytes());
+            prop_assert!(headers.pairs.len() <= MAX_LINES);
+        }
     }
 }

@@ -3,24 +3,35 @@
 //! One file per protocol, each with pure functions over bytes. [`Dissector`] holds what a flow needs between packets;
 //! give it the packets of a flow in order until it answers [`Progress::Done`].
 
+mod addresses;
+pub mod answers;
 mod bytes;
+pub mod coap;
+mod detect;
 pub mod dhcp;
 mod dissector;
 pub mod dns;
 pub mod dtls;
 pub mod fingerprint;
 pub mod http;
+pub mod mail;
+pub mod mqtt;
 mod names;
 pub mod netbios;
+mod ports;
 pub mod quic;
+mod services;
 pub mod ssh;
 mod stream;
+pub mod stun;
 mod text;
 pub mod tls;
+pub mod x509;
 
 use std::borrow::Cow;
 use std::net::IpAddr;
 
+pub use answers::Answers;
 pub use dissector::{Dialect, Dissector};
 pub use names::App;
 pub use text::MAX_SERVER_NAME;
@@ -84,11 +95,6 @@ impl Confidence {
             Self::Payload => 6,
         }
     }
-
-    /// Whether the name was guessed without a look at what was said.
-    pub const fn is_guess(self) -> bool {
-        matches!(self, Self::Port | Self::Address)
-    }
 }
 
 /// What was found. Empty texts mean that it was not there.
@@ -100,6 +106,8 @@ pub struct Hints {
     pub category: &'static str,
     /// On what the name rests.
     pub confidence: Confidence,
+    /// Whether the name was guessed after the flow's end, because no payload had told.
+    pub guessed: bool,
     /// TLS or QUIC server name, HTTP host, DNS question, ...
     pub server_name: String,
     /// JA4 of TLS, QUIC and DTLS clients, HASSH of SSH clients, option list of DHCP clients.

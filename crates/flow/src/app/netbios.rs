@@ -69,3 +69,75 @@ pub fn datagram_source(message: &[u8], sender: IpAddr) -> Option<Vec<u8>> {
     }
     decode(reader.rest())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// "FRED" of RFC 1001, section 14.1.
+    const FRED: &[u8; 32] = b"EGFCEFEECACACACACACACACACACACACA";
+
+    fn question(flags: u16, counts: [u16; 4]) -> Vec<u8> {
+        let mut out = vec![0, 1];
+        out.extend(flags.to_be_bytes());
+        out.extend(counts.iter().flat_map(|c| c.to_be_bytes()));
+        out.push(32);
+        out.extend(FRED);
+        out.extend([0, 0, 32, 0, 1]);
+        out
+    }
+
+    #[test]
+    fn decodes_names() {
+        assert_eq!(decode(FRED).as_deref(), Some(&b"FRED"[..]));
+        assert_eq!(decode(&FRED[..31]), None);
+        assert_eq!(decode(b"EGFCEFEEcacacacacacacacacacacaca"), None);
+    }
+
+    #[test]
+    fn reads_messages_of_the_name_service() {
+        assert_eq!(
+            name(&question(0x0110, [1, 0, 0, 0])).as_deref(),
+            Some(&b"FRED"[..])
+        );
+        assert_eq!(
+            name(&question(0x2910, [1, 0, 0, 1])).as_deref(),
+            Some(&b"FRED"[..])
+        );
+        assert_eq!(
+            name(&question(0x8500, [0, 1, 0, 0])).as_deref(),
+            Some(&b"FRED"[..])
+        );
+        assert_eq!(name(&question(0x0110, [2, 0, 0, 0])), None);
+        assert_eq!(name(&question(0xb400, [0, 1, 0, 0])), None);
+    }
+
+    #[test]
+    fn reads_datagrams_of_their_sender() {
+        let mut message = vec![0x11, 0x0e, 0, 1, 10, 0, 0, 9, 0, 138, 0, 73, 0, 0];
+        for _ in 0..2 {
+            message.push(32);
+            message.extend(FRED);
+            message.push(0);
+        }
+        message.extend(b"\xffSMB%");
+        let sender = IpAddr::from([10, 0, 0, 9]);
+        assert_eq!(
+            datagram_source(&message, sender).as_deref(),
+            Some(&b"FRED"[..])
+        );
+        assert_eq!(datagram_source(&message, IpAddr::from([10, 0, 0, 8])), None);
+        message.pop();
+        assert_eq!(datagram_source(&message, sender), None);
+    }
+
+    proptest! {
+        #[test]
+        fn takes_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+            decode(&bytes);
+            name(&bytes);
+            datagram_source(&bytes, IpAddr::from([0, 0, 0, 0]));
+        }
+    }
+}

@@ -411,3 +411,225 @@ pub fn user_agent(parameters: &[u8]) -> Option<&[u8]> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tls::{ClientHello, Message};
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Destination connection id of RFC 9001, appendix A.
+    const ID: [u8; 8] = [0x83, 0x94, 0xc8, 0xf0, 0x3e, 0x51, 0x57, 0x08];
+    /// CRYPTO frame of RFC 9001, appendix A.2.
+    const CRYPTO: &str = "060040f1010000ed0303ebf8fa56f12939b9584a3896472ec40bb863cfd3e86804fe3a47f06a2b69484c\
+        00000413011302010000c000000010000e00000b6578616d706c652e636f6dff01000100000a00080006001d0017001800100007000504\
+        616c706e000500050100000000003300260024001d00209370b2c9caa47fbabaf4559fedba753de171fa71f50f1ce15d43e994ec74d748\
+        002b0003020304000d0010000e0403050306030203080408050806002d00020101001c00024001003900320408ffffffffffffffff0504\
+        8000ffff07048000ffff0801100104800075300901100f088394c8f03e51570806048000ffff";
+
+    fn unhex(text: &str) -> Vec<u8> {
+        let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
+        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).expect("text"), 16);
+        digits
+            .chunks(2)
+            .map(|pair| byte(pair).expect("digits"))
+            .collect()
+    }
+
+    /// An Initial packet of 1200 bytes with packet number 2 in four bytes, as in the RFCs, but without a tag.
+    fn seal(version: u32, id: &[u8], frames: &[u8]) -> Vec<u8> {
+        let keys = Keys::client(version, id).expect("a known version");
+        let mut header = vec![if version == V2 { 0xd3 } else { 0xc3 }];
+        header.extend(version.to_be_bytes());
+        header.push(id.len() as u8);
+        header.extend(id);
+        header.extend([0, 0]);
+        let length = 1200 - header.len() - 2;
+        header.extend((0x4000 | length as u16).to_be_bytes());
+        header.extend([0, 0, 0, 2]);
+        let mut payload = frames.to_vec();
+        payload.resize(1200 - header.len() - TAG, 0);
+        let mut nonce = keys.iv;
+        nonce[11] ^= 2;
+        keys.stream(nonce, &mut payload);
+        let mask = keys.block(
+            &keys.header,
+            payload[..SAMPLE].try_into().expect("a sample"),
+        );
+        header[0] ^= mask[0] & 0x0f;
+        let at = header.len() - 4;
+        for (byte, mask) in header[at..].iter_mut().zip(&mask[1..]) {
+            *byte ^= mask;
+        }
+        [&header[..], &payload, &[0; TAG]].concat()
+    }
+
+    fn frame(offset: usize, part: &[u8]) -> Vec<u8> {
+        let number = |n: usize| (0x4000 | n as u16).to_be_bytes();
+        [&[6][..], &number(offset), &number(part.len()), part].concat()
+    }
+
+    fn server_name(crypto: &Crypto) -> Option<Vec<u8>> {
+        let message = Message::parse(crypto.bytes()).filter(Message::is_whole)?;
+        ClientHello::parse(message.body, false)?.server_name
+    }
+
+    #[test]
+    fn seals_and_opens_the_packets_of_the_rfcs() {
+        // RFC 9001, appendix A.2, and RFC 9369, appendix A.2.
+        let cases = [
+            (
+                V1,
+                "c000000001088394c8f03e5157080000449e7b9aec34d1b1c98dd7689fb8ec11d242b123dc9bd8bab936b47d92ec356c",
+            ),
+            (
+                V2,
+                "d76b3343cf088394c8f03e5157080000449ea0c95e82ffe67b6abcdb4298b485dd04de806071bf03dceebfa162e75d6c",
+            ),
+        ];
+        for (version, start) in cases {
+            let packet = seal(version, &ID, &unhex(CRYPTO));
+            assert_eq!(packet[..48], unhex(start));
+            let mut crypto = Crypto::default();
+            assert!(crypto.datagram(&packet));
+            assert_eq!(server_name(&crypto).as_deref(), Some(&b"example.com"[..]));
+        }
+    }
+
+    #[test]
+    fn opens_every_version_with_its_salt() {
+        for version in [
+            0xff00_0016,
+            0xff00_001b,
+            0xff00_001d,
+            0xff00_0022,
+            0xface_b002,
+            0x5430_3531,
+        ] {
+            let mut crypto = Crypto::default();
+            assert!(
+                crypto.datagram(&seal(version, &ID, &unhex(CRYPTO))),
+                "{version:x}"
+            );
+            assert_eq!(server_name(&crypto).as_deref(), Some(&b"example.com"[..]));
+        }
+        assert_eq!(handshake(0x5130_3433), Some(Handshake::Chlo));
+        assert_eq!(handshake(0x5130_3530), Some(Handshake::EncryptedChlo));
+        assert_eq!(handshake(0x5130_7a30), None);
+        assert_eq!(handshake(0xdead_beef), None);
+    }
+
+    #[test]
+    fn puts_the_hello_together_from_packets_in_any_order() {
+        let hello = &unhex(CRYPTO)[4..];
+        let first = [frame(100, &hello[100..]), vec![1, 0, 0]].concat();
+        let second = [vec![0], frame(40, &hello[40..110]), frame(0, &hello[..50])].concat();
+        let mut crypto = Crypto::default();
+        assert!(crypto.datagram(&seal(V1, &ID, &first)));
+        assert_eq!(crypto.bytes(), b"");
+        assert!(crypto.datagram(&seal(V1, &ID, &second)));
+        assert_eq!(crypto.bytes(), hello);
+        assert_eq!(server_name(&crypto).as_deref(), Some(&b"example.com"[..]));
+    }
+
+    #[test]
+    fn keeps_the_keys_of_the_first_packet() {
+        let hello = &unhex(CRYPTO)[4..];
+        let mut crypto = Crypto::default();
+        assert!(crypto.datagram(&seal(V1, &ID, &frame(0, &hello[..50]))));
+        // The server chose another id for the header; the keys stay.
+        let mut moved = seal(V1, &ID, &frame(50, &hello[50..]));
+        assert_eq!(crypto.bytes().len(), 50);
+        moved[6..14].copy_from_slice(b"serverid");
+        assert!(crypto.datagram(&moved));
+        assert_eq!(crypto.bytes(), hello);
+    }
+
+    #[test]
+    fn refuses_packets_of_other_keys_and_kinds() {
+        let packet = seal(V1, &ID, &unhex(CRYPTO));
+        let mut crypto = Crypto::default();
+        crypto.datagram(&seal(V1, b"other", &[1]));
+        assert!(!crypto.datagram(&packet));
+        assert_eq!(crypto.bytes(), b"");
+        assert!(Long::initial(&packet[..1000]).is_none());
+        let mut handshake = packet.clone();
+        handshake[0] |= 0x20;
+        assert!(Long::initial(&handshake).is_none());
+        let mut unknown = packet;
+        unknown[1] = 0x99;
+        assert!(Long::initial(&unknown).is_none());
+    }
+
+    #[test]
+    fn reads_a_chlo() {
+        let tags: [(&[u8; 4], &[u8]); 3] = [
+            (b"PAD\0", &[0x2d; 20]),
+            (b"SNI\0", b"www.example.org"),
+            (b"UAID", b"dev Chrome/60"),
+        ];
+        let (mut index, mut values) = (Vec::new(), Vec::new());
+        for (tag, value) in tags {
+            values.extend_from_slice(value);
+            index.extend_from_slice(tag);
+            index.extend((values.len() as u32).to_le_bytes());
+        }
+        let chlo = [&b"CHLO\x03\0\0\0"[..], &index, &values].concat();
+        let mut datagram = b"\x0d12345678Q043\x01".to_vec();
+        datagram.extend([0; 12]);
+        datagram.extend([0xa0, 1, 4, 0]);
+        datagram.extend(&chlo);
+        assert_eq!(google_version(&datagram), Some(0x5130_3433));
+        let found = Chlo::find(&datagram).expect("a CHLO");
+        assert_eq!(found.server_name, Some(&b"www.example.org"[..]));
+        assert_eq!(found.user_agent, Some(&b"dev Chrome/60"[..]));
+        let cut = Chlo::find(&datagram[..datagram.len() - 5]).expect("a CHLO");
+        assert_eq!((cut.server_name.is_some(), cut.user_agent), (true, None));
+    }
+
+    #[test]
+    fn finds_the_user_agent_among_parameters() {
+        let parameters = [&[1, 2, 0x40, 0x64, 0x71, 0x29, 3][..], b"abc", &[4, 0]].concat();
+        assert_eq!(user_agent(&parameters), Some(&b"abc"[..]));
+        assert_eq!(user_agent(&parameters[..8]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn takes_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            Long::initial(&bytes);
+            google_version(&bytes);
+            Chlo::find(&bytes);
+            Chlo::parse(&[b"CHLO", &bytes[..]].concat());
+            user_agent(&bytes);
+        }
+
+        #[test]
+        fn takes_any_frames(frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..6)) {
+            let mut crypto = Crypto::default();
+            for frames in frames {
+                crypto.datagram(&seal(V1, &ID, &frames));
+                prop_assert!(crypto.bytes.len() <= MAX_CRYPTO && crypto.known.len() <= MAX_PIECES);
+            }
+        }
+
+        #[test]
+        fn pieces_in_any_order_give_the_whole(
+            data in prop::collection::vec(any::<u8>(), 1..400),
+            mut cuts in prop::collection::vec(0usize..400, 0..8),
+            seed: u64,
+        ) {
+            cuts.retain(|c| *c < data.len());
+            cuts.extend([0, data.len()]);
+            cuts.sort_unstable();
+            let mut pieces: Vec<(usize, usize)> = cuts.windows(2).map(|w| (w[0], w[1])).collect();
+            let turn = (seed % pieces.len() as u64) as usize;
+            pieces.rotate_left(turn);
+            let mut crypto = Crypto::default();
+            for (from, to) in pieces {
+                crypto.insert(from, &data[from..to]);
+            }
+            prop_assert_eq!(crypto.bytes(), &data[..]);
+        }
+    }
+}

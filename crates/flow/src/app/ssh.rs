@@ -94,3 +94,77 @@ impl<'a> KexInit<'a> {
         md5_hex(&lists.join(&b';'))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn packet(lists: [&str; 10]) -> Vec<u8> {
+        let mut payload = vec![KEX_INIT];
+        payload.extend([9; 16]);
+        for list in lists {
+            payload.extend((list.len() as u32).to_be_bytes());
+            payload.extend(list.bytes());
+        }
+        payload.extend([0; 5]);
+        let length = payload.len() as u32 + 1 + 4;
+        [&length.to_be_bytes()[..], &[4], &payload, &[0; 4]].concat()
+    }
+
+    const LISTS: [&str; 10] = [
+        "curve25519-sha256,ecdh",
+        "ssh-ed25519",
+        "aes128-ctr",
+        "aes256-ctr",
+        "hmac-sha2-256",
+        "hmac-sha1",
+        "none",
+        "zlib",
+        "",
+        "",
+    ];
+
+    #[test]
+    fn makes_hassh_of_both_directions() {
+        let bytes = packet(LISTS);
+        let kex = KexInit::parse(&bytes).expect("a message");
+        // MD5 of "curve25519-sha256,ecdh;aes128-ctr;hmac-sha2-256;none".
+        assert_eq!(kex.hassh(), "30483031d9cbf4c2bc2a05c67f6295ca");
+        assert_eq!(
+            kex.hassh_server(),
+            Some(md5_hex(b"curve25519-sha256,ecdh;aes256-ctr;hmac-sha1;zlib"))
+        );
+        assert_eq!(KexInit::length(&bytes), Some(bytes.len()));
+    }
+
+    #[test]
+    fn needs_the_lists_of_the_direction() {
+        let bytes = packet(LISTS);
+        let end = 22 + LISTS[..8].iter().map(|l| l.len() + 4).sum::<usize>();
+        let cut = KexInit::parse(&bytes[..end - 1]).expect("a message");
+        assert_eq!(cut.hassh(), "30483031d9cbf4c2bc2a05c67f6295ca");
+        assert_eq!(cut.hassh_server(), None);
+        assert_eq!(KexInit::parse(&bytes[..end - 5]), None);
+    }
+
+    #[test]
+    fn knows_identification_lines() {
+        assert!(is_banner(b"SSH-2.0-OpenSSH_9.2\r\n"));
+        assert!(!is_banner(b"SSH-2.0") && !is_banner(b"ssh-2.0-x\r\n"));
+        assert_eq!(banner_length(b"SSH-2.0-x\r\nrest"), Some(11));
+    }
+
+    proptest! {
+        #[test]
+        fn takes_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            KexInit::parse(&bytes);
+            KexInit::length(&bytes);
+            let kex = [&[0, 0, 1, 0, 4, KEX_INIT][..], &[0; 16], &bytes].concat();
+            if let Some(kex) = KexInit::parse(&kex) {
+                kex.hassh();
+                kex.hassh_server();
+            }
+        }
+    }
+}

@@ -6,6 +6,8 @@ use super::bytes::{Reader, u16s};
 pub const CLIENT_HELLO: u8 = 1;
 /// `server_hello` of the handshake header.
 pub const SERVER_HELLO: u8 = 2;
+/// `certificate` of the handshake header.
+pub const CERTIFICATE: u8 = 11;
 
 pub(super) const SERVER_NAME: u16 = 0;
 const SUPPORTED_GROUPS: u16 = 10;
@@ -211,9 +213,15 @@ impl ServerHello {
         let mut reader = Reader::new(body);
         let version = reader.u16()?;
         reader.take(32)?;
-        reader.vector8()?;
+        // Drafts of TLS 1.3 up to 21 have neither a session id nor a compression.
+        let draft = version >> 8 == 0x7f;
+        if !draft {
+            reader.vector8()?;
+        }
         let cipher = reader.u16()?;
-        reader.u8()?;
+        if !draft {
+            reader.u8()?;
+        }
         let mut hello = Self {
             version,
             cipher,
@@ -239,5 +247,133 @@ impl ServerHello {
             }
         }
         Some(hello)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Bytes after their length of two bytes.
+    pub(in super::super) fn vector(bytes: &[u8]) -> Vec<u8> {
+        [&(bytes.len() as u16).to_be_bytes()[..], bytes].concat()
+    }
+
+    /// An extension.
+    pub(in super::super) fn extension(kind: u16, value: &[u8]) -> Vec<u8> {
+        [&kind.to_be_bytes()[..], &vector(value)].concat()
+    }
+
+    /// Numbers as they are sent.
+    pub(in super::super) fn numbers(values: &[u16]) -> Vec<u8> {
+        values.iter().flat_map(|v| v.to_be_bytes()).collect()
+    }
+
+    /// Body of a ClientHello; without extensions it has no list of them.
+    pub(in super::super) fn client_hello(
+        version: u16,
+        ciphers: &[u16],
+        extensions: &[Vec<u8>],
+    ) -> Vec<u8> {
+        let mut body = version.to_be_bytes().to_vec();
+        body.extend([7; 32]);
+        body.push(0);
+        body.extend(vector(&numbers(ciphers)));
+        body.extend([1, 0]);
+        if !extensions.is_empty() {
+            body.extend(vector(&extensions.concat()));
+        }
+        body
+    }
+
+    /// The extension of a server's name.
+    pub(in super::super) fn name_extension(name: &[u8]) -> Vec<u8> {
+        let entry = [&[0][..], &vector(name)].concat();
+        extension(SERVER_NAME, &vector(&entry))
+    }
+
+    #[test]
+    fn reads_a_client_hello() {
+        let body = client_hello(
+            0x0303,
+            &[0x1a1a, 0x1301],
+            &[
+                name_extension(b"example.org"),
+                extension(SUPPORTED_GROUPS, &vector(&numbers(&[29, 23]))),
+                extension(POINT_FORMATS, &[1, 0]),
+                extension(SIGNATURE_ALGORITHMS, &vector(&numbers(&[0x0403]))),
+                extension(ALPN, &vector(b"\x02h2\x08http/1.1")),
+                extension(SUPPORTED_VERSIONS, &[4, 3, 4, 3, 3]),
+            ],
+        );
+        let hello = ClientHello::parse(&body, false).expect("a hello");
+        assert_eq!(hello.ciphers, [0x1a1a, 0x1301]);
+        assert_eq!(hello.extensions, [0, 10, 11, 13, 16, 43]);
+        assert_eq!(hello.server_name.as_deref(), Some(&b"example.org"[..]));
+        assert_eq!((hello.groups, hello.formats), (vec![29, 23], vec![0]));
+        assert_eq!(hello.alpn, [&b"h2"[..], b"http/1.1"]);
+        assert_eq!(hello.versions, [0x0304, 0x0303]);
+        assert_eq!(hello.signature_algorithms, [0x0403]);
+        assert_eq!(ClientHello::parse(&body[..body.len() - 1], false), None);
+    }
+
+    #[test]
+    fn reads_a_server_hello_of_version_and_of_draft() {
+        let mut body = vec![3, 3];
+        body.extend([1; 32]);
+        body.extend([0, 0x13, 1, 0]);
+        let chosen = [
+            extension(SUPPORTED_VERSIONS, &[3, 4]),
+            extension(51, &[0; 4]),
+        ];
+        body.extend(vector(&chosen.concat()));
+        let hello = ServerHello::parse(&body).expect("a hello");
+        assert_eq!((hello.version, hello.cipher), (0x0303, 0x1301));
+        assert_eq!(
+            (hello.selected_version, hello.extensions),
+            (Some(0x0304), vec![43, 51])
+        );
+        let mut draft = vec![0x7f, 0x14];
+        draft.extend([1; 32]);
+        draft.extend([0x13, 3, 0, 4, 0, 40, 0, 0]);
+        let hello = ServerHello::parse(&draft).expect("a hello");
+        assert_eq!((hello.cipher, hello.extensions), (0x1303, vec![40]));
+    }
+
+    #[test]
+    fn reads_records_and_messages() {
+        let bytes = [22, 3, 1, 0, 6, 1, 0, 0, 2, 9, 8, 23];
+        let record = Record::parse(&bytes).expect("a record");
+        assert!(record.is_whole() && record.kind == record::HANDSHAKE);
+        let message = Message::parse(record.content).expect("a message");
+        assert!(message.is_whole() && message.body == [9, 8] && message.kind == CLIENT_HELLO);
+        assert!(!Record::parse(&bytes[..10]).expect("a record").is_whole());
+        assert_eq!(Record::parse(&bytes[..4]), None);
+    }
+
+    #[test]
+    fn knows_grease() {
+        let grease = (0..=0xffffu16).filter(|v| is_grease(*v)).count();
+        assert!(is_grease(0x0a0a) && is_grease(0xfafa) && !is_grease(0x0a1a));
+        assert_eq!(grease, 16);
+    }
+
+    proptest! {
+        #[test]
+        fn takes_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            ClientHello::parse(&bytes, false);
+            ClientHello::parse(&bytes, true);
+            ServerHello::parse(&bytes);
+            Record::parse(&bytes);
+            Message::parse(&bytes);
+        }
+
+        #[test]
+        fn takes_any_extension(kind in prop::sample::select(vec![0u16, 10, 11, 13, 16, 43, 57]), value in prop::collection::vec(any::<u8>(), 0..40)) {
+            let body = client_hello(0x0303, &[1], &[extension(kind, &value)]);
+            let hello = ClientHello::parse(&body, false).expect("a hello");
+            prop_assert_eq!(hello.extensions, [kind]);
+        }
     }
 }

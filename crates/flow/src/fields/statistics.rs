@@ -1,5 +1,5 @@
 use super::{Field, field, join};
-use crate::stats::{Moments, Side, Sketch, Statistics, Tcp, TcpSide};
+use crate::stats::{Moments, Side, Statistics, Tcp, TcpSide};
 use crate::{Kind, Record, Value};
 
 /// Minimum, maximum, mean and sample standard deviation of an `Option<Moments>`.
@@ -42,24 +42,27 @@ macro_rules! spread {
     };
 }
 
-/// Five quantiles of an `Option<&Sketch>`.
+/// Five quantiles, each an `Option<u64>`.
 macro_rules! quantiles {
-    ($name:expr, $end:literal, $unit:literal, $what:literal, |$r:ident| $of:expr) => {
+    ($name:expr, $end:literal, $unit:literal, $what:literal, |$r:ident, $q:ident| $of:expr) => {
         [
-            quantiles!(one $name, "_p5", $end, $unit, "5 % quantile of each ", $what, |$r| $of, 0.05),
-            quantiles!(one $name, "_p25", $end, $unit, "25 % quantile of each ", $what, |$r| $of, 0.25),
-            quantiles!(one $name, "_p50", $end, $unit, "Median ", $what, |$r| $of, 0.5),
-            quantiles!(one $name, "_p75", $end, $unit, "75 % quantile of each ", $what, |$r| $of, 0.75),
-            quantiles!(one $name, "_p95", $end, $unit, "95 % quantile of each ", $what, |$r| $of, 0.95),
+            quantiles!(one $name, "_p5", $end, $unit, "5 % quantile of each ", $what, |$r, $q| $of, 0.05),
+            quantiles!(one $name, "_p25", $end, $unit, "25 % quantile of each ", $what, |$r, $q| $of, 0.25),
+            quantiles!(one $name, "_p50", $end, $unit, "Median ", $what, |$r, $q| $of, 0.5),
+            quantiles!(one $name, "_p75", $end, $unit, "75 % quantile of each ", $what, |$r, $q| $of, 0.75),
+            quantiles!(one $name, "_p95", $end, $unit, "95 % quantile of each ", $what, |$r, $q| $of, 0.95),
         ]
     };
-    (one $name:expr, $p:literal, $end:literal, $unit:literal, $word:literal, $what:literal, |$r:ident| $of:expr, $q:literal) => {
+    (one $name:expr, $p:literal, $end:literal, $unit:literal, $word:literal, $what:literal, |$r:ident, $q:ident| $of:expr, $value:literal) => {
         field(
             concat!($name, $p, $end),
             Kind::Unsigned,
             $unit,
             concat!($word, $what, "; empty without one."),
-            |$r| whole($of.and_then(|s: &Sketch| s.quantile($q))),
+            |$r| {
+                let $q = $value;
+                whole($of)
+            },
         )
     };
 }
@@ -121,15 +124,15 @@ macro_rules! direction {
                 "transport payload",
                 |r| side(r, $side).map(|s| s.payload)
             ),
-            &quantiles!(concat!($prefix, "_bytes"), "", "bytes", "IP length", |r| {
-                side(r, $side).map(|s| &s.sizes)
+            &quantiles!(concat!($prefix, "_bytes"), "", "bytes", "IP length", |r, q| {
+                side(r, $side).and_then(|s| s.sizes.quantile(q))
             }),
             &quantiles!(
                 concat!($prefix, "_iat"),
                 "_ns",
                 "ns",
                 "time between packets",
-                |r| side(r, $side).map(|s| &s.gaps)
+                |r, q| side(r, $side).and_then(|s| s.gaps.quantile(q))
             ),
             &[
                 field(
@@ -247,7 +250,7 @@ const BOTH: [Field; 50] = join(&[
     &spread!("bi_payload_bytes", "", "bytes", "transport payload", |r| {
         both(r, |s| s.payload)
     }),
-    &quantiles!("bi_bytes", "", "bytes", "IP length", |r| sizes(r).as_ref()),
+    &quantiles!("bi_bytes", "", "bytes", "IP length", |r, q| size(r, q)),
     &spread!(
         "bi_iat",
         "_ns",
@@ -260,7 +263,7 @@ const BOTH: [Field; 50] = join(&[
         "_ns",
         "ns",
         "time between packets of either direction",
-        |r| statistics(r).map(|s| &s.gap_quantiles)
+        |r, q| statistics(r).and_then(|s| s.gap_quantiles.quantile(q))
     ),
     &[
         field(
@@ -378,12 +381,10 @@ fn ip_lengths(r: &Record) -> Moments {
     all
 }
 
-/// Quantiles of IP lengths of both directions.
-fn sizes(r: &Record) -> Option<Sketch> {
+/// Quantile of the IP lengths of both directions.
+fn size(r: &Record, q: f64) -> Option<u64> {
     let [forward, backward] = &statistics(r)?.sides;
-    let mut all = forward.sizes.clone();
-    all.merge(&backward.sizes);
-    Some(all)
+    forward.sizes.quantile_with(&backward.sizes, q)
 }
 
 fn rate(r: &Record, count: u64) -> Value {

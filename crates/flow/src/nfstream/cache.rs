@@ -2,8 +2,8 @@
 
 use super::dissect::Dissection;
 use super::flow::{Core, Sequence, Statistics};
-use super::index::Index;
 use super::packet::Packet;
+use crate::index::Index;
 use crate::plugin;
 
 /// End of the list.
@@ -56,7 +56,7 @@ impl Cache {
     /// An empty cache for flows with or without statistics and extras.
     pub(super) fn new(has_statistics: bool, has_extras: bool) -> Self {
         Self {
-            index: Index::new(),
+            index: Index::default(),
             cores: Vec::new(),
             statistics: Vec::new(),
             extras: Vec::new(),

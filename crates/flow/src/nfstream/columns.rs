@@ -289,7 +289,7 @@ fn hints(hints: Option<&Hints>, row: &mut Vec<Value>) {
         "" => "Unspecified",
         category => category,
     }));
-    row.push(Value::Unsigned(hints.confidence.is_guess().into()));
+    row.push(Value::Unsigned(hints.guessed.into()));
     row.push(Value::Unsigned(hints.confidence.ndpi().into()));
     for text in [
         &hints.server_name,

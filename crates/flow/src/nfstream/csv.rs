@@ -1,10 +1,8 @@
 //! CSV as Python's `csv` module with its defaults writes NFStream's values (RFC 4180, minimal quotes).
 
 use std::io::Write;
-use std::net::IpAddr;
 
-use chaff_abi::Mac;
-
+use crate::text::{push_ip, push_mac, push_signed, push_unsigned};
 use crate::{Column, Value};
 
 /// Adds the header line, ended by `line_end` (NFStream writes `"\r\n"`).
@@ -32,15 +30,15 @@ pub fn write_csv_row(out: &mut Vec<u8>, row: &[Value], line_end: &str) {
 
 fn write_value(out: &mut Vec<u8>, value: &Value) {
     match value {
-        Value::Unsigned(n) => write_unsigned(out, *n),
-        Value::Signed(n) => write_signed(out, *n),
+        Value::Unsigned(n) => push_unsigned(out, *n),
+        Value::Signed(n) => push_signed(out, *n),
         Value::Float(x) => write_float(out, *x),
-        Value::Ip(ip) => write_ip(out, *ip),
-        Value::Mac(mac) => write_mac(out, *mac),
+        Value::Ip(ip) => push_ip(out, *ip),
+        Value::Mac(mac) => push_mac(out, *mac),
         Value::Word(word) => out.extend_from_slice(word.as_bytes()),
         Value::Text(text) => quoted(out, text),
-        Value::List(list) => write_list(out, list, |out, n| write_unsigned(out, *n)),
-        Value::SignedList(list) => write_list(out, list, |out, n| write_signed(out, *n)),
+        Value::List(list) => write_list(out, list, |out, n| push_unsigned(out, *n)),
+        Value::SignedList(list) => write_list(out, list, |out, n| push_signed(out, *n)),
         Value::TextList(list) => {
             let mut text = Vec::new();
             write_list_plain(&mut text, list, |out, s| write_text_repr(out, s));
@@ -50,70 +48,13 @@ fn write_value(out: &mut Vec<u8>, value: &Value) {
     }
 }
 
-fn print(out: &mut Vec<u8>, value: &impl std::fmt::Display) {
-    // Writing into a Vec does not fail.
-    let _ = write!(out, "{value}");
-}
-
-fn write_signed(out: &mut Vec<u8>, n: i64) {
-    // What fills up lists.
-    if n == -1 {
-        out.extend_from_slice(b"-1");
-        return;
-    }
-    if n < 0 {
-        out.push(b'-');
-    }
-    write_unsigned(out, n.unsigned_abs());
-}
-
-fn write_unsigned(out: &mut Vec<u8>, mut n: u64) {
-    // Most counters and all flags of short flows have one digit.
-    if n < 10 {
-        out.push(b'0' + n as u8);
-        return;
-    }
-    let mut digits = [0; 20];
-    let mut start = digits.len();
-    while n > 0 {
-        start -= 1;
-        digits[start] = b'0' + (n % 10) as u8;
-        n /= 10;
-    }
-    out.extend_from_slice(&digits[start..]);
-}
-
-fn write_ip(out: &mut Vec<u8>, ip: IpAddr) {
-    match ip {
-        IpAddr::V4(v4) => {
-            for (i, byte) in v4.octets().into_iter().enumerate() {
-                if i > 0 {
-                    out.push(b'.');
-                }
-                write_unsigned(out, byte.into());
-            }
-        }
-        IpAddr::V6(v6) => print(out, &v6),
-    }
-}
-
-fn write_mac(out: &mut Vec<u8>, mac: Mac) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = [b':'; 17];
-    for (place, byte) in text.chunks_mut(3).zip(mac.0) {
-        place[0] = DIGITS[usize::from(byte >> 4)];
-        place[1] = DIGITS[usize::from(byte & 15)];
-    }
-    out.extend_from_slice(&text);
-}
-
 /// Adds a float as Python's `repr`: the shortest digits that read back as the same number, an exponent of at least two
 /// digits below 0.0001 and from 1e16 on, and always a `.0` or an exponent.
 pub fn write_float(out: &mut Vec<u8>, x: f64) {
     // Most values are whole numbers, which need no search for digits.
     let whole = x as i64;
     if whole as f64 == x && whole.unsigned_abs() < 1 << 53 && (whole != 0 || x.is_sign_positive()) {
-        write_signed(out, whole);
+        push_signed(out, whole);
         out.extend_from_slice(b".0");
         return;
     }
@@ -128,10 +69,8 @@ pub fn write_float(out: &mut Vec<u8>, x: f64) {
     } else if size == 0.0 {
         out.extend_from_slice(b"-0.0");
     } else if (1e-4..1e16).contains(&size) {
-        print(out, &x);
-        if x.fract() == 0.0 {
-            out.extend_from_slice(b".0");
-        }
+        // Of two shortest texts the nearer one, as Python has it; the standard library has the other.
+        out.extend_from_slice(zmij::Buffer::new().format_finite(x).as_bytes());
     } else {
         write_exponential(out, x);
     }

@@ -6,7 +6,7 @@ use chaff_abi::Nanos;
 
 use super::cache::{Cache, Taken};
 use super::flow::{Core, Expiration, Flow, size_of};
-use super::index::Hasher;
+use super::hasher::Hasher;
 use super::packet::{Ignored, Packet, parse};
 use super::{Config, columns};
 use crate::plugin::{Extension, FlowView, Next, PacketView, Plugins};

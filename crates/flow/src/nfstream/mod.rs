@@ -32,7 +32,7 @@ mod columns;
 mod csv;
 mod dissect;
 mod flow;
-mod index;
+mod hasher;
 mod meter;
 mod packet;
 mod tunnel;

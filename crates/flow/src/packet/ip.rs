@@ -59,8 +59,8 @@ pub(super) fn ipv4(bytes: Bytes<'_>, offset: usize) -> Result<IpHeader, ParseErr
     let flags = u16::from_be_bytes([h[6], h[7]]);
     let fragment = fragment(flags & 0x1fff != 0, flags & 0x2000 != 0);
     let key = FlowKey {
-        src: FlowKey::mapped([h[12], h[13], h[14], h[15]]),
-        dst: FlowKey::mapped([h[16], h[17], h[18], h[19]]),
+        src: mapped([h[12], h[13], h[14], h[15]]),
+        dst: mapped([h[16], h[17], h[18], h[19]]),
         protocol: h[9],
         version: 4,
         ..FlowKey::default()
@@ -147,6 +147,12 @@ pub(super) fn ipv6(bytes: Bytes<'_>, offset: usize) -> Result<IpHeader, ParseErr
         ttl: h[7],
         traffic_class,
     })
+}
+
+/// [`FlowKey::mapped`] as one number, so that it is stored at once: who reads it at once soon after waits otherwise.
+#[inline(always)]
+fn mapped(address: [u8; 4]) -> [u8; 16] {
+    (0xffff_0000_0000 | u128::from(u32::from_be_bytes(address))).to_be_bytes()
 }
 
 fn fragment(has_offset: bool, more: bool) -> Fragment {

@@ -140,20 +140,20 @@ impl LinkHeader {
         }
     }
 
-    /// The header of a frame that begins the bytes.
+    /// The header of an Ethernet frame that holds IP and nothing before it.
     #[inline(always)]
+    pub(super) fn plain_ethernet(bytes: Bytes<'_>) -> Option<Self> {
+        let head = Self::ethernet(bytes, 0).ok()?;
+        matches!(head.ethertype, Some(IPV4 | IPV6)).then_some(head)
+    }
+
+    /// The header of a frame that begins the bytes.
     pub(super) fn read(link: Link, bytes: Bytes<'_>) -> Result<Self, ParseError> {
         match link {
             Link::Ethernet => Self::ethernet(bytes, 0),
             Link::RawIp => Ok(Self::bare(None, 0)),
             Link::RawIpv4 => Ok(Self::bare(Some(IPV4), 0)),
             Link::RawIpv6 => Ok(Self::bare(Some(IPV6), 0)),
-            _ => Self::read_other(link, bytes),
-        }
-    }
-
-    fn read_other(link: Link, bytes: Bytes<'_>) -> Result<Self, ParseError> {
-        match link {
             Link::LinuxSll => {
                 let h = bytes.header::<16>(Layer::Link, 0)?;
                 let (kind, address) = (be(h, 2), (be(h, 4), mac(h, 6)));
@@ -270,24 +270,16 @@ impl LinkHeader {
         })
     }
 
-    /// Walks tags, LLC, MPLS and PPPoE up to IP; gives the ethertype, which is IPv4 or IPv6. Without `pseudowires` an
+    /// Walks tags, LLC, MPLS and PPPoE up to IP; the ethertype is then that of IPv4 or IPv6. Without `pseudowires` an
     /// Ethernet frame below MPLS is not IP.
-    #[inline(always)]
     pub(super) fn up_to_ip(
-        &mut self,
+        mut self,
         bytes: Bytes<'_>,
         pseudowires: bool,
-    ) -> Result<u16, ParseError> {
-        match self.ethertype {
-            Some(ethertype @ (IPV4 | IPV6)) => Ok(ethertype),
-            _ => self.walk(bytes, pseudowires),
-        }
-    }
-
-    fn walk(&mut self, bytes: Bytes<'_>, pseudowires: bool) -> Result<u16, ParseError> {
+    ) -> Result<Self, ParseError> {
         for _ in 0..MAX_STEPS {
             match self.ethertype {
-                Some(ethertype @ (IPV4 | IPV6)) => return Ok(ethertype),
+                Some(IPV4 | IPV6) => return Ok(self),
                 Some(TAG_8021Q | TAG_8021AD | TAG_9100) => self.tag(bytes)?,
                 Some(MPLS | MPLS_MULTICAST) => self.labels(bytes, pseudowires)?,
                 Some(PPPOE_SESSION) => {

@@ -45,7 +45,8 @@ pub(super) fn header(
                 ..TcpFacts::default()
             };
             if h[13] & SYN != 0 {
-                options(bytes, offset + 20, offset + header, &mut facts);
+                (facts.window_scale, facts.segment_size) =
+                    options(bytes, offset + 20, offset + header);
             }
             packet.tcp = Some(facts);
             Ok(header)
@@ -65,27 +66,30 @@ pub(super) fn header(
     }
 }
 
-/// Reads the options of a SYN as far as they were captured and make sense.
-fn options(bytes: Bytes<'_>, mut at: usize, end: usize, facts: &mut TcpFacts) {
+/// Window scale and segment size of a SYN, as far as its options were captured and make sense.
+#[inline(never)]
+fn options(bytes: Bytes<'_>, mut at: usize, end: usize) -> (Option<u8>, Option<u16>) {
+    let (mut scale, mut size) = (None, None);
     while at < end {
         match bytes.peek::<2>(at) {
-            Some([0, _]) | None => return,
+            Some([0, _]) | None => break,
             Some([1, _]) => at += 1,
             Some([kind, length]) => {
                 let length = usize::from(*length);
                 if length < 2 || at + length > end {
-                    return;
+                    break;
                 }
                 match (kind, length) {
-                    (2, 4) => facts.segment_size = bytes.peek_u16(at + 2),
+                    (2, 4) => size = bytes.peek_u16(at + 2),
                     // RFC 7323: more than 14 counts as 14.
-                    (3, 3) => facts.window_scale = bytes.peek::<1>(at + 2).map(|b| b[0].min(14)),
+                    (3, 3) => scale = bytes.peek::<1>(at + 2).map(|b| b[0].min(14)),
                     _ => (),
                 }
                 at += length;
             }
         }
     }
+    (scale, size)
 }
 
 /// A header must reach its minimum and end inside the IP packet.

@@ -236,7 +236,8 @@ fn read<'a>(bytes: Bytes<'a>, outer: &Packet<'a>, inside: Inside) -> Option<Pack
         Start::Ppp => LinkHeader::ppp(bytes, at),
         Start::Wifi => LinkHeader::wifi(bytes, at, false),
     };
-    let mut packet = super::from_link(head.ok()?, bytes, true).ok()?;
+    let head = head.and_then(|head| head.up_to_ip(bytes, true));
+    let mut packet = super::from_ip(head.ok()?, bytes).ok()?;
     // Of a packet without a length only its outer packet knows where it ends, which a first fragment does not.
     let open = packet.ip_offset + packet.sample.bytes as usize == bytes.wire_len;
     if outer.fragment == Fragment::First && open {

@@ -39,7 +39,13 @@ impl Moments {
     /// Adds a value.
     #[inline]
     pub fn add(&mut self, value: u64) {
-        self.add_many(value, 1);
+        self.count += 1;
+        self.sum = self.sum.saturating_add(value);
+        self.squares = self
+            .squares
+            .saturating_add(u128::from(value) * u128::from(value));
+        self.min = self.min.min(value);
+        self.max = self.max.max(value);
     }
 
     /// Adds a value `times` times.

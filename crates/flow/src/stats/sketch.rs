@@ -96,16 +96,34 @@ impl Sketch {
     /// The value of which a share `q` (0 to 1) of all are not larger: of `n` values the one of rank `ceil(q * n)`, at least
     /// the first. The middle of its bin, but not beyond the smallest and the largest value; `None` without a value.
     pub fn quantile(&self, q: f64) -> Option<u64> {
-        let rank = ((q * self.count as f64).ceil() as u64).clamp(1, self.count.max(1));
+        self.quantile_with(&Self::default(), q)
+    }
+
+    /// [`Sketch::quantile`] of the values of both, at the resolution of the coarser one.
+    pub fn quantile_with(&self, other: &Self, q: f64) -> Option<u64> {
+        if self.count > 0 && other.count > 0 && self.resolution != other.resolution {
+            let mut both = self.clone();
+            both.merge(other);
+            return both.quantile(q);
+        }
+        let resolution = self.resolution.min(other.resolution);
+        let count = self.count + other.count;
+        let rank = ((q * count as f64).ceil() as u64).clamp(1, count.max(1));
+        let (mut a, mut b) = (self.bins.iter().peekable(), other.bins.iter().peekable());
         let mut seen = 0;
-        for entry in &self.bins {
+        loop {
+            let entry = match (a.peek(), b.peek()) {
+                (Some(x), Some(y)) if x <= y => a.next(),
+                (_, Some(_)) => b.next(),
+                _ => a.next(),
+            }?;
             seen += entry & COUNT;
             if seen >= rank {
-                let (smallest, width) = values(entry >> COUNT_BITS, self.resolution);
-                return Some((smallest + (width - 1) / 2).clamp(self.min, self.max));
+                let (smallest, width) = values(entry >> COUNT_BITS, resolution);
+                let (min, max) = (self.min.min(other.min), self.max.max(other.max));
+                return Some((smallest + (width - 1) / 2).clamp(min, max));
             }
         }
-        None
     }
 
     /// Largest distance of a quantile from the true value, as a share of that value: `1 / 2^(resolution + 1)`.
@@ -208,6 +226,12 @@ mod tests {
             let mut merged = of(a);
             merged.merge(&of(b));
             prop_assert_eq!(&merged, &of(&all));
+            // Without a merge no resolution is lost.
+            if merged.resolution == FINEST {
+                for q in [0.0, 0.3, 0.5, 0.99, 1.0] {
+                    prop_assert_eq!(of(a).quantile_with(&of(b), q), merged.quantile(q));
+                }
+            }
             let mut turned = of(b);
             turned.merge(&of(a));
             prop_assert_eq!(turned, merged);

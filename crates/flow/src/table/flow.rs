@@ -1,6 +1,6 @@
 use chaff_abi::{Counters, CoverCounters, Dir, FlowKey, Mac, Nanos, SEQUENCE_LEN, SequenceEntry};
 
-use super::index::Identity;
+use super::identity::Identity;
 use super::more::More;
 use crate::{EndReason, Packet, Record, Tunnel};
 
@@ -70,9 +70,9 @@ impl Arrival {
     }
 
     #[inline(always)]
-    pub(super) fn identity(&self) -> Identity {
+    pub(super) fn identity(&self) -> Identity<'_> {
         Identity {
-            key: self.key,
+            key: &self.key,
             beyond: beyond(self.tunnel, self.inner_vlan),
         }
     }
@@ -146,6 +146,14 @@ pub(super) struct Flow {
     pub(super) more: Option<Box<More>>,
 }
 
+/// Whether one key is the other turned round.
+#[inline(always)]
+fn turned(a: &FlowKey, b: &FlowKey) -> bool {
+    (a.src, a.dst) == (b.dst, b.src)
+        && (a.src_port, a.dst_port) == (b.dst_port, b.src_port)
+        && (a.vlan, a.protocol, a.version) == (b.vlan, b.protocol, b.version)
+}
+
 impl Flow {
     pub(super) fn new(arrival: &Arrival, serial: u64, idle: Nanos) -> Self {
         Self {
@@ -175,9 +183,9 @@ impl Flow {
         }
     }
 
-    pub(super) fn identity(&self) -> Identity {
+    pub(super) fn identity(&self) -> Identity<'_> {
         Identity {
-            key: self.key,
+            key: &self.key,
             beyond: self.beyond,
         }
     }
@@ -185,12 +193,12 @@ impl Flow {
     /// Whether it is the flow of an identity, and then which side of it comes first there: 0 the initiator, 1 the
     /// responder.
     #[inline(always)]
-    pub(super) fn side(&self, identity: &Identity) -> Option<usize> {
+    pub(super) fn side(&self, identity: Identity<'_>) -> Option<usize> {
         if self.beyond != identity.beyond {
             None
-        } else if self.key == identity.key {
+        } else if self.key == *identity.key {
             Some(0)
-        } else if self.key == identity.key.reversed() {
+        } else if turned(&self.key, identity.key) {
             Some(1)
         } else {
             None

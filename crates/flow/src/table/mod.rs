@@ -1,91 +1,21 @@
+mod config;
 mod deadlines;
 mod flow;
-mod index;
+mod identity;
+mod kernel;
 mod more;
 
 use std::collections::VecDeque;
 
-use chaff_abi::{
-    Dir, DirectRecord, FlowKey, FlowValue, Mac, Nanos, SEQUENCE_LEN, Sample, SequenceEntry,
-};
+use chaff_abi::{Dir, Nanos, SEQUENCE_LEN, Sample, SequenceEntry};
 
+use crate::index::Index;
 use crate::plugin::{Extension, Next, Plugins};
 use crate::{Column, EndReason, Layout, Packet, Record};
+pub use config::{TableConfig, TableStats};
 use deadlines::{Deadlines, Entry};
 use flow::{Arrival, Flow, Lane};
-use index::{Index, Seeded};
-
-/// Settings of a [`Table`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TableConfig {
-    /// A flow without a packet for this long ends. Default 120 s.
-    pub idle_timeout: Nanos,
-    /// Idle timeout of TCP flows; `None`, the default, for `idle_timeout`.
-    pub idle_tcp: Option<Nanos>,
-    /// Idle timeout of UDP flows; `None`, the default, for `idle_timeout`.
-    pub idle_udp: Option<Nanos>,
-    /// Idle timeout of ICMP and ICMPv6 flows; `None`, the default, for `idle_timeout`.
-    pub idle_icmp: Option<Nanos>,
-    /// A flow that is this old is cut. Default 1800 s.
-    pub active_timeout: Nanos,
-    /// How long a TCP flow stays after its end, which is a FIN from both sides or a RST from one: its idle timeout from
-    /// then on, so that the last acknowledgements are in its record. A SYN ends it at once and begins the next flow. `None`
-    /// for flows that end by timeouts only. Default 5 s.
-    pub tcp_linger: Option<Nanos>,
-    /// Flows kept at once, about 0.7 KiB each; at least 1. Default 262,144. When a new flow finds no room, the flow whose
-    /// idle deadline comes first ends with [`EndReason::Resource`]: with one timeout, the least recently active one.
-    pub max_flows: usize,
-    /// How much later the timer ends flows that come from kernel generations, because younger packets may still be in the
-    /// kernel. At least the time between two drains. It moves the moment of the record, not its content. Default 5 s.
-    pub drain_grace: Nanos,
-    /// Whether records have [`Record::statistics`], about 1.5 KiB more a flow and up to 22 KiB for long ones. Default false.
-    pub statistics: bool,
-    /// Time between packets above which a flow was silent, for the active and idle periods of the statistics. Default 5 s.
-    pub activity_gap: Nanos,
-    /// First packets of which [`Record::splt`] has direction, sizes and times, 24 bytes each. Default 0.
-    pub splt: u16,
-    /// First packets that are looked into for [`Record::hints`]. Default 0, none.
-    pub dissect: u16,
-    /// Key of the hash function; a gateway gives a random one so that nobody can aim at one bucket. No output depends on it.
-    pub hash_seed: u64,
-}
-
-impl Default for TableConfig {
-    fn default() -> Self {
-        Self {
-            idle_timeout: Nanos::from_secs(120),
-            idle_tcp: None,
-            idle_udp: None,
-            idle_icmp: None,
-            active_timeout: Nanos::from_secs(1800),
-            tcp_linger: Some(Nanos::from_secs(5)),
-            max_flows: 262_144,
-            drain_grace: Nanos::from_secs(5),
-            statistics: false,
-            activity_gap: Nanos::from_secs(5),
-            splt: 0,
-            dissect: 0,
-            hash_seed: 0,
-        }
-    }
-}
-
-/// What a table has done so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TableStats {
-    /// Packets taken in (GSO segments counted), cover included.
-    pub packets: u64,
-    /// Records made.
-    pub records: u64,
-    /// Records made because the table was full.
-    pub evicted: u64,
-    /// Calls whose time lay before an earlier one; they were moved up to it.
-    pub clamped: u64,
-    /// Later fragments, counted in flows with ports 0.
-    pub later_fragments: u64,
-    /// Largest number of flows held at once.
-    pub peak_flows: usize,
-}
+use identity::Seeded;
 
 /// Flows in progress. See the crate's first page for the whole loop.
 ///
@@ -178,7 +108,7 @@ impl Table {
             from_kernel: true,
             ..Arrival::of(at, dir, packet)
         };
-        let hash = self.seeded.hash(&arrival.identity());
+        let hash = self.seeded.hash(arrival.identity());
         let (slot, side) = match self.find(hash, &arrival) {
             Some(found) => found,
             None if self.index.len() >= self.config.max_flows => return,
@@ -195,108 +125,6 @@ impl Table {
     pub fn observe_cover(&mut self, now: Nanos, dir: Option<Dir>, packet: &Packet<'_>) {
         let at = self.handle_due(now);
         self.add_cover(&Arrival::of(at, dir, packet), packet.sample);
-    }
-
-    /// Adds what the kernel counted of one flow in one map generation; `key` has the device first.
-    ///
-    /// Parts of one flow are given in the order of time. The part is not split: it belongs to the record in which its first
-    /// packet falls. So times are exact when the kernel is drained more often than the idle timeout, and an active timeout
-    /// cuts at the next drain. A connection that begins in the generation in which one with the same key ended is a part of
-    /// that one. Call [`Table::handle_timeout`] after a whole drain, not in the middle of one.
-    pub fn absorb(&mut self, now: Nanos, key: FlowKey, value: &FlowValue) {
-        let now = self.clock(now);
-        let dir = if value.first_dir == Dir::In as u8 {
-            Dir::In
-        } else {
-            Dir::Out
-        };
-        let (key, mac) = from_device(dir, key, Mac(value.mac));
-        let has_cover = value.cover.iter().any(|c| c.packets > 0);
-        let first_flags = match value.sequence_len {
-            0 => 0,
-            _ => value.sequence[0].dir_flags & 0xff,
-        };
-        let arrival = Arrival {
-            at: value.first,
-            key,
-            tunnel: crate::Tunnel::default(),
-            inner_vlan: 0,
-            dir: Some(dir),
-            mac,
-            device: value.device,
-            ifindex: value.ifindex,
-            from_kernel: true,
-            opens: first_flags & (flow::SYN | flow::ACK) == flow::SYN,
-        };
-        let (slot, side) = self.touch(&arrival);
-        let Some(flow) = self.flows.get_mut(slot as usize) else {
-            return;
-        };
-        // Index of the device's outgoing direction among (forward, backward).
-        let out = usize::from((side == 0) != (dir == Dir::Out));
-        let shift = value.first.since(flow.start).as_micros();
-        let mut flags = [0; 2];
-        for (d, part) in value.counters.iter().enumerate() {
-            flow.counters[out ^ d].merge(part);
-            flags[out ^ d] = part.flags_seen().into();
-            self.stats.packets += part.packets;
-            if part.packets > 0 {
-                flow.last = flow.last.max(part.last);
-            }
-        }
-        for (d, cover) in value.cover.iter().enumerate() {
-            flow.cover[out ^ d].packets += cover.packets;
-            flow.cover[out ^ d].bytes += cover.bytes;
-            self.stats.packets += cover.packets;
-        }
-        // Cover has no last time of its own.
-        flow.last = flow.last.max(if has_cover { now } else { value.first });
-        let valid = (value.sequence_len as usize).min(SEQUENCE_LEN);
-        for entry in &value.sequence[..valid] {
-            flow.push(SequenceEntry {
-                offset_us: (shift + entry.offset_us as u64).min(u32::MAX as u64) as u32,
-                dir_flags: entry.dir_flags ^ ((out as u16) << 8),
-                ..*entry
-            });
-        }
-        for (side, flags) in flags.into_iter().enumerate() {
-            self.note_ending(slot, side, flags);
-        }
-    }
-
-    /// Adds one frame that found no room in the kernel's map.
-    pub fn absorb_direct(&mut self, now: Nanos, record: &DirectRecord) {
-        self.clock(now);
-        let dir = if record.dir == Dir::In as u8 {
-            Dir::In
-        } else {
-            Dir::Out
-        };
-        let (key, mac) = from_device(dir, record.key, Mac(record.mac));
-        let arrival = Arrival {
-            at: record.at,
-            key,
-            tunnel: crate::Tunnel::default(),
-            inner_vlan: 0,
-            dir: Some(dir),
-            mac,
-            device: record.device,
-            ifindex: record.ifindex,
-            from_kernel: true,
-            opens: record.tcp_flags & (flow::SYN | flow::ACK) == flow::SYN,
-        };
-        let sample = Sample {
-            wire: record.wire,
-            bytes: record.bytes,
-            payload: record.payload,
-            segments: record.segments,
-            tcp_flags: record.tcp_flags,
-        };
-        if record.cover == 0 {
-            self.add(&arrival, sample);
-        } else {
-            self.add_cover(&arrival, sample);
-        }
     }
 
     /// Ends every flow whose deadline is not after `now`, in the order of deadlines.
@@ -516,7 +344,7 @@ impl Table {
     /// sent this.
     #[inline(always)]
     fn touch(&mut self, arrival: &Arrival) -> (u32, usize) {
-        let hash = self.seeded.hash(&arrival.identity());
+        let hash = self.seeded.hash(arrival.identity());
         let (slot, side) = match self.find(hash, arrival) {
             Some(found) => found,
             None => (self.insert(hash, arrival), 0),
@@ -535,7 +363,7 @@ impl Table {
         let mut side = 0;
         let flows = &self.flows;
         let slot = self.index.find(hash, |slot| {
-            match flows.get(slot as usize).and_then(|f| f.side(&identity)) {
+            match flows.get(slot as usize).and_then(|f| f.side(identity)) {
                 Some(s) => {
                     side = s;
                     true
@@ -658,7 +486,7 @@ impl Table {
         };
         flow.serial = 0;
         flow.more = None;
-        let hash = self.seeded.hash(&flow.identity());
+        let hash = self.seeded.hash(flow.identity());
         self.index.remove(hash, slot);
         self.free.push(slot);
         let (flows, held) = (&self.flows, self.index.len());
@@ -693,12 +521,4 @@ impl Table {
 /// A deadline beyond the end of time, where broken captures have their packets, never comes.
 fn is_due(deadline: Nanos, now: Nanos) -> bool {
     deadline <= now && deadline < Nanos::MAX
-}
-
-/// Turns a device-first key into a sender-first one, with the MACs of sender and receiver.
-fn from_device(dir: Dir, key: FlowKey, device: Mac) -> (FlowKey, [Mac; 2]) {
-    match dir {
-        Dir::Out => (key, [device, Mac::default()]),
-        Dir::In => (key.reversed(), [Mac::default(), device]),
-    }
 }

@@ -2,10 +2,14 @@
 
 use super::super::dtls::{Message, Record};
 use super::super::fingerprint::Transport;
-use super::super::tls::{CLIENT_HELLO, ClientHello, SERVER_HELLO, ServerHello, record};
+use super::super::tls::{
+    CERTIFICATE, CLIENT_HELLO, ClientHello, SERVER_HELLO, ServerHello, record,
+};
 use super::super::{Seen, names};
 use super::{Dialect, Found, Verdict, tls};
 
+/// Messages of a connection that are read.
+const MAX_MESSAGES: u8 = 32;
 /// Longest handshake message that is put together, bytes.
 const MAX_MESSAGE: usize = 16 * 1024;
 const HELLO_VERIFY_REQUEST: u8 = 3;
@@ -13,9 +17,10 @@ const HELLO_VERIFY_REQUEST: u8 = 3;
 /// What is known of a DTLS connection.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Dtls {
-    client: Option<usize>,
     /// Messages of both sides whose last fragment is missing.
     partial: [Vec<u8>; 2],
+    /// Messages that were read.
+    messages: u8,
 }
 
 impl Dtls {
@@ -77,12 +82,12 @@ impl Dtls {
             if message.kind == HELLO_VERIFY_REQUEST {
                 continue;
             }
-            if !matches!(message.kind, CLIENT_HELLO | SERVER_HELLO) {
-                found.master?;
-                verdict = Verdict::Mine;
-                continue;
+            match message.kind {
+                CLIENT_HELLO | SERVER_HELLO => found.name(names::DTLS),
+                _ => {
+                    found.master?;
+                }
             }
-            found.name(names::DTLS);
             verdict = Verdict::Mine;
             let whole = match message.is_whole() {
                 true => message.fragment,
@@ -91,13 +96,23 @@ impl Dtls {
                     false => continue,
                 },
             };
-            if message.kind == CLIENT_HELLO {
-                self.client = Some(side);
-                if let Some(hello) = ClientHello::parse(whole, true) {
-                    tls::client(dialect, Transport::Dtls, hello, found);
+            self.messages += 1;
+            if self.messages > MAX_MESSAGES {
+                return None;
+            }
+            match message.kind {
+                CLIENT_HELLO => {
+                    if let Some(hello) = ClientHello::parse(whole, true) {
+                        tls::client(dialect, Transport::Dtls, hello, found);
+                    }
                 }
-            } else if let Some(hello) = ServerHello::parse(whole) {
-                tls::server(hello, found);
+                SERVER_HELLO => {
+                    if let Some(hello) = ServerHello::parse(whole) {
+                        tls::server(hello, found);
+                    }
+                }
+                CERTIFICATE => tls::certificate(dialect, whole, found),
+                _ => {}
             }
         }
         Some(verdict)
@@ -117,4 +132,9 @@ impl Dtls {
         partial.extend_from_slice(message.fragment);
         partial.len() == message.length
     }
+}
+
+/// Whether a payload begins with a record of DTLS.
+pub(super) fn is_start(payload: &[u8]) -> bool {
+    Record::parse(payload).is_some()
 }

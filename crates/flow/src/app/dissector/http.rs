@@ -31,7 +31,7 @@ impl Http {
                 if dialect == Dialect::Ndpi && !known {
                     return None;
                 }
-                let verdict = request(family, target, &head, found);
+                let verdict = request(dialect, family, target, &head, found);
                 Some((Self { client: Some(side) }, verdict))
             }
             Start::Response(_) => {
@@ -45,7 +45,7 @@ impl Http {
     /// Looks at a later payload.
     pub(super) fn packet(
         &mut self,
-        _dialect: Dialect,
+        dialect: Dialect,
         packet: &Seen<'_>,
         found: &mut Found,
     ) -> Verdict {
@@ -56,16 +56,16 @@ impl Http {
             {
                 self.client = Some(side);
                 found.hints.content_type.clear();
-                return request(family, target, &head, found);
+                return request(dialect, family, target, &head, found);
             }
             return Verdict::Mine;
         };
         if side == client {
-            continuation(packet.payload, found);
+            continuation(dialect, packet.payload, found);
             return Verdict::Mine;
         }
         if let Some(head) = Head::parse(packet.payload)
-            && let Start::Response(_) = head.start
+            && let Start::Response(Some(_)) = head.start
         {
             response(&head, found);
         }
@@ -73,10 +73,21 @@ impl Http {
     }
 }
 
-fn request(family: Family, target: &[u8], head: &Head<'_>, found: &mut Found) -> Verdict {
+fn request(
+    dialect: Dialect,
+    family: Family,
+    target: &[u8],
+    head: &Head<'_>,
+    found: &mut Found,
+) -> Verdict {
+    // RTSP through a proxy (QuickTime's tunnel) names itself only here.
+    if is_rtsp(target) || head.get("accept") == Some(b"application/x-rtsp-tunnelled") {
+        found.name(names::RTSP);
+        return Verdict::Finished;
+    }
     let host = head.get("host").map(without_port);
     if let Some(host) = host {
-        found.server(text::host(host));
+        found.server(text::host(host), dialect);
     }
     if family == Family::Tunnel {
         found.name(names::HTTP_CONNECT);
@@ -95,11 +106,36 @@ fn request(family: Family, target: &[u8], head: &Head<'_>, found: &mut Found) ->
     if let Some(agent) = head.get("user-agent") {
         found.hints.user_agent = text::head(agent, text::MAX_USER_AGENT);
     }
+    purpose(target, head, found);
     Verdict::Mine
 }
 
+fn is_rtsp(target: &[u8]) -> bool {
+    target.len() > 7 && target[..7].eq_ignore_ascii_case(b"rtsp://")
+}
+
+/// What a request is for, where its target or headers say more than the server's name.
+fn purpose(target: &[u8], head: &Head<'_>, found: &mut Found) {
+    let upgrade = head.get("upgrade").unwrap_or_default();
+    let app = if upgrade.eq_ignore_ascii_case(b"websocket") {
+        names::WEBSOCKET
+    } else if target.starts_with(b"/announce?info_hash") {
+        names::BITTORRENT
+    } else if target.ends_with(b".mp4") {
+        names::MPEG_DASH
+    } else if found.hints.user_agent.contains("Valve/Steam HTTP Client") {
+        names::STEAM
+    } else {
+        if target == b"/generate_204" {
+            found.category = Some("ConnCheck");
+        }
+        return;
+    };
+    found.carries(app);
+}
+
 /// Header lines of a request that did not fit into its first segment.
-fn continuation(payload: &[u8], found: &mut Found) {
+fn continuation(dialect: Dialect, payload: &[u8], found: &mut Found) {
     let head = Headers::parse(payload);
     if found.hints.user_agent.is_empty()
         && let Some(agent) = head.get("user-agent")
@@ -109,7 +145,7 @@ fn continuation(payload: &[u8], found: &mut Found) {
     if found.hints.server_name.is_empty()
         && let Some(host) = head.get("host")
     {
-        found.server(text::host(without_port(host)));
+        found.server(text::host(without_port(host)), dialect);
     }
 }
 
@@ -117,6 +153,30 @@ fn response(head: &Head<'_>, found: &mut Found) {
     if let Some(kind) = head.get("content-type") {
         let end = kind.iter().position(|b| *b == b';').unwrap_or(kind.len());
         found.hints.content_type = text::head(&kind[..end], MAX_CONTENT_TYPE);
+        transfer(found);
+    }
+    if head
+        .get("content-disposition")
+        .is_some_and(|d| d.starts_with(b"attachment"))
+    {
+        found.category = Some("Download");
+    }
+}
+
+/// What is transferred, where its type says more than the server.
+fn transfer(found: &mut Found) {
+    let Some((kind, subtype)) = found.hints.content_type.split_once('/') else {
+        return;
+    };
+    match (kind, subtype) {
+        ("audio" | "video", _) => found.category = Some("Media"),
+        (
+            "application",
+            "octet-stream" | "x-msdownload" | "x-dosexec" | "x-tar" | "vnd.ms-cab-compressed",
+        ) => found.category = Some("Download"),
+        ("application", "ocsp-response") => found.carries(names::OCSP),
+        ("application", "vnd.apple.mpegurl") => found.carries(names::HLS),
+        _ => {}
     }
 }
 

@@ -1,7 +1,10 @@
 //! What a flow needs between packets, and the order in which protocols are tried.
 
+mod calls;
 mod dtls;
 mod http;
+mod local;
+mod mail;
 mod quic;
 mod ssh;
 mod tcp;
@@ -13,6 +16,7 @@ use std::borrow::Cow;
 use super::names::{self, App};
 use super::stream::Order;
 use super::{Confidence, Hints, Progress, Seen};
+use super::{addresses, ports, services};
 
 /// Whose rules decide where they differ.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,7 +39,9 @@ impl Dialect {
 
 /// Finds out what a flow is from its first packets.
 ///
-/// Under 700 bytes; while a handshake is put together, at most 66 KiB more. Box it.
+/// About 430 bytes, so box it. While a handshake is put together it holds up to 33 KiB more (nDPI's dialect, 16.5 KiB for
+/// each direction) or 100 KiB (segments put in order); most flows hold less than 4 KiB, and nothing once it is
+/// [`Progress::Done`].
 #[derive(Clone, Debug, Default)]
 pub struct Dissector {
     dialect: Dialect,
@@ -43,13 +49,20 @@ pub struct Dissector {
     stage: Stage,
     protocol: u8,
     ports: [u16; 2],
+    /// The network of one of the addresses.
+    network: Option<App>,
     /// TCP sequence number after the newest payload of each side.
     next: [Option<u32>; 2],
     /// Payloads that were looked at.
     payloads: u16,
+    /// The payload before, when it looked like RTP.
+    media: Option<calls::Media>,
     /// Packets that may still come after the protocol is known.
     patience: u8,
 }
+
+/// Payloads of a dialogue in lines that are looked at.
+const MAX_LINES: u16 = 24;
 
 /// What a flow is known to be, and what is needed to learn more.
 #[derive(Clone, Debug, Default)]
@@ -60,8 +73,11 @@ enum Stage {
     SearchingTls(Box<tls::Tls>),
     Tls(Box<tls::Tls>),
     Http(http::Http),
+    Mail(Box<mail::Mail>),
     Ssh(Box<ssh::Ssh>),
     Dtls(Box<dtls::Dtls>),
+    Stun,
+    StunDtls(Box<dtls::Dtls>),
     Quic(Box<quic::Quic>),
     Dns,
     Mdns,
@@ -87,6 +103,8 @@ struct Found {
     master: Option<App>,
     service: Option<App>,
     category: Option<&'static str>,
+    /// The category is that of the protocol, whatever the application.
+    own_category: bool,
     confidence: Confidence,
     hints: Hints,
 }
@@ -97,8 +115,18 @@ impl Found {
         self.confidence = Confidence::Payload;
     }
 
-    /// Names the application that a server's name belongs to.
-    fn server(&mut self, name: String) {
+    /// Notes the application inside the protocol.
+    fn carries(&mut self, app: App) {
+        self.service = Some(app);
+        self.category = Some(app.category);
+    }
+
+    /// Notes a server's name and names the application that it belongs to.
+    fn server(&mut self, name: String, dialect: Dialect) {
+        if let Some(app) = services::lookup(&name, dialect == Dialect::Standard) {
+            self.service = Some(app).filter(|app| !app.name.is_empty());
+            self.category = Some(app.category);
+        }
         self.hints.server_name = name;
     }
 }
@@ -122,9 +150,15 @@ impl Dissector {
         if cut && self.dialect == Dialect::Ndpi {
             return Progress::More;
         }
+        if self.protocol == 0 {
+            self.network = addresses::guess(packet.addresses);
+        }
         self.protocol = packet.protocol;
         self.ports = packet.ports;
-        if !matches!(self.stage, Stage::Searching | Stage::SearchingTls(_)) {
+        if !matches!(
+            self.stage,
+            Stage::Searching | Stage::SearchingTls(_) | Stage::Mail(_)
+        ) {
             if self.patience == 0 {
                 self.stage = Stage::Done;
                 return Progress::Done;
@@ -136,8 +170,25 @@ impl Dissector {
             17 => self.udp(packet),
             1 => self.only(names::ICMP),
             2 => self.only(names::IGMP),
+            8 => self.only(names::EGP),
+            47 => self.only(names::GRE),
+            50 => self.only(names::ESP),
+            51 => self.only(names::AH),
             58 => self.only(names::ICMPV6),
+            89 => self.only(names::IP_OSPF),
+            103 => self.only(names::IP_PIM),
+            112 => self.only(names::VRRP),
+            113 => self.only(names::PGM),
+            132 => self.only(names::SCTP),
             _ => {}
+        }
+        let over = match self.stage {
+            Stage::Searching => self.has_given_up(),
+            Stage::Mail(_) => self.payloads >= MAX_LINES,
+            _ => false,
+        };
+        if over {
+            self.stage = Stage::Done;
         }
         match self.stage {
             Stage::Done => Progress::Done,
@@ -151,6 +202,15 @@ impl Dissector {
         self.stage = Stage::Done;
     }
 
+    /// The payload told the protocol, and perhaps the application.
+    fn detected(&mut self, (master, service): (App, Option<App>)) {
+        self.found.name(master);
+        if service.is_some() {
+            self.found.service = service;
+        }
+        self.stage = Stage::Done;
+    }
+
     /// The protocol is known; up to `packets` more may tell about it.
     fn known(&mut self, stage: Stage, packets: u8) {
         self.stage = stage;
@@ -160,8 +220,40 @@ impl Dissector {
         };
     }
 
-    /// What was found; with nothing found, what the port is known for.
-    pub fn finish(self) -> Hints {
+    /// Whether so many payloads told nothing that more will not either.
+    const fn has_given_up(&self) -> bool {
+        let bound = match (self.dialect, self.protocol) {
+            (Dialect::Ndpi, 6) => 11,
+            (Dialect::Ndpi, _) => 9,
+            (Dialect::Standard, _) => 20,
+        };
+        self.payloads >= bound
+    }
+
+    /// Names the flow by its port or address.
+    fn guess(&mut self) {
+        let found = &mut self.found;
+        found.hints.guessed = true;
+        if let Stage::Ssh(_) = self.stage {
+            found.master = Some(names::SSH);
+            found.confidence = Confidence::Partial;
+        } else if let Some(app) = ports::guess(self.protocol, self.ports) {
+            found.master = Some(app);
+            found.confidence = Confidence::Port;
+        } else if let Some(app) = self.network {
+            found.master = Some(app);
+            found.confidence = Confidence::Address;
+        } else {
+            found.hints.guessed = false;
+        }
+    }
+
+    /// What was found; with nothing found, what the port or the address is known for.
+    pub fn finish(mut self) -> Hints {
+        if self.found.master.is_none() {
+            self.guess();
+            self.found.hints.guessed &= !self.has_given_up();
+        }
         let mut hints = self.found.hints;
         let master = self.found.master.unwrap_or(names::UNKNOWN);
         let service = self.found.service;
@@ -169,9 +261,9 @@ impl Dissector {
             Some(service) => Cow::Owned(format!("{}.{}", master.name, service.name)),
             None => Cow::Borrowed(master.name),
         };
-        hints.category = self
-            .found
-            .category
+        let own = self.found.own_category.then_some(master.category);
+        hints.category = own
+            .or(self.found.category)
             .unwrap_or(service.unwrap_or(master).category);
         hints.confidence = self.found.confidence;
         hints

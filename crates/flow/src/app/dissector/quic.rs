@@ -88,7 +88,7 @@ impl Quic {
 
 fn note(dialect: Dialect, chlo: &Chlo<'_>, found: &mut Found) {
     if let Some(name) = chlo.server_name {
-        found.server(text::host(name));
+        found.server(text::host(name), dialect);
     }
     if dialect == Dialect::Standard
         && let Some(agent) = chlo.user_agent

@@ -13,6 +13,8 @@ pub(super) const PATIENCE: u8 = 12;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ssh {
     banners: [bool; 2],
+    /// The server went on before the client had said who it is.
+    lost: bool,
     prints: [bool; 2],
     streams: [Stream; 2],
 }
@@ -43,11 +45,13 @@ impl Ssh {
         if self.banners != [true, true] {
             if is_banner(packet.payload) {
                 self.banners[side] = true;
-                if self.banners[0] {
+                if self.banners[0] && !self.lost {
                     found.name(names::SSH);
                 }
+            } else {
+                self.lost |= !self.banners[0];
             }
-        } else if KexInit::is(packet.payload) {
+        } else if !self.lost && KexInit::is(packet.payload) {
             let kex = KexInit::parse(packet.payload);
             let print = match side {
                 0 => kex.map(|kex| kex.hassh()),

@@ -1,11 +1,16 @@
 //! Protocols over TCP.
 
+use super::super::detect::{self, Payload};
 use super::super::ssh::is_banner;
-use super::super::{Seen, dns, names};
+use super::super::{Seen, mqtt, names, text};
 use super::http::Http;
+use super::mail::{self, Mail, Step};
 use super::ssh::Ssh;
 use super::tls::Tls;
-use super::{Dissector, Stage, Verdict, http, ssh, tls};
+use super::{Dialect, Dissector, Stage, Verdict, http, ssh, tls};
+
+/// Payloads in which protocols are searched for that show in one.
+pub(super) const MAX_SEARCHED: u16 = 4;
 
 impl Dissector {
     pub(super) fn tcp(&mut self, packet: &Seen<'_>) {
@@ -17,7 +22,8 @@ impl Dissector {
         let stage = std::mem::take(&mut self.stage);
         match stage {
             Stage::Searching if first => self.first_segment(packet),
-            Stage::Searching => {}
+            Stage::Searching => self.search_segment(packet),
+            Stage::Mail(state) => self.mail(state, packet),
             Stage::SearchingTls(state) | Stage::Tls(state) => self.tls(state, packet),
             Stage::Http(mut state) => {
                 let verdict = state.packet(self.dialect, packet, &mut self.found);
@@ -46,7 +52,7 @@ impl Dissector {
         if next.is_none_or(|n| (end.wrapping_sub(n) as i32) > 0) {
             *next = Some(end);
         }
-        behind && self.dialect == super::Dialect::Ndpi
+        behind && self.dialect == Dialect::Ndpi
     }
 
     fn first_segment(&mut self, packet: &Seen<'_>) {
@@ -61,8 +67,54 @@ impl Dissector {
             self.go_on(verdict, Stage::Http(state));
         } else if is_banner(packet.payload) {
             self.ssh(Box::default(), packet);
+        } else if mail::may_begin(packet.payload) {
+            self.mail(Box::default(), packet);
         } else {
             self.tls(Box::default(), packet);
+            if let Stage::Searching = self.stage {
+                self.search_segment(packet);
+            }
+        }
+    }
+
+    /// Looks for protocols that show in one of the first segments.
+    fn search_segment(&mut self, packet: &Seen<'_>) {
+        if self.payloads > MAX_SEARCHED {
+            return;
+        }
+        let payload = Payload {
+            bytes: packet.payload,
+            ports: packet.ports,
+        };
+        if let Some(found) = detect::tcp(&payload) {
+            if found.0 == names::MQTT {
+                let packet = mqtt::Packet::parse(packet.payload);
+                let client = packet.and_then(|packet| mqtt::client_id(&packet));
+                self.found.hints.device_hint = text::utf8(&client.unwrap_or_default());
+            }
+            self.detected(found);
+        } else if let Some(name) = whois(packet) {
+            self.found.server(text::host(name), self.dialect);
+            self.found.service = None;
+            self.found.own_category = true;
+            self.detected((names::WHOIS, None));
+        }
+    }
+
+    fn mail(&mut self, mut state: Box<Mail>, packet: &Seen<'_>) {
+        match state.payload(self.dialect, packet.payload, &mut self.found) {
+            Step::More => self.stage = Stage::Mail(state),
+            Step::Is(app) => {
+                self.found.own_category = true;
+                self.only(app);
+            }
+            Step::Tls(app) => {
+                self.found.own_category = true;
+                self.found.name(app);
+                let tls =
+                    Tls::after_plain_text(app != names::FTPS || self.dialect == Dialect::Standard);
+                self.known(Stage::Tls(Box::new(tls)), u8::MAX);
+            }
         }
     }
 
@@ -92,9 +144,19 @@ impl Dissector {
         let Some(message) = packet.payload.get(2..) else {
             return;
         };
-        match packet.ports.iter().any(|p| *p == 5355) {
+        match packet.ports.contains(&5355) {
             true => self.llmnr(message),
-            false => self.dns(names::DNS, message, dns::Header::parse(message)),
+            false => self.dns(names::DNS, message),
         }
     }
+}
+
+/// The question of a WHOIS client (RFC 3912).
+fn whois<'a>(packet: &Seen<'a>) -> Option<&'a [u8]> {
+    if packet.ports[1] != 43 || !packet.forward {
+        return None;
+    }
+    let line = packet.payload.strip_suffix(b"\r\n")?;
+    let text = line.iter().all(|b| (b' '..=b'~').contains(b));
+    (text && !line.is_empty()).then_some(line)
 }

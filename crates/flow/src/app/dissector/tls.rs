@@ -4,14 +4,19 @@ use super::super::fingerprint::{Transport, ja3, ja3s, ja4, ja4_ndpi};
 use super::super::names;
 use super::super::stream::Stream;
 use super::super::tls::{
-    CLIENT_HELLO, ClientHello, Message, Record, SERVER_HELLO, ServerHello, record,
+    CERTIFICATE, CLIENT_HELLO, ClientHello, Message, Record, SERVER_HELLO, ServerHello, record,
 };
-use super::super::{Seen, text};
+use super::super::{Seen, services, text, x509};
 use super::{Dialect, Found, Verdict};
 
 /// Packets after the ClientHello that may still bring the ServerHello.
 pub(super) const PATIENCE: u8 = 12;
 const TLS13: u16 = 0x0304;
+
+/// Hellos of a connection that are read; there are two or four.
+const MAX_HELLOS: u8 = 8;
+/// Longest handshake message that is put together from several records, bytes.
+const MAX_MESSAGE: usize = 16 * 1024;
 
 /// What is known of a TLS connection.
 #[derive(Clone, Debug, Default)]
@@ -21,7 +26,15 @@ pub(super) struct Tls {
     pub(super) client: Option<usize>,
     tls13: bool,
     server_hello: bool,
+    certificate: bool,
     identified: bool,
+    hellos: u8,
+    /// Text may come before the first record.
+    plain: bool,
+    /// Only the server's name is wanted.
+    no_fingerprints: bool,
+    /// A port that stands for mail over TLS, or 0.
+    port: u16,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -34,108 +47,141 @@ struct Side {
 }
 
 impl Tls {
+    /// TLS that another protocol has asked for in the clear.
+    pub(super) fn after_plain_text(fingerprints: bool) -> Self {
+        Self {
+            identified: true,
+            plain: true,
+            no_fingerprints: !fingerprints,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn packet(
         &mut self,
         dialect: Dialect,
         packet: &Seen<'_>,
         found: &mut Found,
     ) -> Verdict {
-        let side = usize::from(!packet.forward);
-        let stream = &mut self.sides[side].stream;
-        if !stream.push(dialect.order(), packet.tcp_sequence, packet.payload) {
+        if self.plain && packet.payload.first() != Some(&record::HANDSHAKE) {
             return self.verdict();
         }
-        let mut at = 0;
-        loop {
-            let bytes = &self.sides[side].stream.bytes()[at..];
-            let Some(first) = bytes.first() else { break };
-            if !(record::CHANGE_CIPHER_SPEC..=record::HEARTBEAT).contains(first) {
-                return self.refuse();
-            }
-            let Some(record) = Record::parse(bytes).filter(Record::is_whole) else {
-                break;
-            };
-            at += record::HEADER + record.length;
-            if !self.record(
-                dialect,
-                side,
-                record.kind,
-                record.version,
-                at - record.length..at,
-                found,
-            ) {
-                return self.refuse();
-            }
-        }
-        let full = self.sides[side].stream.is_full();
-        self.sides[side].stream.consume(at);
-        if full && at == 0 {
-            return self.refuse();
-        }
-        self.verdict()
-    }
+        self.plain = false;
+        let mail = |port: &u16| matches!(port, 465 | 993 | 995);
+        self.port = packet.ports.into_iter().find(mail).unwrap_or(0);
 
-    fn refuse(&self) -> Verdict {
-        match self.identified {
-            true => Verdict::Finished,
+        let side = usize::from(!packet.forward);
+        let mut state = std::mem::take(&mut self.sides[side]);
+        let fresh = state
+            .stream
+            .push(dialect.order(), packet.tcp_sequence, packet.payload);
+        let sound = !fresh || self.records(dialect, side, &mut state, found);
+        self.sides[side] = state;
+        match sound {
+            true => self.verdict(),
+            false if self.identified => Verdict::Finished,
             false => Verdict::No,
         }
     }
 
     fn verdict(&self) -> Verdict {
+        let told = self.server_hello && (self.tls13 || self.certificate);
         let answered = self
             .client
-            .is_some_and(|client| self.sides[1 - client].data || self.server_hello && self.tls13);
+            .is_some_and(|client| told || self.sides[1 - client].data);
         match self.identified {
-            true if answered => Verdict::Finished,
+            true if answered || self.hellos >= MAX_HELLOS => Verdict::Finished,
             true => Verdict::Mine,
             false => Verdict::Perhaps,
         }
     }
 
-    /// Reads a whole record whose content is `content` of the side's stream; false when it cannot be one.
-    fn record(
+    /// Reads the whole records that a side has sent; false when they cannot be some.
+    fn records(
         &mut self,
         dialect: Dialect,
         side: usize,
-        kind: u8,
-        version: u16,
-        content: std::ops::Range<usize>,
+        state: &mut Side,
         found: &mut Found,
     ) -> bool {
-        match kind {
-            record::CHANGE_CIPHER_SPEC => {
-                self.sides[side].encrypted = true;
-                self.identify(found);
+        let Side {
+            stream,
+            message,
+            encrypted,
+            data,
+        } = state;
+        let mut at = 0;
+        while let Some(first) = stream.bytes().get(at) {
+            if !(record::CHANGE_CIPHER_SPEC..=record::HEARTBEAT).contains(first) {
+                return false;
             }
-            record::ALERT => self.identify(found),
-            record::APPLICATION_DATA if version >> 8 == 3 && !content.is_empty() => {
-                self.sides[side].data = true;
-                self.identify(found);
-            }
-            record::HANDSHAKE if !self.sides[side].encrypted => {
-                let mut bytes = std::mem::take(&mut self.sides[side].message);
-                bytes.extend_from_slice(&self.sides[side].stream.bytes()[content]);
-                let Some(rest) = self.messages(dialect, side, &bytes, found) else {
-                    return false;
-                };
-                if rest < bytes.len() {
-                    if dialect == Dialect::Ndpi {
-                        return self.identified;
-                    }
-                    self.sides[side].message = bytes.split_off(rest);
+            let record = Record::parse(&stream.bytes()[at..]);
+            let Some(record) = record.filter(Record::is_whole) else {
+                break;
+            };
+            match record.kind {
+                record::CHANGE_CIPHER_SPEC => {
+                    *encrypted = true;
+                    self.identify(found);
                 }
+                record::ALERT => self.identify(found),
+                record::APPLICATION_DATA if record.version >> 8 == 3 && record.length > 0 => {
+                    *data = true;
+                    self.identify(found);
+                }
+                record::HANDSHAKE
+                    if !*encrypted
+                        && !self.handshake(dialect, side, record.content, message, found) =>
+                {
+                    return false;
+                }
+                _ => {}
             }
-            _ => {}
+            at += record::HEADER + record.length;
         }
-        true
+        let stuck = at == 0 && stream.is_full();
+        stream.consume(at);
+        !stuck
     }
 
     fn identify(&mut self, found: &mut Found) {
         if !self.identified {
             self.identified = true;
-            found.name(names::TLS);
+            found.name(match self.port {
+                465 => names::SMTPS,
+                993 => names::IMAPS,
+                995 => names::POPS,
+                _ => names::TLS,
+            });
+            found.own_category = self.port != 0;
         }
+    }
+
+    /// Reads the handshake messages of a record; `message` is what the record before left of one.
+    fn handshake(
+        &mut self,
+        dialect: Dialect,
+        side: usize,
+        content: &[u8],
+        message: &mut Vec<u8>,
+        found: &mut Found,
+    ) -> bool {
+        if dialect == Dialect::Ndpi {
+            // Each record for itself.
+            return self.messages(dialect, side, content, found) == content.len()
+                || self.identified;
+        }
+        if message.is_empty() {
+            let read = self.messages(dialect, side, content, found);
+            message.extend_from_slice(&content[read..]);
+        } else {
+            message.extend_from_slice(content);
+            if Message::parse(message).is_some_and(|m| m.is_whole()) {
+                let read = self.messages(dialect, side, message, found);
+                message.drain(..read);
+            }
+        }
+        message.len() <= MAX_MESSAGE
     }
 
     /// Reads the whole handshake messages in `bytes`; gives where the first one that is not whole begins.
@@ -145,34 +191,48 @@ impl Tls {
         side: usize,
         bytes: &[u8],
         found: &mut Found,
-    ) -> Option<usize> {
+    ) -> usize {
         let mut at = 0;
         while let Some(message) = Message::parse(&bytes[at..]).filter(Message::is_whole) {
-            match message.kind {
-                CLIENT_HELLO => {
-                    self.identify(found);
-                    self.client = Some(side);
-                    if let Some(hello) = ClientHello::parse(message.body, false) {
-                        client(dialect, Transport::Tcp, hello, found);
-                    }
-                }
-                SERVER_HELLO => {
-                    self.identify(found);
-                    let hello = ServerHello::parse(message.body);
-                    self.server_hello = true;
-                    if let Some(hello) = hello {
-                        self.tls13 |= hello.selected_version == Some(TLS13);
-                        server(hello, found);
-                    }
-                }
-                _ => {}
-            }
+            self.message(dialect, side, &message, found);
             at += Message::HEADER + message.length;
             if self.server_hello && self.tls13 && self.client.is_some() {
-                break;
+                return bytes.len();
             }
         }
-        Some(at)
+        at
+    }
+
+    fn message(&mut self, dialect: Dialect, side: usize, message: &Message<'_>, found: &mut Found) {
+        match message.kind {
+            CLIENT_HELLO | SERVER_HELLO if self.hellos >= MAX_HELLOS => {}
+            CLIENT_HELLO => {
+                self.hellos += 1;
+                self.identify(found);
+                self.client = Some(side);
+                if let Some(hello) = ClientHello::parse(message.body, false) {
+                    client(dialect, Transport::Tcp, hello, found);
+                }
+            }
+            SERVER_HELLO => {
+                self.hellos += 1;
+                self.identify(found);
+                self.server_hello = true;
+                if let Some(hello) = ServerHello::parse(message.body) {
+                    self.tls13 |= hello.selected_version == Some(TLS13);
+                    server(hello, found);
+                }
+            }
+            CERTIFICATE if !self.certificate => {
+                self.certificate = true;
+                certificate(dialect, message.body, found);
+            }
+            _ => {}
+        }
+        if self.no_fingerprints {
+            found.hints.client_fingerprint.clear();
+            found.hints.server_fingerprint.clear();
+        }
     }
 }
 
@@ -183,17 +243,33 @@ pub(super) fn client(
     hello: ClientHello,
     found: &mut Found,
 ) {
+    if let Some(name) = hello.server_name.as_ref().filter(|name| !name.is_empty()) {
+        found.server(text::host(name), dialect);
+    }
     let hints = &mut found.hints;
     hints.ja3 = ja3(&hello);
     hints.client_fingerprint = match dialect {
-        Dialect::Ndpi => ja4_ndpi(&hello, transport).unwrap_or_default(),
+        Dialect::Ndpi => ja4_ndpi(&hello, transport, &hints.server_name).unwrap_or_default(),
         Dialect::Standard => ja4(&hello, transport),
     };
     if let Some(protocol) = hello.alpn.first() {
         hints.alpn = text::utf8(protocol);
     }
-    if let Some(name) = hello.server_name.filter(|name| !name.is_empty()) {
-        found.server(text::host(&name));
+}
+
+/// Names the application of a server that was not asked for by name, by its certificate.
+pub(super) fn certificate(dialect: Dialect, message: &[u8], found: &mut Found) {
+    if found.service.is_some() || found.category.is_some() {
+        return;
+    }
+    let devices = dialect == Dialect::Standard;
+    let names = x509::first(message).map(x509::names).unwrap_or_default();
+    let mut services = names.into_iter().filter_map(|name| {
+        let name = name.strip_prefix(b"*.").unwrap_or(name);
+        services::lookup(&text::host(name), devices)
+    });
+    if let Some(app) = services.find(|app| !app.name.is_empty()) {
+        found.carries(app);
     }
 }
 

@@ -1,21 +1,13 @@
 //! Protocols over UDP.
 
-use std::net::IpAddr;
-
-use super::super::dhcp::Dhcp;
-use super::super::dns::{self, Header};
-use super::super::http::{Head, Start};
+use super::super::detect::{self, Payload};
+use super::super::http::Head;
 use super::super::names::{self, App};
-use super::super::netbios;
-use super::super::{Seen, text};
+use super::super::{Seen, coap, text};
 use super::dtls::Dtls;
 use super::quic::Quic;
+use super::tcp::MAX_SEARCHED;
 use super::{Dialect, Dissector, Stage, Verdict, quic};
-
-/// Packets after a DNS query that may still bring its response.
-const DNS_PATIENCE: u8 = 5;
-/// Bytes of a DHCP option list that are kept.
-const MAX_DHCP_PRINT: usize = 47;
 
 impl Dissector {
     pub(super) fn udp(&mut self, packet: &Seen<'_>) {
@@ -23,24 +15,44 @@ impl Dissector {
         self.payloads = self.payloads.saturating_add(1);
         let stage = std::mem::take(&mut self.stage);
         match stage {
-            Stage::Searching => self.search_datagram(packet, first),
+            Stage::Searching if first => self.first_datagram(packet),
+            Stage::Searching => self.search_datagram(packet),
             Stage::Dtls(state) => self.dtls(state, packet),
+            Stage::Stun => self.after_stun(packet),
+            Stage::StunDtls(state) => self.after_call(state, packet),
             Stage::Quic(mut state) => {
                 let verdict = state.packet(self.dialect, packet, &mut self.found);
                 self.go_on(verdict, Stage::Quic(state));
             }
-            Stage::Dns => self.dns(names::DNS, packet.payload, Header::parse(packet.payload)),
-            Stage::Mdns => self.dns(names::MDNS, packet.payload, Header::parse(packet.payload)),
+            Stage::Dns => self.dns(names::DNS, packet.payload),
+            Stage::Mdns => self.dns(names::MDNS, packet.payload),
             stage => self.stage = stage,
         }
     }
 
-    fn search_datagram(&mut self, packet: &Seen<'_>, first: bool) {
-        if let Some((state, verdict)) = Quic::first(self.dialect, packet, &mut self.found) {
-            self.known(Stage::Done, quic::PATIENCE);
-            self.go_on(verdict, Stage::Quic(Box::new(state)));
-        } else if first {
-            self.first_datagram(packet);
+    /// Looks for what must show in the flow's first datagram, then for the rest.
+    fn first_datagram(&mut self, packet: &Seen<'_>) {
+        let has = |port| packet.ports.contains(&port);
+        let payload = packet.payload;
+        if has(5353) {
+            self.dns(names::MDNS, payload);
+        } else if has(5355) {
+            self.llmnr(payload);
+        } else if has(53) {
+            self.dns(names::DNS, payload);
+        } else if packet.ports.iter().all(|p| matches!(p, 67 | 68)) {
+            self.dhcp(payload);
+        } else if packet.ports[usize::from(packet.forward)] == 137 {
+            self.netbios_name(payload);
+        } else if has(138) {
+            self.netbios_datagram(packet);
+        } else if let Some(head) = Head::parse(payload) {
+            self.ssdp(&head);
+        } else {
+            self.dtls(Box::default(), packet);
+        }
+        if let Stage::Searching = self.stage {
+            self.search_datagram(packet);
         }
     }
 
@@ -52,146 +64,61 @@ impl Dissector {
         }
     }
 
-    fn first_datagram(&mut self, packet: &Seen<'_>) {
-        let has = |port| packet.ports.contains(&port);
-        let payload = packet.payload;
-        if has(53) || has(5353) || has(5355) {
-            match () {
-                () if has(5353) => self.dns(names::MDNS, payload, Header::parse(payload)),
-                () if has(5355) => self.llmnr(payload),
-                () => self.dns(names::DNS, payload, Header::parse(payload)),
+    /// Looks for protocols that show in one of the first datagrams, or in a few of them.
+    fn search_datagram(&mut self, packet: &Seen<'_>) {
+        if let Some((state, verdict)) = Quic::first(self.dialect, packet, &mut self.found) {
+            self.known(Stage::Done, quic::PATIENCE);
+            self.go_on(verdict, Stage::Quic(Box::new(state)));
+            return;
+        }
+        if self.payloads > MAX_SEARCHED {
+            return;
+        }
+        let payload = Payload {
+            bytes: packet.payload,
+            ports: packet.ports,
+        };
+        match detect::udp(&payload) {
+            Some((names::STUN, _)) => self.stun(packet),
+            Some(found) => {
+                self.told_by(found.0, packet.payload);
+                self.detected(found);
             }
-        } else if packet.ports.iter().all(|p| matches!(p, 67 | 68)) {
-            self.dhcp(payload);
-        } else if packet.ports[usize::from(packet.forward)] == 137 {
-            if let Some(name) = netbios::name(payload) {
-                self.found.server(text::host(&name));
-                self.only(names::NETBIOS);
-            }
-        } else if has(138) {
-            if let Some(name) = netbios::datagram_source(payload, sender(packet)) {
-                self.found.server(text::host(&name));
-                self.found.service = Some(names::SMB1);
-                self.found.category = Some(names::NETBIOS.category);
-                self.only(names::NETBIOS);
-            }
-        } else if let Some(head) = Head::parse(payload) {
-            self.ssdp(&head);
-        } else {
-            self.dtls(Box::default(), packet);
+            None => self.rtp(packet),
         }
     }
 
-    /// A message of DNS or multicast DNS; what is not known yet becomes known by the first one.
-    pub(super) fn dns(&mut self, app: App, message: &[u8], header: Option<Header>) {
-        let known = self.found.master.is_some();
-        if known {
-            self.stage = stage(app);
-        }
-        let Some(header) = header.filter(|h| is_sane(app, *h)) else {
-            return;
+    /// Notes what else a detected protocol tells.
+    fn told_by(&mut self, app: App, payload: &[u8]) {
+        let host = match app {
+            names::MGCP => mgcp_endpoint(payload),
+            names::COLLECTD => collectd_host(payload),
+            _ => None,
         };
-        if !known {
-            self.found.name(app);
-            self.known(stage(app), DNS_PATIENCE);
+        if let Some(host) = host {
+            self.found.server(text::host(host), self.dialect);
         }
-        let mut at = Header::LENGTH;
-        let name = match app == names::MDNS {
-            true => dns::raw_name(message, &mut at).map(|n| mdns_text(&n)),
-            false => dns::raw_name(message, &mut at).map(|n| text::domain(&n)),
-        };
-        if header.counts[0] > 0 || app == names::MDNS && header.counts[1] > 0 {
-            self.found.server(name.unwrap_or_default());
-        }
-        if header.is_response() && header.counts[1..].iter().any(|n| *n > 0) {
-            self.stage = Stage::Done;
-        }
-    }
-
-    /// A question of LLMNR.
-    pub(super) fn llmnr(&mut self, message: &[u8]) {
-        let Some(header) = Header::parse(message) else {
-            return;
-        };
-        if header.is_response() || header.counts[0] == 0 {
-            return;
-        }
-        let mut at = Header::LENGTH;
-        let name = dns::raw_name(message, &mut at).unwrap_or_default();
-        self.found.server(text::domain(&name));
-        self.only(names::LLMNR);
-    }
-
-    fn dhcp(&mut self, message: &[u8]) {
-        let Some(dhcp) = Dhcp::parse(message) else {
-            return;
-        };
-        if dhcp.message_type.is_none_or(|kind| kind > 8) {
-            return;
-        }
-        let hints = &mut self.found.hints;
-        hints.device_hint = text::utf8(dhcp.vendor_class.unwrap_or_default());
-        hints.host_name = text::utf8(dhcp.host_name.unwrap_or_default());
-        let seen = match self.dialect {
-            Dialect::Ndpi => dhcp.after_message_type(),
-            Dialect::Standard => dhcp,
-        };
-        if let Some(print) = seen.fingerprint() {
-            hints.client_fingerprint = match self.dialect {
-                Dialect::Ndpi => text::head(print.as_bytes(), MAX_DHCP_PRINT),
-                Dialect::Standard => print,
-            };
-        }
-        if let Some(name) = seen.host_name {
-            self.found.server(text::host(name));
-        }
-        self.only(names::DHCP);
-    }
-
-    fn ssdp(&mut self, head: &Head<'_>) {
-        if let Start::Request { method, .. } = head.start
-            && !matches!(method, "M-SEARCH" | "NOTIFY")
+        if app == names::COAP
+            && let Some(request) = coap::Request::parse(payload)
         {
-            return;
-        }
-        if let Some(host) = head.get("host") {
-            let end = host.iter().rposition(|b| *b == b':').unwrap_or(host.len());
-            self.found.server(text::host(&host[..end]));
-        }
-        for name in ["server", "st", "nt"] {
-            if let Some(value) = head.get(name) {
-                self.found.hints.device_hint = text::utf8(value);
-                break;
+            self.found.hints.device_hint = text::utf8(&request.path);
+            if let Some(host) = request.host
+                && self.dialect == Dialect::Standard
+            {
+                self.found.server(text::host(host), self.dialect);
             }
         }
-        if let Some(agent) = head.get("user-agent") {
-            self.found.hints.device_hint = text::utf8(agent);
-        }
-        self.only(names::SSDP);
     }
 }
 
-/// Address of the side that sent the packet.
-fn sender(packet: &Seen<'_>) -> IpAddr {
-    packet.addresses[usize::from(!packet.forward)]
+/// The host in the first line of an MGCP command (RFC 3435): what follows `@`.
+fn mgcp_endpoint(message: &[u8]) -> Option<&[u8]> {
+    let at = message.iter().take(128).position(|b| *b == b'@')?;
+    message[at + 1..].split(|b| b.is_ascii_whitespace()).next()
 }
 
-fn stage(app: App) -> Stage {
-    match app == names::MDNS {
-        true => Stage::Mdns,
-        false => Stage::Dns,
-    }
-}
-
-/// Whether the numbers of records are those of a message; those of other protocols on the port rarely are.
-fn is_sane(app: App, header: Header) -> bool {
-    const MAX: u16 = 48;
-    let [questions, ..] = header.counts;
-    header.counts.iter().take(3).all(|n| *n <= MAX)
-        && (questions > 0 || !header.is_response() || app == names::MDNS)
-}
-
-/// Names of multicast DNS are for people: only the case is made one.
-fn mdns_text(name: &[u8]) -> String {
-    text::utf8(&text::tail(name).to_ascii_lowercase())
+/// The first part of a message of collectd: its host.
+fn collectd_host(message: &[u8]) -> Option<&[u8]> {
+    let length = u16::from_be_bytes([*message.get(2)?, *message.get(3)?]);
+    message.get(4..usize::from(length))
 }

@@ -1,0 +1,406 @@
+//! `gateway meter`: captures, or the traffic of an interface, to flow records.
+//!
+//! `input (files, pipes, an interface) → filter → profile (native, nfstream) → rows → output`. Start at [`run`]; the loop
+//! is in [`pipeline`].
+
+pub mod ahead;
+pub mod args;
+pub mod bpf;
+pub mod filter;
+pub mod input;
+pub mod libpcap;
+pub mod live;
+pub mod output;
+pub mod pipeline;
+pub mod profile;
+pub mod report;
+pub mod ring;
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use chaff_export::{Anonymizer, ipfix_elements};
+use chaff_flow::{Column, Link};
+use chaff_trace::Reader;
+
+use ahead::Ahead;
+pub use args::{Args, Format, Profile};
+use filter::Filter;
+use input::{Captures, Source, explain, is_dash};
+use libpcap::FilterError;
+use live::Live;
+use output::{Opened, Place};
+use pipeline::{Counts, Pipeline, PipelineError, Rows};
+use profile::Meter;
+use report::{Progress, Summary, cpu_seconds, peak_memory};
+
+/// Exit code of an input that is damaged or an output that fails.
+const FAILED: u8 = 1;
+/// Exit code of wrong usage.
+const USAGE: u8 = 2;
+/// Exit code of what the system lacks or forbids.
+const MISSING: u8 = 3;
+
+/// Runs the command. What is wrong is printed, in one line.
+///
+/// # Errors
+/// None; the type is that of all commands.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let code = match work(&args) {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            code_of(&e)
+        }
+    };
+    Ok(ExitCode::from(code))
+}
+
+fn code_of(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<Failure>() {
+        Some(failure) => failure.code,
+        None => FAILED,
+    }
+}
+
+/// An error with its exit code.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+struct Failure {
+    text: String,
+    code: u8,
+}
+
+/// Gives errors an exit code.
+trait OrCode<T> {
+    fn or_code(self, code: u8) -> anyhow::Result<T>;
+}
+
+impl<T, E: Into<anyhow::Error>> OrCode<T> for Result<T, E> {
+    fn or_code(self, code: u8) -> anyhow::Result<T> {
+        self.map_err(|e| {
+            let error: anyhow::Error = e.into();
+            let text = format!("{error:#}");
+            Failure { text, code }.into()
+        })
+    }
+}
+
+fn filter_code(error: &FilterError) -> u8 {
+    match error {
+        FilterError::Missing => MISSING,
+        FilterError::Wrong { .. } => USAGE,
+    }
+}
+
+fn work(args: &Args) -> anyhow::Result<u8> {
+    let started = Instant::now();
+    let mut meter = args.meter().or_code(USAGE)?;
+    let columns = meter.columns();
+    if args.explain {
+        say(&markdown(&columns))?;
+        return Ok(0);
+    }
+    let plan = args.output().or_code(USAGE)?;
+    let links = check_inputs(args, &plan.place).or_code(USAGE)?;
+    let filter = open_filter(args, &links)?;
+    let (anonymizer, columns) = anonymizer(args, columns)?;
+    let mut source = open_source(args)?;
+    let opened = plan.open(&columns).or_code(match plan.place {
+        Place::Collector(_) => FAILED,
+        Place::Stdout | Place::File(_) => USAGE,
+    })?;
+    let Opened {
+        output,
+        bytes,
+        refused,
+    } = opened;
+    let threads = threads(args);
+    if threads > 2 {
+        source = Box::new(Ahead::start(source)?);
+    }
+    let progress = Progress::new(&args.input, source.position());
+    let pipeline = Pipeline {
+        filter,
+        max_flows: args.max_flows,
+        writer_thread: threads > 1,
+        live: args.live.is_some(),
+        watch: Box::new(watch(args, &progress, started)),
+    };
+    let rows = Rows::new(meter.rows(), anonymizer, output);
+    let done = pipeline.run(source.as_mut(), &mut meter, rows);
+    progress.finish();
+    let counts = match done {
+        Ok(counts) => counts,
+        Err(PipelineError::Filter(e)) => return Err(e).or_code(USAGE),
+        // Who read the flows has seen enough.
+        Err(PipelineError::Output(e))
+            if plan.place == Place::Stdout && e.kind() == io::ErrorKind::BrokenPipe =>
+        {
+            return Ok(0);
+        }
+        Err(PipelineError::Output(e)) => {
+            return Err(e).with_context(|| format!("while writing {}", plan.place.name()));
+        }
+    };
+    let summary = Summary {
+        inputs: source.inputs(),
+        counts,
+        stats: meter.stats(),
+        refused: refused.map(|n| n.load(Ordering::Relaxed)),
+        output: plan.place.name(),
+        output_bytes: bytes.load(Ordering::Relaxed),
+        seconds: started.elapsed().as_secs_f64(),
+        cpu_seconds: cpu_seconds(),
+        memory: peak_memory(),
+    };
+    tell(args, &summary, &plan.place)
+}
+
+/// Writes the report, says what there is to say, and gives the exit code.
+fn tell(args: &Args, summary: &Summary, place: &Place) -> anyhow::Result<u8> {
+    let json = serde_json::to_string_pretty(&summary.to_json())? + "\n";
+    if let Some(path) = &args.report {
+        write_all(path, json.as_bytes())
+            .with_context(|| format!("while writing {}", path.display()))?;
+    }
+    for input in &summary.inputs {
+        if let Some(error) = &input.error {
+            eprintln!("error: {}: {error}", input.name);
+        }
+    }
+    if summary.stats.clamped > 0 {
+        note_disorder(summary);
+    }
+    if args.json && *place == Place::Stdout {
+        eprint!("{json}");
+    } else if args.json {
+        say(&json)?;
+    } else if !args.quiet {
+        eprint!("{}", summary.to_text());
+    }
+    if !summary.is_balanced() {
+        eprintln!(
+            "error: packets in, metered and ignored do not add up; please report this with the capture"
+        );
+    }
+    Ok(if summary.is_damaged() || !summary.is_balanced() {
+        FAILED
+    } else {
+        0
+    })
+}
+
+/// Prints to standard output; nobody has to read it.
+fn say(text: &str) -> anyhow::Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(e).context("while writing standard output")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn note_disorder(summary: &Summary) {
+    let n = summary.stats.clamped;
+    eprintln!(
+        "note: {n} packets were older than one before them and count as simultaneous with it"
+    );
+    for (before, input) in summary.inputs.iter().zip(summary.inputs.iter().skip(1)) {
+        if input.first.is_some_and(|first| first < before.last) {
+            eprintln!(
+                "note: {} begins before {} ends; give captures in the order of time",
+                input.name, before.name
+            );
+        }
+    }
+}
+
+/// What is done now and then: the bar, and a line of JSON for who asked for it.
+fn watch<'a>(
+    args: &Args,
+    progress: &'a Progress,
+    started: Instant,
+) -> impl FnMut(&Meter, &Counts, &mut dyn Source) + 'a {
+    let interval = args.report_interval.map(|s| Duration::from_secs(s.into()));
+    let mut due = interval.map(|i| started + i);
+    let is_live = args.live.is_some();
+    move |meter, counts, source| {
+        if !is_live {
+            progress.show();
+        }
+        let (Some(interval), Some(at)) = (interval, due) else {
+            return;
+        };
+        let now = Instant::now();
+        if now < at {
+            return;
+        }
+        due = Some(now + interval);
+        let stats = meter.stats();
+        let ignored: u64 = stats.ignored.iter().map(|(_, n)| n).sum();
+        let dropped: u64 = source.inputs().iter().filter_map(|i| i.dropped).sum();
+        eprintln!(
+            "{}",
+            serde_json::json!({
+                "seconds": started.elapsed().as_secs_f64(), "packets_in": counts.packets_in,
+                "packets_metered": stats.metered, "packets_ignored": ignored, "packets_filtered": counts.filtered,
+                "packets_dropped": dropped, "records": counts.flows, "peak_flows": stats.peak_flows,
+            })
+        );
+    }
+}
+
+/// Everything that can be wrong with the inputs before the first packet: files that are no captures, an output that is
+/// an input. Gives the link types of the files.
+fn check_inputs(args: &Args, place: &Place) -> anyhow::Result<Vec<Link>> {
+    let dashes = args.input.iter().filter(|p| is_dash(p)).count();
+    if dashes > 1 {
+        bail!("standard input is given {dashes} times");
+    }
+    let mut links = Vec::new();
+    for path in args.input.iter().filter(|p| !is_dash(p)) {
+        let meta = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+        if meta.is_dir() {
+            bail!("{} is a directory, not a capture", path.display());
+        }
+        if let Place::File(output) = place
+            && same_file(path, output)
+        {
+            bail!("{} is input and output", path.display());
+        }
+        // A pipe can be read only once.
+        if meta.is_file() {
+            let file =
+                File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let mut reader = Reader::new(file)
+                .map_err(|e| anyhow::anyhow!("{}: {}", path.display(), explain(&e)))?;
+            // Damage behind the header is told when it is reached.
+            if let Ok(Some((frame, _))) = reader.next_borrowed() {
+                links.push(frame.link);
+            }
+        }
+    }
+    Ok(links)
+}
+
+fn same_file(a: &Path, b: &Path) -> bool {
+    matches!((fs::canonicalize(a), fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b)
+}
+
+fn open_filter(args: &Args, links: &[Link]) -> anyhow::Result<Option<Filter>> {
+    let Some(text) = &args.filter else {
+        return Ok(None);
+    };
+    let prepared = Filter::new(text).and_then(|mut filter| {
+        links
+            .iter()
+            .try_for_each(|link| filter.prepare(*link).map(drop))?;
+        Ok(filter)
+    });
+    match prepared {
+        Ok(filter) => Ok(Some(filter)),
+        Err(e) => {
+            let code = filter_code(&e);
+            Err(e).or_code(code)
+        }
+    }
+}
+
+/// What replaces values, and the columns that it leaves.
+fn anonymizer(
+    args: &Args,
+    columns: Vec<Column>,
+) -> anyhow::Result<(Option<Anonymizer>, Vec<Column>)> {
+    if args.anonymize.is_empty() {
+        return Ok((None, columns));
+    }
+    let key = args.key().or_code(USAGE)?;
+    let names = args.anonymize.iter().map(|name| name.trim());
+    let (anonymizer, missing) = Anonymizer::new(&columns, names, args.anonymize_mode.into(), &key);
+    for name in missing {
+        eprintln!("warning: there is no column {name} to anonymise");
+    }
+    let columns = anonymizer.columns(&columns);
+    Ok((Some(anonymizer), columns))
+}
+
+fn open_source(args: &Args) -> anyhow::Result<Box<dyn Source>> {
+    let Some(options) = args.interface() else {
+        return Ok(Box::new(Captures::new(args.input.clone())));
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, stop.clone()).context("cannot catch signals")?;
+    }
+    let interface = options.interface.clone();
+    match Live::open(options, stop) {
+        Ok(live) => Ok(Box::new(live)),
+        Err(e) => {
+            let code = if e.kind() == io::ErrorKind::PermissionDenied {
+                MISSING
+            } else {
+                USAGE
+            };
+            let hint = if code == MISSING {
+                " (it needs root or CAP_NET_RAW)"
+            } else {
+                ""
+            };
+            Err(Failure {
+                text: format!("cannot meter {interface}{hint}: {e}"),
+                code,
+            }
+            .into())
+        }
+    }
+}
+
+fn threads(args: &Args) -> u8 {
+    let available = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    args.threads.unwrap_or(available.min(3) as u8)
+}
+
+fn write_all(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if is_dash(path) {
+        io::stdout().lock().write_all(bytes)
+    } else {
+        fs::write(path, bytes)
+    }
+}
+
+/// A Markdown table of columns.
+fn markdown(columns: &[Column]) -> String {
+    let mut text =
+        String::from("| Column | Type | Unit | IPFIX | Meaning |\n|---|---|---|---|---|\n");
+    for c in columns {
+        let elements: Vec<String> = ipfix_elements(c)
+            .into_iter()
+            .map(|(enterprise, id)| {
+                if enterprise == 0 {
+                    id.to_string()
+                } else {
+                    format!("{enterprise}/{id}")
+                }
+            })
+            .collect();
+        let elements = elements.join(" ");
+        // Writing into a text cannot fail.
+        let _ = writeln!(
+            text,
+            "| `{}` | {} | {} | {elements} | {} |",
+            c.name,
+            c.kind.name(),
+            c.unit,
+            c.doc
+        );
+    }
+    text
+}
