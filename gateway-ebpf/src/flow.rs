@@ -9,6 +9,7 @@ use chaff_abi::{
     SEQUENCE_LEN, SLOT_RING, SequenceEntry, SlotCounters,
 };
 
+use crate::hints::{self, Frame};
 use crate::maps::{
     CONFIG, DEVICES, FLOWS_0, FLOWS_1, GENERATION, REASONS, RECORDS, SLOTS, Scratch, Slot,
 };
@@ -52,8 +53,9 @@ fn add(to: &mut u64, n: u64) {
 
 /// Counts a packet in its flow and slot. The key is turned device first.
 #[inline(always)]
-pub fn meter(scratch: &mut Scratch, c: Context, row: &mut Reasons) {
+pub fn meter(frame: &impl Frame, scratch: &mut Scratch, c: Context, row: &mut Reasons) {
     let Scratch {
+        beside,
         packet: p,
         value,
         slot: last,
@@ -76,13 +78,13 @@ pub fn meter(scratch: &mut Scratch, c: Context, row: &mut Reasons) {
     } else {
         FLOWS_1.get_ptr_mut(p.key.as_flow_key())
     };
-    let (device, reason) = match found {
+    let (device, reason, copy) = match found {
         Some(v) => {
             // SAFETY: the entry stays allocated while the program runs; racing updates are limited to what `update`
             // says.
             let v = unsafe { &mut *v };
-            update(v, p, c, now);
-            (v.device, Reason::Flow)
+            let copy = update(v, p, c, now);
+            (v.device, Reason::Flow, copy)
         }
         None => new_flow(p, value, c, now, config, generation, full),
     };
@@ -93,17 +95,20 @@ pub fn meter(scratch: &mut Scratch, c: Context, row: &mut Reasons) {
         (false, r) => r,
     };
     count(row, reason, p.sample.packets());
+    if copy {
+        hints::send(frame, beside, p, c, now, row);
+    }
 }
 
-/// Adds a packet to a flow. The totals are atomic and so exact on any number of CPUs; minima, maxima, squares, flags
+/// Adds a packet to a flow; whether a copy of it shall go up. The totals are atomic and so exact on any number of CPUs; minima, maxima, squares, flags
 /// and times may miss one of two packets that two CPUs count at the same instant.
 #[inline(always)]
-fn update(v: &mut FlowValue, p: &Packet, c: Context, now: Nanos) {
+fn update(v: &mut FlowValue, p: &Packet, c: Context, now: Nanos) -> bool {
     let d = c.dir.index();
     if c.cover {
         add(&mut v.cover[d].packets, p.sample.packets());
         add(&mut v.cover[d].bytes, p.sample.bytes as u64);
-        return;
+        return false;
     }
     let w = &mut v.counters[d];
     w.note(now, p.sample);
@@ -112,6 +117,7 @@ fn update(v: &mut FlowValue, p: &Packet, c: Context, now: Nanos) {
     add(&mut w.wire, p.sample.wire as u64);
     add(&mut w.payload, p.sample.payload as u64);
     sequence(v, p, c, now);
+    hints::wanted(v, p)
 }
 
 #[inline(always)]
@@ -146,7 +152,7 @@ fn new_flow(
     config: &MeterConfig,
     generation: u32,
     full: &mut u32,
-) -> (u32, Reason) {
+) -> (u32, Reason, bool) {
     let key = p.key.as_flow_key();
     let mac = match c.dir {
         Dir::Out => p.src_mac,
@@ -160,12 +166,12 @@ fn new_flow(
     };
     // A full generation stays full until user space switches to the other one, so it is not tried again.
     if *full != generation.wrapping_add(1)
-        && insert(p, v, c, now, device, mac, generation, full).is_some()
+        && let Some(copy) = insert(p, v, c, now, device, mac, generation, full)
     {
-        return (device, Reason::Flow);
+        return (device, Reason::Flow, copy);
     }
     let Some(mut entry) = RECORDS.reserve::<DirectRecord>(0) else {
-        return (device, Reason::Lost);
+        return (device, Reason::Lost, false);
     };
     entry.write(DirectRecord {
         key: *key,
@@ -183,10 +189,10 @@ fn new_flow(
         pad: [0; 8],
     });
     entry.submit(0);
-    (device, Reason::Ring)
+    (device, Reason::Ring, false)
 }
 
-/// Builds the flow in `v` and inserts it; `None` when there is no room.
+/// Builds the flow in `v` and inserts it, and tells whether a copy of the packet shall go up; `None` when there is no room.
 #[inline(always)]
 #[allow(
     clippy::too_many_arguments,
@@ -201,7 +207,7 @@ fn insert(
     mac: [u8; 6],
     generation: u32,
     full: &mut u32,
-) -> Option<()> {
+) -> Option<bool> {
     let first = generation % 2 == 0;
     let key = p.key.as_flow_key();
     // Word by word and volatile: the compiler would call a loop over bytes, or copy a constant whose name depends on
@@ -220,14 +226,15 @@ fn insert(
     v.ifindex = c.ifindex;
     v.mac = mac;
     v.first_dir = c.dir as u8;
-    update(v, p, c, now);
+    v.copied = if c.cover { 0 } else { hints::earlier(p, now) };
+    let copy = update(v, p, c, now);
     let inserted = if first {
         FLOWS_0.insert(key, &*v, BPF_NOEXIST as u64)
     } else {
         FLOWS_1.insert(key, &*v, BPF_NOEXIST as u64)
     };
     match inserted {
-        Ok(()) => return Some(()),
+        Ok(()) => return Some(copy),
         Err(e) if e == -EEXIST => {}
         Err(e) => {
             if e == -E2BIG {
@@ -244,8 +251,7 @@ fn insert(
     };
     let v = found?;
     // SAFETY: as in `meter`.
-    update(unsafe { &mut *v }, p, c, now);
-    Some(())
+    Some(update(unsafe { &mut *v }, p, c, now))
 }
 
 #[inline(always)]

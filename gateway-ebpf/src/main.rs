@@ -14,6 +14,7 @@
 #![feature(core_intrinsics)]
 
 mod flow;
+mod hints;
 mod maps;
 mod parse;
 mod short;
@@ -25,6 +26,7 @@ use aya_ebpf::programs::{TcContext, XdpContext};
 use chaff_abi::{Dir, MeterConfig, Reason};
 
 use flow::{Context, Reasons};
+use hints::Frame;
 use maps::Scratch;
 use parse::{Bytes, Kind, MAX_OFFSET, Packet, parse};
 
@@ -39,7 +41,7 @@ pub fn chaff_xdp_lan(ctx: XdpContext) -> u32 {
             cover: false,
             ifindex: ctx.ingress_ifindex() as u32,
         };
-        device_side(kind, c, row, scratch);
+        device_side(&ctx, kind, c, row, scratch);
     }
     xdp_action::XDP_PASS
 }
@@ -79,7 +81,7 @@ fn lan(ctx: &TcContext, dir: Dir) {
         cover: false,
         ifindex: skb(ctx).ifindex,
     };
-    device_side(kind, c, row, scratch);
+    device_side(ctx, kind, c, row, scratch);
 }
 
 #[inline(always)]
@@ -98,15 +100,21 @@ fn wan(ctx: &TcContext, dir: Dir) {
     }
     let Some(scratch) = scratch() else { return };
     let kind = parse_buffer(ctx, scratch);
-    network_side(kind, s, dir, row, config, scratch);
+    network_side(ctx, kind, dir, row, config, scratch);
 }
 
 /// Counts a frame of the device side.
 #[inline(always)]
-fn device_side(kind: Kind, c: Context, row: &mut Reasons, scratch: &mut Scratch) {
+fn device_side(
+    frame: &impl Frame,
+    kind: Kind,
+    c: Context,
+    row: &mut Reasons,
+    scratch: &mut Scratch,
+) {
     if kind == Kind::Packet {
         flow::count(row, Reason::Seen, scratch.packet.sample.packets());
-        flow::meter(scratch, c, row);
+        flow::meter(frame, scratch, c, row);
     } else {
         flow::count(row, Reason::Seen, 1);
         let reason = match kind {
@@ -131,13 +139,14 @@ fn seen(row: &mut Reasons, dir: Dir, packets: u64, bytes: u64) {
 /// Counts a frame of the network side; only cover goes to flows and slots.
 #[inline(always)]
 fn network_side(
+    ctx: &TcContext,
     kind: Kind,
-    skb: &__sk_buff,
     dir: Dir,
     row: &mut Reasons,
     config: &MeterConfig,
     scratch: &mut Scratch,
 ) {
+    let skb = skb(ctx);
     if kind != Kind::Packet {
         seen(row, dir, 1, skb.len as u64);
         return;
@@ -154,7 +163,7 @@ fn network_side(
             cover,
             ifindex: skb.ifindex,
         };
-        flow::meter(scratch, c, row);
+        flow::meter(ctx, scratch, c, row);
     }
 }
 

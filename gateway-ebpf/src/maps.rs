@@ -2,14 +2,15 @@
 
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use chaff_abi::{
-    DeviceKey, FlowKey, FlowValue, MAX_DEVICES, MeterConfig, Nanos, Reason, SLOT_RING, SlotCounters,
+    DeviceKey, FlowKey, FlowValue, HintState, MAX_DEVICES, MeterConfig, Nanos, Reason, SLOT_RING,
+    SlotCounters,
 };
 
 use crate::parse::{Beside, Packet};
 
-/// Flows of one generation: 16,384 x 480 bytes, preallocated, so that a flood of new flows allocates nothing.
+/// Flows of one generation: 16,384 x 488 bytes, preallocated, so that a flood of new flows allocates nothing.
 pub const MAX_FLOWS: u32 = 16_384;
 
 /// Room for about 11,000 direct records.
@@ -37,6 +38,14 @@ pub static FLOWS_1: HashMap<FlowKey, FlowValue> = HashMap::with_max_entries(MAX_
 
 #[map]
 pub static RECORDS: RingBuf = RingBuf::with_byte_size(RECORDS_BYTES, 0);
+
+/// The loader gives it room when copies are wanted.
+#[map]
+pub static HINTS: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// As [`HINTS`]; the least recently seen flow makes room, and would be copied again.
+#[map]
+pub static HINTED: LruHashMap<FlowKey, HintState> = LruHashMap::with_max_entries(64, 0);
 
 #[map]
 pub static REASONS: PerCpuArray<[u64; Reason::COUNT as usize]> =

@@ -153,6 +153,11 @@ pub struct Flows {
     pub max_flows: u32,
     /// How often the kernel's maps are read, 100ms to 10s.
     pub drain: Duration,
+    /// Look into the first packets of each flow for the application, server and device behind it, and write what they tell
+    /// in further columns of the flow records. Packets are read in memory and never stored.
+    pub hints: bool,
+    /// Packets with payload that `hints` looks at, both directions together, 1 to 255.
+    pub hint_packets: u8,
 }
 
 /// `[alerts]`
@@ -268,6 +273,8 @@ impl Default for Flows {
             active_timeout: Duration(Nanos::from_secs(1_800)),
             max_flows: 16_384,
             drain: Duration(Nanos::from_secs(1)),
+            hints: false,
+            hint_packets: 10,
         }
     }
 }
@@ -383,6 +390,7 @@ impl File {
             d("1s"),
             d("24h"),
         )?;
+        within("flows.hint_packets", self.flows.hint_packets, 1, 255)?;
         within("flows.drain", self.flows.drain, d("100ms"), d("10s"))?;
         if self.flows.drain > self.flows.idle_timeout {
             bail!(

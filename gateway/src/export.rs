@@ -1,19 +1,20 @@
 //! Writes what the engine reports: flow records, slots, alerts, private releases.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use chaff_abi::Nanos;
 use chaff_engine::{Alert, Event, Seconds, SlotTotals, Telemetry};
-use chaff_flow::Record;
+use chaff_export::{Csv, Dialect, Output, Target};
+use chaff_flow::{Layout, Record, Value};
 
 type Out = Option<BufWriter<File>>;
 
 /// Output files of a run; each may be absent.
 pub struct Exports {
-    flows: Out,
+    flows: Option<Flows>,
     slots: Out,
     alerts: Out,
     telemetry: Out,
@@ -45,21 +46,22 @@ impl Exports {
     ///
     /// # Errors
     /// A file cannot be created; the error names it.
-    pub fn create(paths: &Paths<'_>, slot_s: f64) -> anyhow::Result<Self> {
-        Self::open(paths, slot_s, false)
+    pub fn create(paths: &Paths<'_>, slot_s: f64, layout: Layout) -> anyhow::Result<Self> {
+        Self::open(paths, slot_s, layout, false)
     }
 
-    /// Opens the files to append to them, so that a restart loses nothing; a new file gets its header.
+    /// Opens the files to append to them, so that a restart loses nothing; a new file gets its header. Flow records whose
+    /// columns are others than in `layout` are put aside under another name.
     ///
     /// # Errors
     /// A file cannot be opened; the error names it.
-    pub fn append(paths: &Paths<'_>, slot_s: f64) -> anyhow::Result<Self> {
-        Self::open(paths, slot_s, true)
+    pub fn append(paths: &Paths<'_>, slot_s: f64, layout: Layout) -> anyhow::Result<Self> {
+        Self::open(paths, slot_s, layout, true)
     }
 
-    fn open(paths: &Paths<'_>, slot_s: f64, append: bool) -> anyhow::Result<Self> {
+    fn open(paths: &Paths<'_>, slot_s: f64, layout: Layout, append: bool) -> anyhow::Result<Self> {
         Ok(Self {
-            flows: open(paths.flows, &Record::csv_header(), append)?,
+            flows: Flows::open(paths.flows, layout, append)?,
             slots: open(paths.slots, SLOT_COLUMNS, append)?,
             alerts: open(paths.alerts, "", append)?,
             telemetry: open(paths.telemetry, "", append)?,
@@ -72,7 +74,10 @@ impl Exports {
     /// Writes one event; what has no file is dropped.
     pub fn write(&mut self, event: &Event, label: impl Fn(u32) -> String) {
         let done = match event {
-            Event::Flow(record) => flow(&mut self.flows, &shifted(record, self.time_offset)),
+            Event::Flow(record) => match &mut self.flows {
+                Some(flows) => flows.write(&shifted(record, self.time_offset)),
+                None => Ok(()),
+            },
             Event::Slot(slot) => slot_row(&mut self.slots, slot, self.slot_s, label(slot.device)),
             Event::Alert(alert) => {
                 let at = Seconds(alert.at.0 + self.time_offset);
@@ -109,15 +114,13 @@ impl Exports {
     /// # Errors
     /// The disk is full or gone; counted, and said once.
     pub fn flush(&mut self) -> std::io::Result<()> {
-        let mut done = Ok(());
-        for out in [
-            &mut self.flows,
-            &mut self.slots,
-            &mut self.alerts,
-            &mut self.telemetry,
-        ]
-        .into_iter()
-        .flatten()
+        let mut done = match &mut self.flows {
+            Some(flows) => flows.csv.flush(),
+            None => Ok(()),
+        };
+        for out in [&mut self.slots, &mut self.alerts, &mut self.telemetry]
+            .into_iter()
+            .flatten()
         {
             done = done.and(out.flush());
         }
@@ -127,6 +130,92 @@ impl Exports {
         }
         done
     }
+}
+
+/// Flow records on their way into a CSV file.
+struct Flows {
+    csv: Csv<Rest>,
+    layout: Layout,
+    row: Vec<Value>,
+}
+
+impl Flows {
+    fn open(path: &Path, layout: Layout, append: bool) -> anyhow::Result<Option<Self>> {
+        let columns = layout.columns();
+        let names: Vec<&str> = columns.iter().map(|c| c.name.as_ref()).collect();
+        let header = names.join(",");
+        if append {
+            put_aside(path, &header)
+                .with_context(|| format!("while reading {}", path.display()))?;
+        }
+        let Some(file) = open(path, &header, append)? else {
+            return Ok(None);
+        };
+        let skip = header.len() + 1;
+        Ok(Some(Self {
+            csv: Csv::new(Rest { file, skip }, &columns, Dialect::Native),
+            layout,
+            row: Vec::new(),
+        }))
+    }
+
+    fn write(&mut self, record: &Record) -> io::Result<()> {
+        record.values(&self.layout, &mut self.row);
+        self.csv.write(&self.row)
+    }
+}
+
+/// A file that takes a table without its header, which is there already.
+struct Rest {
+    file: BufWriter<File>,
+    skip: usize,
+}
+
+impl Write for Rest {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.skip > 0 {
+            let skipped = self.skip.min(bytes.len());
+            self.skip -= skipped;
+            return Ok(skipped);
+        }
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Target for Rest {}
+
+/// Gives a table with another header another name: `flows.csv.1`, `.2` and so on.
+fn put_aside(path: &Path, header: &str) -> io::Result<()> {
+    let mut line = String::new();
+    match File::open(path) {
+        Ok(file) if file.metadata()?.is_file() => {
+            // Whatever the file is, its first line is not longer than it should be.
+            let most = header.len() as u64 + 1;
+            let _not_text = BufReader::new(io::Read::take(file, most)).read_line(&mut line);
+        }
+        Ok(_) => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    }
+    if path.metadata()?.len() == 0 || line.strip_suffix('\n') == Some(header) {
+        return Ok(());
+    }
+    let aside = (1..)
+        .map(|n: u32| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(format!(".{n}"));
+            PathBuf::from(name)
+        })
+        .find(|p| !p.exists());
+    if let Some(aside) = aside {
+        std::fs::rename(path, &aside)?;
+        tracing::warn!(moved_to = %aside.display(), "the flow records so far have other columns; a new file begins");
+    }
+    Ok(())
 }
 
 fn open(path: &Path, header: &str, append: bool) -> anyhow::Result<Out> {
@@ -148,10 +237,6 @@ fn open(path: &Path, header: &str, append: bool) -> anyhow::Result<Out> {
         writeln!(out, "{header}").with_context(opening)?;
     }
     Ok(Some(out))
-}
-
-fn flow(out: &mut Out, record: &Record) -> std::io::Result<()> {
-    out.as_mut().map_or(Ok(()), |f| record.write_csv(f))
 }
 
 fn shifted(record: &Record, by: Nanos) -> Record {
@@ -198,4 +283,56 @@ fn telemetry(out: &mut Out, t: &Telemetry) -> std::io::Result<()> {
     serde_json::to_writer(&mut *f, t)?;
     f.write_all(b"\n")?;
     f.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chaff_flow::TableConfig;
+
+    fn layout(dissect: u16) -> Layout {
+        let config = TableConfig {
+            dissect,
+            ..TableConfig::default()
+        };
+        Layout::new(&config, Vec::new())
+    }
+
+    fn append(path: &Path, dissect: u16) {
+        let none = Path::new("");
+        let paths = Paths {
+            flows: path,
+            slots: none,
+            alerts: none,
+            telemetry: none,
+        };
+        let mut exports = Exports::append(&paths, 0.1, layout(dissect)).expect("opens");
+        let mut table = chaff_flow::Table::new(TableConfig::default());
+        let key = chaff_abi::FlowKey::default();
+        table.absorb(Nanos(1), key, &chaff_abi::FlowValue::EMPTY);
+        table.finish(Nanos(2));
+        let record = table.poll_record().expect("a record");
+        exports.write(&Event::Flow(Box::new(record)), |_| String::new());
+        exports.flush().expect("writes");
+        assert_eq!(exports.failed, 0);
+    }
+
+    #[test]
+    fn goes_on_with_a_file_of_the_same_columns_only() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("flows.csv");
+        append(&path, 0);
+        append(&path, 0);
+        let text = std::fs::read_to_string(&path).expect("reads");
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 3);
+        assert_eq!(lines[0], Record::csv_header());
+        assert_eq!(lines[1], lines[2]);
+        append(&path, 10);
+        let aside = std::fs::read_to_string(dir.path().join("flows.csv.1")).expect("put aside");
+        assert_eq!(aside, text);
+        let with_hints = std::fs::read_to_string(&path).expect("reads");
+        assert!(with_hints.starts_with(&format!("{},application", Record::csv_header())));
+        assert_eq!(with_hints.lines().count(), 2);
+    }
 }

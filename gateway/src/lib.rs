@@ -11,6 +11,7 @@ pub mod control;
 pub mod datapath;
 pub mod export;
 pub mod generators;
+pub mod hints;
 pub mod injector;
 pub mod ledger_file;
 pub mod meter;

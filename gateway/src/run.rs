@@ -22,8 +22,11 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::config::{File, HookName, Mode};
 use crate::control::{self, Request};
-use crate::datapath::{Hook, Meter, MeterError, MeterOptions, clock_triple, now_monotonic};
+use crate::datapath::{
+    HintOptions, Hook, Meter, MeterError, MeterOptions, clock_triple, now_monotonic,
+};
 use crate::export::{Exports, Paths};
+use crate::hints::Hints;
 use crate::injector::{Injector, InjectorOptions};
 use crate::ledger_file::LedgerFile;
 use crate::privileges::{self, Identity, PrivilegeError};
@@ -448,6 +451,11 @@ fn load_meter(
         max_flows: file.flows.max_flows,
         pin_dir: Some(PathBuf::from(BPF_DIR).join(&file.gateway.instance)),
         pin_owner: identity.map(|id| (id.uid, id.gid)),
+        hints: file.flows.hints.then(|| HintOptions {
+            packets: file.flows.hint_packets,
+            idle: file.flows.idle_timeout.0,
+            ..HintOptions::default()
+        }),
         object: file.gateway.ebpf_object.clone(),
     };
     let bpffs = Path::new("/sys/fs/bpf");
@@ -498,6 +506,7 @@ struct Live {
     /// Packets in flow records of this process, open flows included.
     recorded: u64,
     direct: u64,
+    hints: Option<Hints>,
     drain_errors: u64,
     warned_of_silence: bool,
     buf: Vec<u8>,
@@ -561,7 +570,11 @@ impl Opened {
             alerts: &alerts,
             telemetry: &telemetry,
         };
-        let exports = Exports::append(&paths, file.cover.slot.0.as_secs_f64())?;
+        let exports = Exports::append(
+            &paths,
+            file.cover.slot.0.as_secs_f64(),
+            setup.engine.flow_layout(),
+        )?;
         Ok(Self {
             exports,
             ledger,
@@ -610,6 +623,7 @@ impl Live {
             before: opened.before,
             recorded: 0,
             direct: 0,
+            hints: file.flows.hints.then(|| Hints::new(started)),
             drain_errors: 0,
             warned_of_silence: false,
             buf: vec![0; 2_048],
@@ -677,6 +691,9 @@ impl Live {
     fn tick(&mut self) {
         let now = now_monotonic();
         self.read_slots(now);
+        if let Some(hints) = &mut self.hints {
+            hints.take(&mut self.meter);
+        }
         if self.take_records(now) > 0 {
             // The map is full: sooner than planned, so that a flood finds room again.
             self.next_drain = self.next_drain.min(self.last_drain + FULL_DRAIN);
@@ -801,6 +818,10 @@ impl Live {
                 tracing::warn!(error = %e, "cannot read the flow maps; further failures are only counted");
             }
             self.drain_errors += 1;
+        }
+        if let Some(hints) = &mut self.hints {
+            hints.take(&mut self.meter);
+            hints.show(now, &mut self.engine);
         }
     }
 
@@ -948,6 +969,7 @@ impl Live {
             // At the end of a run: packets whose flows were open in an earlier run that was killed.
             "unrecorded_packets": report.metered.saturating_sub(self.recorded),
             "drain_errors": self.drain_errors,
+            "hints": self.hints.as_ref().map(Hints::stats),
             "output_errors": self.exports.failed,
             "meter": meter,
             "seen_before_takeover": self.before[Reason::Seen as usize],

@@ -46,6 +46,11 @@ pub fn engine(file: &File) -> anyhow::Result<Config> {
             idle_timeout: file.flows.idle_timeout.0,
             active_timeout: file.flows.active_timeout.0,
             max_flows: file.flows.max_flows as usize,
+            dissect: if file.flows.hints {
+                file.flows.hint_packets.into()
+            } else {
+                0
+            },
             drain_grace: Nanos::from_secs(5).max(file.flows.drain.0 + Nanos::from_secs(1)),
             ..TableConfig::default()
         },

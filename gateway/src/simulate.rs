@@ -445,7 +445,11 @@ impl Scene {
             alerts: &alerts,
             telemetry: &telemetry,
         };
-        let mut exports = Exports::create(&paths, slot.as_secs_f64())?;
+        let mut exports = Exports::create(
+            &paths,
+            slot.as_secs_f64(),
+            self.gateway.borrow().flow_layout(),
+        )?;
         let mut flow_packets = 0;
         let bar = crate::progress::bar(end.as_millis(), "ms of virtual time");
         let mut now = Nanos::ZERO;

@@ -256,10 +256,14 @@ pub struct FlowValue {
     pub first_dir: u8,
     /// Valid entries of `sequence`.
     pub sequence_len: u8,
+    /// Packets of this flow that were copied up so far, those of earlier parts included ([`crate::HintHeader`]).
+    pub copied: u8,
+    /// Zero.
+    pub pad: [u8; 7],
 }
 
 const _: () =
-    assert!(size_of::<FlowValue>() == 2 * 128 + 32 + 128 + 24 && align_of::<FlowValue>() == 8);
+    assert!(size_of::<FlowValue>() == 2 * 128 + 32 + 128 + 32 && align_of::<FlowValue>() == 8);
 
 impl FlowValue {
     /// No packet yet.
@@ -280,6 +284,8 @@ impl FlowValue {
         mac: [0; 6],
         first_dir: 0,
         sequence_len: 0,
+        copied: 0,
+        pad: [0; 7],
     };
 }
 

@@ -29,8 +29,8 @@ mod time;
 pub use counters::{Counters, CoverCounters, FlowValue, SEQUENCE_LEN, Sample, SequenceEntry};
 pub use key::{DeviceKey, Dir, FlowKey, Mac};
 pub use meter::{
-    ABI_VERSION, CoverPeer, DirectRecord, MAX_DEVICES, MeterConfig, Reason, SLOT_RING,
-    SlotCounters, map, program,
+    ABI_VERSION, CoverPeer, DirectRecord, HINT_LARGE, HINT_SMALL, HintHeader, HintState,
+    MAX_DEVICES, MeterConfig, Reason, SLOT_RING, SlotCounters, constant, map, program,
 };
 pub use owner::{LocalPort, Owner, owner_map};
 pub use time::Nanos;

@@ -1,7 +1,7 @@
 use crate::{Dir, FlowKey, Nanos};
 
 /// Version of everything in this crate that crosses the kernel border; the loader refuses an object with another one.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Devices that have their own slot counters; index 0 is "all other devices".
 pub const MAX_DEVICES: u32 = 256;
@@ -29,6 +29,18 @@ pub mod map {
     pub const GENERATION: &str = "GENERATION";
     /// `PERCPU_ARRAY` of one value private to the programs.
     pub const SCRATCH: &str = "SCRATCH";
+    /// `RINGBUF` of [`super::HintHeader`] with the first bytes of a frame behind it.
+    pub const HINTS: &str = "HINTS";
+    /// `LRU_HASH` of [`crate::FlowKey`] (device first) to [`super::HintState`].
+    pub const HINTED: &str = "HINTED";
+}
+
+/// Names of constants of the programs that the loader sets before the kernel checks them.
+pub mod constant {
+    /// `u32`: packets with payload that are copied up of each flow, at most 255. With 0 the kernel removes the code.
+    pub const HINT_PACKETS: &str = "HINT_PACKETS";
+    /// `u64`, ns: a flow that was silent for so long is a new one, and its first packets are copied again.
+    pub const HINT_IDLE: &str = "HINT_IDLE";
 }
 
 /// Names of the kernel's programs.
@@ -145,6 +157,48 @@ pub struct DirectRecord {
 
 const _: () = assert!(size_of::<DirectRecord>() == 88);
 
+/// Head of the copy of a frame that is among the first of its flow with a payload. 24 bytes, no padding.
+///
+/// Behind it come the first bytes of the frame, Ethernet header first, in room for [`HINT_SMALL`] or [`HINT_LARGE`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct HintHeader {
+    /// Kernel's monotonic time, the same as in the flow's counters.
+    pub at: Nanos,
+    /// Length of the frame, bytes, without a tag that is kept beside the bytes.
+    pub frame_len: u32,
+    /// Bytes of the frame that follow.
+    pub len: u32,
+    /// Outer VLAN id of the flow's key, wire order.
+    pub vlan: [u8; 2],
+    /// [`crate::Dir`].
+    pub dir: u8,
+    /// Zero.
+    pub pad: [u8; 5],
+}
+
+const _: () = assert!(size_of::<HintHeader>() == 24);
+
+/// Most bytes copied of a frame of up to this length.
+pub const HINT_SMALL: usize = 256;
+
+/// Most bytes copied of a longer frame: a whole one on Ethernet, and a large TLS hello in a super-packet.
+pub const HINT_LARGE: usize = 2048;
+
+/// What is known of a flow's copies beyond one map generation. 16 bytes, no padding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct HintState {
+    /// Time of the last copy, or of the flow's first packet in a generation.
+    pub last: Nanos,
+    /// Packets copied.
+    pub copied: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+const _: () = assert!(size_of::<HintState>() == 16);
+
 /// What became of a frame; index into the `REASONS` map. Counts are wire packets (GSO segments counted).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u32)]
@@ -173,13 +227,17 @@ pub enum Reason {
     WanOutBytes = 10,
     /// Cover lost to flow records: map and ring were full.
     CoverLost = 11,
+    /// Copied up for application hints, besides being counted.
+    HintCopied = 12,
+    /// Not copied because the ring of copies was full.
+    HintDropped = 13,
 }
 
 impl Reason {
     /// How many there are.
-    pub const COUNT: u32 = 12;
+    pub const COUNT: u32 = 14;
     /// All of them in index order.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Seen,
         Self::Flow,
         Self::Ring,
@@ -192,6 +250,8 @@ impl Reason {
         Self::WanInBytes,
         Self::WanOutBytes,
         Self::CoverLost,
+        Self::HintCopied,
+        Self::HintDropped,
     ];
 
     /// The name used in reports and metrics.
@@ -209,6 +269,8 @@ impl Reason {
             Self::WanInBytes => "wan_in_bytes",
             Self::WanOutBytes => "wan_out_bytes",
             Self::CoverLost => "cover_lost",
+            Self::HintCopied => "hint_copied",
+            Self::HintDropped => "hint_dropped",
         }
     }
 }

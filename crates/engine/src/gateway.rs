@@ -20,6 +20,7 @@ use crate::stamp::Stamp;
 use crate::telemetry::{Pay, Releases, Unreleased};
 
 /// The parts that are made outside: secrets, generators, budget.
+#[derive(Default)]
 pub struct Parts {
     /// Key shared with the sink; without one there is no cover.
     pub key: Option<Key>,
@@ -341,6 +342,28 @@ impl Gateway {
             let unit = self.known(record.device);
             self.alert_on_peer(now, unit, &record.key);
         }
+    }
+
+    /// Takes the copy of a packet that the kernel counts, for what its payload tells of the flow ([`chaff_flow::app`]); whether
+    /// it is a packet. `at` is when the kernel counted it, `vlan` that of the flow's key, `wire_len` the frame's length on
+    /// the wire. Give copies after the counts of their flow. Nothing is counted or kept but hints; without
+    /// [`chaff_flow::TableConfig::dissect`] not even these.
+    pub fn handle_payload(
+        &mut self,
+        at: Nanos,
+        dir: Dir,
+        vlan: [u8; 2],
+        frame: &[u8],
+        wire_len: usize,
+    ) -> bool {
+        let Ok(mut packet) = chaff_flow::parse(Link::Ethernet, frame, wire_len) else {
+            return false;
+        };
+        // The kernel's keys hold no inner tag.
+        packet.key.vlan = vlan;
+        packet.inner_vlan = 0;
+        self.table.dissect(at, Some(dir), &packet);
+        true
     }
 
     /// Takes the real counts of a finished slot, one element a device (index 0: all unlisted). Slots come in order;
@@ -731,6 +754,11 @@ impl Gateway {
     /// The configuration in force.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Which columns the flow records have.
+    pub fn flow_layout(&self) -> chaff_flow::Layout {
+        self.table.layout()
     }
 
     fn advance(&mut self, now: Nanos) -> Nanos {

@@ -5,15 +5,15 @@ use aya::maps::{Map, MapData, RingBuf};
 use aya::programs::{TestRun as _, TestRunOptions, TestRunResult};
 use aya::{Ebpf, EbpfLoader};
 use chaff_abi::{
-    ABI_VERSION, DeviceKey, DirectRecord, FlowKey, FlowValue, MAX_DEVICES, MeterConfig, Reason,
-    SLOT_RING, map, program,
+    ABI_VERSION, DeviceKey, DirectRecord, FlowKey, FlowValue, HINT_SMALL, HintHeader, MAX_DEVICES,
+    MeterConfig, Reason, SLOT_RING, constant, map, program,
 };
 
 use super::attach::{Attached, HookInUse, tc_program, xdp_program};
 use super::drain::{Buffers, DrainReport};
 use super::error::MeterError;
 use super::now_monotonic;
-use super::options::{MeterOptions, check_devices};
+use super::options::{HintOptions, MeterOptions, check_devices};
 use super::pins::{MAPS, Pins};
 use super::slots::SlotView;
 use super::sys::{self, Grace, Plain as _};
@@ -37,6 +37,8 @@ pub struct Meter {
     current: u32,
     grace: Grace,
     records: RingBuf<MapData>,
+    /// The ring of copies, and how many small ones it holds.
+    hints: Option<(RingBuf<MapData>, u64)>,
     reasons: OwnedFd,
     cpus: usize,
     devices: OwnedFd,
@@ -86,9 +88,20 @@ impl Meter {
         let settings = fd(&ebpf, map::CONFIG)?;
         let highest = o.devices.iter().map(|(_, i)| *i).max().unwrap_or(0);
         let slots = SlotView::new(fd(&ebpf, map::SLOTS)?.as_fd(), cpus, highest + 1)?;
-        let records = MapData::from_fd(fd(&ebpf, map::RECORDS)?)
-            .and_then(|d| RingBuf::try_from(Map::RingBuf(d)))
-            .map_err(|e| MeterError::of("mapping the record ring", e))?;
+        let ring = |name| {
+            MapData::from_fd(fd(&ebpf, name)?)
+                .and_then(|d| RingBuf::try_from(Map::RingBuf(d)))
+                .map_err(|e| MeterError::of(format!("mapping the ring {name}"), e))
+        };
+        let records = ring(map::RECORDS)?;
+        let hints = match o.hints {
+            Some(h) => {
+                // The kernel adds eight bytes to each.
+                let each = size_of::<HintHeader>() + HINT_SMALL + 8;
+                Some((ring(map::HINTS)?, u64::from(h.ring_bytes) / each as u64))
+            }
+            None => None,
+        };
         let current = sys::lookup(generation.as_fd(), &0u32)
             .map_err(|e| MeterError::of("reading the generation", e))?
             .unwrap_or(0);
@@ -111,6 +124,7 @@ impl Meter {
             current,
             grace: Grace::new().map_err(|e| MeterError::of("making the grace map", e))?,
             records,
+            hints,
             reasons,
             cpus,
             devices,
@@ -201,6 +215,29 @@ impl Meter {
         n
     }
 
+    /// Hands over the copies of first packets, oldest first, each with the frame's first bytes; returns how many, at most as
+    /// many as the ring holds. The bytes are what people said: they are for memory only.
+    pub fn poll_hints(&mut self, mut f: impl FnMut(HintHeader, &[u8])) -> u64 {
+        let Some((ring, most)) = &mut self.hints else {
+            return 0;
+        };
+        let mut n = 0;
+        while n < *most
+            && let Some(item) = ring.next()
+        {
+            n += 1;
+            let Some((header, rest)) =
+                HintHeader::from_bytes(&item).zip(item.get(size_of::<HintHeader>()..))
+            else {
+                continue;
+            };
+            if let Some(bytes) = rest.get(..header.len as usize) {
+                f(header, bytes);
+            }
+        }
+        n
+    }
+
     /// Returns the descriptor that becomes readable when there are records. Poll with a timeout of 100 ms all the same.
     pub fn records_fd(&self) -> BorrowedFd<'_> {
         self.records.as_fd()
@@ -281,6 +318,17 @@ fn load_object(o: &MeterOptions, pins: Option<&Pins>, cpus: usize) -> Result<Ebp
         loader.map_max_entries(name, o.max_flows);
     }
     loader.map_max_entries(map::SLOTS, cpus as u32 * MAX_DEVICES * SLOT_RING);
+    let hints = o.hints.unwrap_or(HintOptions {
+        packets: 0,
+        ring_bytes: 4_096,
+        ..HintOptions::default()
+    });
+    let (packets, idle) = (u32::from(hints.packets), hints.idle.0);
+    loader.override_global(constant::HINT_PACKETS, &packets, true);
+    loader.override_global(constant::HINT_IDLE, &idle, true);
+    loader.map_max_entries(map::HINTS, hints.ring_bytes);
+    let hinted = if o.hints.is_some() { o.max_flows } else { 64 };
+    loader.map_max_entries(map::HINTED, hinted);
     for (name, path) in &paths {
         loader.map_pin_path(name, path.as_path());
     }

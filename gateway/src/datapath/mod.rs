@@ -36,7 +36,7 @@ pub use attach::HookInUse;
 pub use drain::{DrainMethod, DrainReport};
 pub use error::MeterError;
 pub use meter::Meter;
-pub use options::{Hook, MeterOptions};
+pub use options::{HintOptions, Hook, MeterOptions};
 pub use slots::SlotView;
 
 use chaff_abi::Nanos;

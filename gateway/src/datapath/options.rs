@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use chaff_abi::{DeviceKey, MAX_DEVICES, MeterConfig};
+use chaff_abi::{DeviceKey, MAX_DEVICES, MeterConfig, Nanos};
 
 use super::error::MeterError;
 
@@ -47,7 +47,7 @@ pub struct MeterOptions {
     pub config: MeterConfig,
     /// Devices with slot counters of their own; indices 1 to [`MAX_DEVICES`] - 1.
     pub devices: Vec<(DeviceKey, u32)>,
-    /// Flows per generation, 16 to 4,194,304; each takes about 550 bytes of kernel memory, twice.
+    /// Flows per generation, 16 to 4,194,304; each takes about 560 bytes of kernel memory, twice.
     /// With pinned maps a change takes effect after a clean stop.
     pub max_flows: u32,
     /// Directory in bpffs for links and maps, for example `/sys/fs/bpf/chaff/home`; one instance each.
@@ -55,8 +55,32 @@ pub struct MeterOptions {
     pub pin_dir: Option<PathBuf>,
     /// User and group that shall be able to remove the pins; both directories are given to them.
     pub pin_owner: Option<(u32, u32)>,
+    /// Copies of first packets, if wanted; read them by [`super::Meter::poll_hints`].
+    pub hints: Option<HintOptions>,
     /// Another object file than the built-in one.
     pub object: Option<PathBuf>,
+}
+
+/// Which first packets of a flow are copied up whole, for a look at what they say. Only TCP and UDP packets with a payload
+/// count, and only of flows that have their place in the map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HintOptions {
+    /// Packets of each flow, both directions together, 1 to 255.
+    pub packets: u8,
+    /// A flow that was silent for so long is a new one.
+    pub idle: Nanos,
+    /// Memory for copies on their way, bytes: a power of two, at least 4,096. A copy takes 280 or 2,072 bytes.
+    pub ring_bytes: u32,
+}
+
+impl Default for HintOptions {
+    fn default() -> Self {
+        Self {
+            packets: 10,
+            idle: Nanos::from_secs(120),
+            ring_bytes: 1 << 20,
+        }
+    }
 }
 
 impl Default for MeterOptions {
@@ -70,6 +94,7 @@ impl Default for MeterOptions {
             max_flows: 16_384,
             pin_dir: None,
             pin_owner: None,
+            hints: None,
             object: None,
         }
     }
@@ -83,6 +108,17 @@ impl MeterOptions {
                 "max_flows is {}, allowed are 16 to 4194304",
                 self.max_flows
             ));
+        }
+        if let Some(h) = &self.hints {
+            if h.packets == 0 {
+                return wrong("hints of 0 packets, allowed are 1 to 255".into());
+            }
+            if !h.ring_bytes.is_power_of_two() || !(4_096..=1 << 28).contains(&h.ring_bytes) {
+                return wrong(format!(
+                    "a ring of {} bytes for hints, allowed are powers of two from 4096 to 268435456",
+                    h.ring_bytes
+                ));
+            }
         }
         check_devices(&self.devices)?;
         for (i, name) in self.lan.iter().enumerate() {
@@ -133,6 +169,20 @@ mod tests {
             },
             MeterOptions {
                 devices: vec![(DeviceKey::mac(Mac([0; 6])), MAX_DEVICES)],
+                ..ok.clone()
+            },
+            MeterOptions {
+                hints: Some(HintOptions {
+                    ring_bytes: 5_000,
+                    ..HintOptions::default()
+                }),
+                ..ok.clone()
+            },
+            MeterOptions {
+                hints: Some(HintOptions {
+                    packets: 0,
+                    ..HintOptions::default()
+                }),
                 ..ok
             },
         ];

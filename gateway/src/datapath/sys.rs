@@ -12,7 +12,8 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use chaff_abi::{
-    DeviceKey, DirectRecord, FlowKey, FlowValue, MeterConfig, Nanos, Owner, Reason, SlotCounters,
+    DeviceKey, DirectRecord, FlowKey, FlowValue, HintHeader, MeterConfig, Nanos, Owner, Reason,
+    SlotCounters,
 };
 
 /// Types that cross the kernel border as bytes.
@@ -46,6 +47,8 @@ unsafe impl Plain for DeviceKey {}
 unsafe impl Plain for DirectRecord {}
 // SAFETY: as above.
 unsafe impl Plain for Owner {}
+// SAFETY: as above.
+unsafe impl Plain for HintHeader {}
 // SAFETY: as above.
 unsafe impl Plain for MeterConfig {}
 // SAFETY: as above.

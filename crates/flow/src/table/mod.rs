@@ -95,11 +95,14 @@ impl Table {
     }
 
     /// Shows a packet to the dissector of its flow without counting it: for flows that the kernel counts, whose first packets
-    /// come up beside the counters. Nothing happens without [`TableConfig::dissect`].
-    pub fn dissect(&mut self, now: Nanos, dir: Option<Dir>, packet: &Packet<'_>) {
-        let at = self.clock(now);
+    /// come up beside the counters. `at` is when the kernel counted it, which may lie before the times of other calls.
+    /// Nothing happens without [`TableConfig::dissect`], nor to a flow that has no place in a full table.
+    pub fn dissect(&mut self, at: Nanos, dir: Option<Dir>, packet: &Packet<'_>) {
         if self.config.dissect == 0 {
             return;
+        }
+        if !self.rest.is_empty() {
+            self.end_rest(usize::MAX);
         }
         let arrival = Arrival {
             from_kernel: true,
@@ -108,6 +111,7 @@ impl Table {
         let hash = self.seeded.hash(arrival.identity());
         let (slot, side) = match self.find(hash, &arrival) {
             Some(found) => found,
+            None if self.index.len() >= self.config.max_flows => return,
             None => (self.insert(hash, &arrival), 0),
         };
         if let Some(flow) = self.flows.get_mut(slot as usize) {
