@@ -29,6 +29,7 @@
 
 mod bucket;
 mod demand;
+mod envelope;
 mod error;
 mod generator;
 #[cfg(feature = "onnx")]
@@ -43,6 +44,7 @@ mod streams;
 
 pub use bucket::TokenBucket;
 pub use demand::{Demand, Window};
+pub use envelope::{BINS, Envelope, EnvelopeConfig, Planned, ReleaseClock, Waiting};
 pub use error::CoverError;
 pub use generator::{Generator, NAMES, None_, by_name};
 #[cfg(feature = "onnx")]

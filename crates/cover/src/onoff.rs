@@ -351,7 +351,7 @@ impl Switch {
     }
 }
 
-fn in_range(
+pub(crate) fn in_range(
     name: &'static str,
     value: f64,
     range: std::ops::RangeInclusive<f64>,
