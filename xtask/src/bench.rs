@@ -1,5 +1,7 @@
 //! Benchmarks: ours and a peer, or a physical limit, side by side in interleaved rounds, as ratios against their bars.
 
+mod tunnel;
+
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
@@ -11,8 +13,8 @@ use crate::{packages, root};
 /// What `bench` takes.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
-    /// Which: meter, tcx, injector, replay [default: all].
-    #[arg(value_name = "NAME", value_parser = ["meter", "tcx", "injector", "replay"])]
+    /// Which: meter, tcx, injector, replay, tunnel [default: all].
+    #[arg(value_name = "NAME", value_parser = ["meter", "tcx", "injector", "replay", "tunnel"])]
     name: Vec<String>,
     /// Rounds that take turns; the median counts.
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=99))]
@@ -116,6 +118,44 @@ const REPLAY: &[Bar] = &[
     ),
 ];
 
+const TUNNEL: &[Bar] = &[
+    least(
+        "tunnel, offload engine, TCP / wireguard-go",
+        "/ratio/fast/tcp",
+        5.0,
+    ),
+    most(
+        "tunnel, offload engine, CPU per Mbit / wireguard-go",
+        "/ratio/fast/cpu",
+        0.15,
+    ),
+    least(
+        "tunnel, portable engine, TCP / wireguard-go",
+        "/ratio/portable/tcp",
+        1.2,
+    ),
+    most(
+        "tunnel, portable engine, CPU per Mbit / wireguard-go",
+        "/ratio/portable/cpu",
+        0.5,
+    ),
+    least(
+        "tunnel, offload engine, UDP of 1,300 B / wireguard-go",
+        "/ratio/fast/udp",
+        1.0,
+    ),
+    most(
+        "tunnel, offload engine, RTT p50 / wireguard-go",
+        "/ratio/fast/rtt",
+        0.6,
+    ),
+    most(
+        "tunnel, CPU per Mbit with size bins / without",
+        "/ratio/bins_cpu",
+        1.05,
+    ),
+];
+
 /// Name, package, example program, bars.
 const ALL: [(&str, &str, &str, &[Bar]); 4] = [
     ("meter", "chaff-gateway", "bench_meter", METER),
@@ -143,6 +183,16 @@ pub fn run(options: &Options) -> Result<()> {
         }
         for bar in bars {
             missed += u32::from(!row(&result, bar, name));
+        }
+    }
+    if options.name.is_empty() || options.name.iter().any(|n| n == "tunnel") {
+        let result = tunnel::measure(options.rounds)?;
+        if options.json {
+            println!("{result}");
+        } else {
+            for bar in TUNNEL {
+                missed += u32::from(!row(&result, bar, "tunnel"));
+            }
         }
     }
     if missed > 0 {

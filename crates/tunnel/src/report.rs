@@ -68,6 +68,8 @@ pub struct TunnelReport {
     pub refused: BTreeMap<&'static str, u64>,
     /// Inner packets without a peer to send them to.
     pub no_peer: u64,
+    /// Inner packets that mean something on their own link only, such as router solicitations.
+    pub local: u64,
     /// Cookie replies sent.
     pub cookies: u64,
     /// By peer, in the order of the configuration.

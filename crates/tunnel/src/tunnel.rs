@@ -244,6 +244,11 @@ impl Tunnel {
             self.report.no_peer += 1;
             return;
         };
+        // What an interface says to its own link (router solicitations and the like) ends here.
+        if is_local(found.source) || is_local(found.destination) {
+            self.report.local += 1;
+            return;
+        }
         let Some(number) = self.allowed.owner(found.destination) else {
             self.report.no_peer += 1;
             return;
@@ -473,6 +478,17 @@ impl Tunnel {
             mtu: self.bins.mtu(),
             peers: self.peers.iter().map(Peer::counts).collect(),
             ..self.report.clone()
+        }
+    }
+}
+
+/// Whether an address means something on its own link only.
+fn is_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(a) => a.is_link_local() || a.is_broadcast() || a.octets()[..3] == [224, 0, 0],
+        IpAddr::V6(a) => {
+            let link = a.is_multicast() && a.segments()[0] & 15 <= 2;
+            a.is_unicast_link_local() || link || a.is_unspecified()
         }
     }
 }

@@ -392,6 +392,9 @@ fn an_inner_source_of_somebody_else_is_refused() {
     assert!(pair.arrived[FAR].is_empty());
     let refused = pair.ends[FAR].report().peers[0].refused.clone();
     assert_eq!(refused.get("source"), Some(&1));
+    // What an interface says to its own link stays there.
+    pair.send(HOME, &packet([169, 254, 0, 2], [224, 0, 0, 22], 100, 1));
+    assert_eq!(pair.ends[HOME].report().local, 1);
     // And the far end has no peer for addresses that nobody owns.
     pair.send(FAR, &packet([192, 0, 2, 9], [10, 7, 0, 77], 100, 1));
     assert_eq!(pair.ends[FAR].report().no_peer, 1);

@@ -342,6 +342,7 @@ impl Driver {
     }
 
     fn start_portable(tunnel: Tunnel, udp: Udp, mut options: Options) -> io::Result<Self> {
+        udp.without_offload();
         let shared = Self::shared(tunnel, udp, &mut options, true)?;
         let mut driver = Self {
             shared: Arc::clone(&shared),

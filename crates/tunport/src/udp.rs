@@ -83,6 +83,14 @@ impl Udp {
         self.socket.local_addr()
     }
 
+    /// Sends and receives single datagrams from now on.
+    pub(crate) fn without_offload(&self) {
+        self.segments.store(false, Ordering::Relaxed);
+        // A kernel that does not know it has nothing to switch off.
+        let fd = self.socket.as_raw_fd();
+        let _old = sys::set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 0);
+    }
+
     pub(crate) fn try_clone_std(&self) -> io::Result<UdpSocket> {
         self.socket.try_clone()
     }
