@@ -316,13 +316,16 @@ struct Scene {
     arriving: u64,
 }
 
+/// Whether a message is cover or the tunnel's own, and of which device it is otherwise.
+type Message = (bool, Option<usize>);
+
 /// Both ends of a tunnel.
 type Ends = [Rc<RefCell<Tunnel>>; 2];
 
 /// What the tap on the uplink writes down.
 struct Tally {
     /// Messages on the way, in the order they were sent, with `--mode tunnel`: what each is, and of which device.
-    messages: Option<[VecDeque<(bool, Option<usize>)>; 2]>,
+    messages: Option<[VecDeque<Message>; 2]>,
     packets: BufWriter<File>,
     pcap: PcapWriter<BufWriter<File>>,
     observed: Observed,

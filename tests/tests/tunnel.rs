@@ -299,8 +299,10 @@ fn tcp_udp_ipv6_and_path_mtu_work_through_both_engines() -> Result<()> {
     Ok(())
 }
 
-/// UDP payload sizes, time-to-live, DSCP and flow label of a capture of the way between.
-fn observed(path: &std::path::Path) -> Result<(BTreeSet<usize>, BTreeSet<(u8, u8)>, u64)> {
+/// What a capture of the way between shows: UDP payload sizes, (DSCP and ECN, time-to-live), packets.
+type Observed = (BTreeSet<usize>, BTreeSet<(u8, u8)>, u64);
+
+fn observed(path: &std::path::Path) -> Result<Observed> {
     let mut reader = chaff_trace::Reader::new(fs::File::open(path)?)?;
     let mut buf = Vec::new();
     let (mut sizes, mut heads, mut packets) = (BTreeSet::new(), BTreeSet::new(), 0);
@@ -356,7 +358,7 @@ fn an_observer_sees_only_bins_and_constant_headers() -> Result<()> {
         sizes.is_subset(&allowed) && sizes.is_superset(&BTreeSet::from([160, 608, 1_452])),
         "{sizes:?}"
     );
-    // Sent here with 64; the far end's came over one router... and nothing else differs.
+    // One time-to-live each way.
     ensure!(
         heads.len() <= 2 && heads.iter().all(|h| h.0 == 0),
         "{heads:?}"
