@@ -20,6 +20,8 @@ pub struct File {
     pub interfaces: Interfaces,
     /// Cover traffic.
     pub cover: Cover,
+    /// The gateway's own tunnel, for `cover.mode` tunnel.
+    pub tunnel: Tunnel,
     /// Flow records.
     pub flows: Flows,
     /// Local alerts.
@@ -89,13 +91,15 @@ pub enum Mode {
     Plain,
     /// Datagrams to the sink inside a tunnel that something else provides.
     Rider,
+    /// All traffic of the devices in a WireGuard tunnel to a sink-server, cover inside: see [`Tunnel`].
+    Tunnel,
 }
 
 /// `[cover]`
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Cover {
-    /// `off`, `plain` or `rider`.
+    /// `off`, `plain`, `rider` or `tunnel`.
     pub mode: Mode,
     /// The sink-server's address and port.
     pub sink: Option<SocketAddr>,
@@ -128,6 +132,75 @@ pub struct Cover {
     pub spin: Duration,
     /// Fixes the random stream. For tests only: whoever knows it can remove the cover.
     pub seed: Option<u64>,
+}
+
+/// `[tunnel]`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tunnel {
+    /// wg-style file with own key and one peer, mode 0600; `sink-server keygen` makes it.
+    pub config: Option<PathBuf>,
+    /// Name of the tunnel's interface.
+    pub interface: String,
+    /// `auto` (offload where it works), `fast` or `portable`.
+    pub engine: chaff_tunport::EngineName,
+    /// Lengths on the wire: `off` (as plain WireGuard), `fine` (six), `default` (three), `mtu` (one).
+    pub bins: chaff_tunnel::Profile,
+    /// Longest time a real packet may wait to take the place of a dummy, 0ms to 1s; 20ms to 50ms makes times regular.
+    pub hold: Duration,
+    /// `block`: without a tunnel devices are cut off (kill switch). `fall-back`: they take the ordinary route, in clear.
+    pub when_down: chaff_tunport::WhenDown,
+    /// What a clean stop leaves: `open`, or with when_down `block` also `block`, until `gateway open`.
+    pub when_stopped: WhenStopped,
+    /// Keep a session also without real traffic, so that cover never pauses.
+    pub always_on: bool,
+    /// Silence of the far end that makes a new handshake, 4s to 15s; below 15s only while its cover is asked for.
+    pub silence: Duration,
+    /// MTU inside the tunnel, 1280 to 8920; the wg-style file's own value goes before it.
+    pub mtu: u16,
+    /// Most cover bytes per calendar month (UTC), uplink; 0B for no limit.
+    pub month: Bytes,
+    /// Cover pauses while this file exists: for a script that knows when the uplink is metered.
+    pub pause_file: Option<PathBuf>,
+    /// Datagrams that leave in one burst, 1 to 64.
+    pub burst: usize,
+    /// Devices take the tunnel's address inside it. Off when the far end knows the home's addresses.
+    pub masquerade: bool,
+    /// Number of the routing table used, 256 or more.
+    pub table: u32,
+}
+
+/// What is left in force after a clean stop.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum WhenStopped {
+    /// Nothing: devices take the ordinary route.
+    #[default]
+    Open,
+    /// The kill switch.
+    Block,
+}
+
+impl Default for Tunnel {
+    fn default() -> Self {
+        Self {
+            config: None,
+            interface: "chaff0".into(),
+            engine: chaff_tunport::EngineName::Auto,
+            bins: chaff_tunnel::Profile::Default,
+            hold: Duration(Nanos::ZERO),
+            when_down: chaff_tunport::WhenDown::Block,
+            when_stopped: WhenStopped::Open,
+            always_on: true,
+            silence: Duration(Nanos::from_secs(5)),
+            mtu: 1_420,
+            month: Bytes(0),
+            pause_file: None,
+            burst: 8,
+            masquerade: true,
+            table: 51_877,
+        }
+    }
 }
 
 /// When cover is sent.
@@ -338,6 +411,8 @@ impl File {
             &mut file.gateway.devices_file,
             &mut file.cover.key_file,
             &mut file.gateway.ebpf_object,
+            &mut file.tunnel.config,
+            &mut file.tunnel.pause_file,
         ]
         .into_iter()
         .flatten()
@@ -428,7 +503,9 @@ impl File {
         {
             bail!("gateway.instance is `{instance}`, allowed are letters, digits, - and _");
         }
-        if c.mode != Mode::Off {
+        if c.mode == Mode::Tunnel {
+            self.check_tunnel()?;
+        } else if c.mode != Mode::Off {
             if c.sink.is_none() {
                 bail!(
                     "cover.sink is missing: address:port of the sink-server, needed unless cover.mode is \"off\""
@@ -471,6 +548,47 @@ impl File {
             );
         }
         self.check_devices()
+    }
+
+    fn check_tunnel(&self) -> anyhow::Result<()> {
+        let t = &self.tunnel;
+        let d = |s: &str| s.parse::<Duration>().unwrap_or(Duration(Nanos::ZERO));
+        if t.config.is_none() {
+            bail!(
+                "tunnel.config is missing: the wg-style file of this gateway, made by `sink-server keygen --peer FILE`, needed with \
+                 cover.mode \"tunnel\""
+            );
+        }
+        within("tunnel.hold", t.hold, d("0ms"), d("1s"))?;
+        within("tunnel.silence", t.silence, d("4s"), d("15s"))?;
+        within(
+            "tunnel.mtu",
+            t.mtu,
+            chaff_tunnel::MIN_MTU,
+            chaff_tunnel::MAX_MTU,
+        )?;
+        within("tunnel.burst", t.burst, 1, 64)?;
+        within("tunnel.table", t.table, 256, u32::MAX)?;
+        let name = &t.interface;
+        if name.is_empty() || name.len() > 15 || name.contains(['/', ' ', '"']) {
+            bail!(
+                "tunnel.interface is `{name}`, allowed are 1 to 15 characters without /, \" and spaces"
+            );
+        }
+        if self.interfaces.lan.contains(name) || self.interfaces.wan.as_ref() == Some(name) {
+            bail!("tunnel.interface is `{name}`, which is also in interfaces");
+        }
+        if t.when_down == chaff_tunport::WhenDown::FallBack {
+            if self.interfaces.wan.is_none() {
+                bail!("interfaces.wan is missing: tunnel.when_down \"fall-back\" needs it");
+            }
+            if t.when_stopped == WhenStopped::Block {
+                bail!(
+                    "tunnel.when_stopped is \"block\", which tunnel.when_down \"fall-back\" contradicts"
+                );
+            }
+        }
+        Ok(())
     }
 
     fn check_devices(&self) -> anyhow::Result<()> {
@@ -671,8 +789,21 @@ mod tests {
             ),
             (
                 "[cover]\nmode = \"secret\"",
-                vec!["secret", "plain", "rider"],
+                vec!["secret", "plain", "rider", "tunnel"],
             ),
+            (
+                "[cover]\nmode = \"tunnel\"",
+                vec!["tunnel.config is missing", "keygen"],
+            ),
+            (
+                "[cover]\nmode = \"tunnel\"\n[tunnel]\nconfig = \"x\"\nmtu = 1000",
+                vec!["tunnel.mtu is 1000", "1280 to 8920"],
+            ),
+            (
+                "[cover]\nmode = \"tunnel\"\n[tunnel]\nconfig = \"x\"\nwhen_down = \"fall-back\"",
+                vec!["interfaces.wan is missing"],
+            ),
+            ("[tunnel]\nkill = true", vec!["kill", "unknown field"]),
             (
                 "[flows]\nidle_timeout = \"5 days\"",
                 vec!["5 days", "such as 100ms"],

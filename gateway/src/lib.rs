@@ -21,5 +21,7 @@ pub mod progress;
 pub mod run;
 pub mod run_config;
 pub mod simulate;
+pub mod supervise;
 pub mod sys_net;
+pub mod tunnel;
 pub mod units;

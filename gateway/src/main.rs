@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use chaff_gateway::config::File;
+use chaff_gateway::config::{File, Mode};
 use chaff_gateway::control::{self, Request};
 use chaff_gateway::units::Duration;
-use chaff_gateway::{classify, meter, run, simulate};
+use chaff_gateway::{classify, meter, run, simulate, supervise, tunnel};
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
@@ -45,6 +45,24 @@ enum Command {
         /// Print the configuration in force, defaults included, and stop.
         #[arg(long)]
         print_config: bool,
+        /// This is the process that another one watches.
+        #[arg(long, hide = true)]
+        supervised: bool,
+    },
+    /// Make a key for the gateway's tunnel; the far end adds its public part.
+    #[command(after_help = "Examples:
+  gateway keygen --config gateway.conf        prints the public key, for `sink-server keygen --public-key KEY`, whose
+                                              answer goes to the end of gateway.conf")]
+    Keygen {
+        /// wg-style file to make, mode 0600; one that exists is kept and its public key printed.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Let devices take the ordinary route again after a kill switch was left in force.
+    Open {
+        /// Configuration file of the gateway that is gone.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
     },
     /// Turn captures into flow records.
     Meter(Box<meter::Args>),
@@ -103,7 +121,10 @@ fn main() -> ExitCode {
             config,
             check,
             print_config,
-        } => live(config.as_deref(), check, print_config),
+            supervised,
+        } => live(config.as_deref(), check, print_config, supervised),
+        Command::Keygen { config } => keygen(&config),
+        Command::Open { config } => File::load(&config).and_then(|file| tunnel::open(&file)),
         Command::Meter(args) => meter::run(*args),
         Command::Classify(args) => classify::run(&args),
         Command::Simulate(args) => simulate::run(&args),
@@ -156,7 +177,23 @@ fn log(verbose: u8, json: bool) {
     }
 }
 
-fn live(config: Option<&Path>, check: bool, print: bool) -> anyhow::Result<ExitCode> {
+fn keygen(path: &Path) -> anyhow::Result<ExitCode> {
+    use chaff_tunport::pair;
+    let conf = if path.exists() {
+        pair::read(path)?
+    } else {
+        pair::create(path, None)?
+    };
+    println!("{}", conf.private_key.public());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn live(
+    config: Option<&Path>,
+    check: bool,
+    print: bool,
+    supervised: bool,
+) -> anyhow::Result<ExitCode> {
     let file = match config {
         Some(path) => File::load(path)?,
         None => File::parse("", Path::new("."))?,
@@ -170,7 +207,10 @@ fn live(config: Option<&Path>, check: bool, print: bool) -> anyhow::Result<ExitC
         eprintln!("gateway: the configuration is valid");
         return Ok(ExitCode::SUCCESS);
     }
-    run::run(&file)
+    match config {
+        Some(path) if file.cover.mode == Mode::Tunnel && !supervised => supervise::run(&file, path),
+        _ => run::run(&file),
+    }
 }
 
 fn say(socket: &Path, request: &Request, json: bool, words: &str) -> anyhow::Result<ExitCode> {

@@ -31,6 +31,7 @@ use crate::injector::{Injector, InjectorOptions};
 use crate::ledger_file::LedgerFile;
 use crate::privileges::{self, Identity, PrivilegeError};
 use crate::sys_net::{RecvBatch, open_cover_socket, recv_batch};
+use crate::tunnel::TunnelSide;
 use crate::{generators, run_config};
 
 /// Where pinned programs and maps live.
@@ -94,14 +95,14 @@ pub fn run(file: &File) -> anyhow::Result<ExitCode> {
 }
 
 /// The signals that end the gateway.
-struct Signals {
+pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
 }
 
 impl Signals {
-    fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
@@ -109,7 +110,7 @@ impl Signals {
         })
     }
 
-    async fn any(&mut self) {
+    pub(crate) async fn any(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
@@ -182,8 +183,18 @@ pub fn check(file: &File) -> anyhow::Result<()> {
             "no device is listed: the whole home counts as one, and there are no alerts"
         );
     }
-    if let (false, Some(path)) = (file.cover.mode == Mode::Off, &file.cover.key_file) {
-        read_key(path)?;
+    let keyed = match (file.cover.mode, &file.cover.key_file) {
+        (Mode::Tunnel, _) => {
+            crate::tunnel::read_conf(file)?;
+            true
+        }
+        (Mode::Plain | Mode::Rider, Some(path)) => {
+            read_key(path)?;
+            true
+        }
+        _ => false,
+    };
+    if keyed {
         for unit in config.covered() {
             generator(file, unit)?;
         }
@@ -223,6 +234,7 @@ fn warn_of_plain(file: &File) {
 struct Setup {
     meter: Meter,
     cover: Option<CoverSide>,
+    tunnel: Option<TunnelSide>,
     engine: Gateway,
 }
 
@@ -235,7 +247,15 @@ struct CoverSide {
 impl Setup {
     fn new(file: &File, identity: Option<Identity>) -> anyhow::Result<Self> {
         // What can be wrong with files is found before anything is attached.
+        let clock = clock_triple();
+        let unix_offset = clock.realtime - clock.monotonic;
+        // First of all: what waits for the tunnel waits as short as can be.
+        let tunnel = (file.cover.mode == Mode::Tunnel)
+            .then(|| TunnelSide::start(file, seed(file)?, clock.realtime))
+            .transpose()?;
         let key = match (file.cover.mode, &file.cover.key_file) {
+            // Cover is made inside the tunnel, with the tunnel's keys; this one seals nothing.
+            (Mode::Tunnel, _) => Some(Key::from_bytes(seed(file)?)),
             (Mode::Off, _) | (_, None) => None,
             (_, Some(path)) => Some(read_key(path)?),
         };
@@ -263,14 +283,13 @@ impl Setup {
             .transpose()?;
 
         let cover = match (&key, file.cover.sink) {
-            (Some(_), Some(sink)) => Some(cover_side(file, sink)?),
+            (Some(_), Some(sink)) if tunnel.is_none() => Some(cover_side(file, sink)?),
             _ => None,
         };
         warn_of_plain(file);
         let slot = file.cover.slot.0;
         let epoch = now_monotonic();
-        let clock = clock_triple();
-        config.unix_offset = clock.realtime - clock.monotonic;
+        config.unix_offset = unix_offset;
         let parts = Parts {
             key,
             generators,
@@ -278,10 +297,12 @@ impl Setup {
             history,
         };
         let engine = Gateway::new(config, parts, seed(file)?, epoch)?;
-        let meter = load_meter(file, identity, epoch, slot)?;
+        let far = tunnel.as_ref().map(|t| t.endpoint);
+        let meter = load_meter(file, identity, epoch, slot, far)?;
         Ok(Self {
             meter,
             cover,
+            tunnel,
             engine,
         })
     }
@@ -414,6 +435,7 @@ fn load_meter(
     identity: Option<Identity>,
     epoch: Nanos,
     slot: Nanos,
+    far: Option<SocketAddr>,
 ) -> anyhow::Result<Meter> {
     let mut devices = Vec::new();
     for (i, d) in file.engine_devices()?.iter().enumerate() {
@@ -422,7 +444,7 @@ fn load_meter(
         devices.extend(d.ip.iter().map(|ip| (DeviceKey::ip(mapped(*ip)), index)));
     }
     let match_ip = u32::from(file.devices.iter().any(|d| !d.ip.is_empty()));
-    let cover_peer = match (file.cover.mode, file.cover.sink) {
+    let cover_peer = match (file.cover.mode, far.or(file.cover.sink)) {
         (Mode::Off, _) | (_, None) => CoverPeer::default(),
         (_, Some(sink)) => CoverPeer {
             address: mapped(sink.ip()),
@@ -488,6 +510,7 @@ struct Live {
     file: File,
     meter: Meter,
     cover: Option<CoverSide>,
+    tunnel: Option<TunnelSide>,
     engine: Gateway,
     exports: Exports,
     ledger: Option<LedgerFile>,
@@ -589,6 +612,7 @@ impl Live {
         let Setup {
             meter,
             cover,
+            tunnel,
             engine,
         } = setup;
         for (name, hook) in meter.hook_in_use() {
@@ -607,6 +631,7 @@ impl Live {
             file: file.clone(),
             meter,
             cover,
+            tunnel,
             engine,
             exports: opened.exports,
             ledger: opened.ledger,
@@ -716,6 +741,9 @@ impl Live {
                 .set_unix_offset(clock.realtime - clock.monotonic);
             // Counted and said by the exports.
             let _counted = self.exports.flush();
+            if let Some(t) = &mut self.tunnel {
+                t.tick(clock.realtime);
+            }
             self.warn_of_silence(now);
         }
         if now >= self.next_history {
@@ -826,6 +854,11 @@ impl Live {
     }
 
     fn transmit(&mut self) {
+        if let Some(t) = &self.tunnel {
+            let engine = &mut self.engine;
+            t.plan(std::iter::from_fn(|| engine.poll_plan()));
+            return;
+        }
         while let Some(t) = self.engine.poll_transmit(&mut self.buf) {
             if let Some(c) = &self.cover {
                 // A full queue is counted by the injector.
@@ -882,6 +915,9 @@ impl Live {
             } else {
                 c.injector.resume()
             }
+        }
+        if let Some(t) = &mut self.tunnel {
+            t.set_paused(paused);
         }
         self.resume_at = until;
         tracing::info!(paused, "cover");
@@ -974,6 +1010,7 @@ impl Live {
             "meter": meter,
             "seen_before_takeover": self.before[Reason::Seen as usize],
             "gateway": report,
+            "tunnel": self.tunnel.as_ref().map(TunnelSide::report),
             "injector": self.cover.as_ref().map(|c| {
                 let h = c.injector.lateness();
                 let us = |q| if h.is_empty() { 0.0 } else { h.value_at_quantile(q) as f64 / 1e3 };
@@ -1018,6 +1055,10 @@ impl Live {
         }
         if let Some(c) = self.cover.take() {
             c.injector.stop();
+        }
+        if let Some(t) = self.tunnel.take() {
+            let clock = clock_triple();
+            t.finish(clock.realtime);
         }
         stopped?;
         self.meter

@@ -20,8 +20,10 @@ use chaff_flow::Link;
 use chaff_privacy::{Epsilon, Ledger};
 use chaff_sim::frame::{self, Path as CoverPath};
 use chaff_sim::nodes::{self, GatewayNode, SinkNode};
+use chaff_sim::tunnel_nodes::{self, TunnelFar, TunnelHome};
 use chaff_sim::{NodeId, Outcome, Sim};
 use chaff_trace::PcapWriter;
+use chaff_tunnel::{Class, PeerConfig, PrivateKey, Tunnel, TunnelReport};
 use chaff_wire::{Key, Kind};
 use hdrhistogram::Histogram;
 use rand::{Rng, SeedableRng};
@@ -54,9 +56,16 @@ pub struct Args {
     /// Generator: none, constant, random, random+, an ONNX file, or a folder with LABEL.onnx files.
     #[arg(long, default_value = "none", value_name = "NAME|FILE|DIR")]
     pub cover: String,
-    /// How cover travels. `rider` differs from `plain` only by the tunnel around it, which is not simulated.
+    /// How cover travels. `rider` differs from `plain` only by the tunnel around it, which is not simulated; `tunnel`
+    /// is the gateway's own, whose messages are made.
     #[arg(long, value_enum, default_value_t = ModeArg::Plain)]
     pub mode: ModeArg,
+    /// Lengths in the tunnel, with --mode tunnel: off, fine, default, mtu.
+    #[arg(long, value_name = "NAME", default_value = "default", value_parser = bins_of)]
+    pub bins: chaff_tunnel::Profile,
+    /// Longest wait of a real packet for the slot of a dummy, with --mode tunnel, milliseconds, 0 to 1000.
+    #[arg(long, value_name = "MS", default_value_t = 0.0)]
+    pub hold: f64,
     /// Cover only from a device's first packet until 5 s after its last, as iPET does.
     #[arg(long)]
     pub active: bool,
@@ -106,6 +115,19 @@ pub enum ModeArg {
     Plain,
     /// Datagrams inside somebody else's tunnel.
     Rider,
+    /// All IP traffic in the gateway's own tunnel, cover inside: sizes and times on the wire are exact.
+    Tunnel,
+}
+
+fn bins_of(text: &str) -> Result<chaff_tunnel::Profile, String> {
+    use chaff_tunnel::Profile;
+    match text {
+        "off" => Ok(Profile::Off),
+        "fine" => Ok(Profile::Fine),
+        "default" => Ok(Profile::Default),
+        "mtu" => Ok(Profile::Mtu),
+        _ => Err("expected off, fine, default or mtu".into()),
+    }
 }
 
 /// Unix time of virtual time zero: fixed, so that runs repeat.
@@ -116,6 +138,7 @@ impl Args {
     fn check(&self) -> anyhow::Result<()> {
         within("--loss", self.loss, 0.0, 1.0)?;
         within("--delay", self.delay, 0.0, 1e9)?;
+        within("--hold", self.hold, 0.0, 1e3)?;
         within("--start", self.start, 0.0, 1e9)?;
         within("--duration", self.duration.unwrap_or(1.0), 1e-9, 1e9)?;
         within("--learn", self.learn, 0.0, 1e9)?;
@@ -143,6 +166,9 @@ struct Report {
     frames_padded: u64,
     gateway: GatewayReport,
     sink: SinkReport,
+    /// Both ends of the tunnel, with `--mode tunnel`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tunnel: Option<[TunnelReport; 2]>,
     observed: Observed,
     latency_us: Latency,
     sim: SimOutcome,
@@ -281,6 +307,7 @@ struct Scene {
     sim: Sim,
     gateway: Rc<RefCell<Gateway>>,
     sink: Rc<RefCell<Sink>>,
+    ends: Option<Ends>,
     tally: Rc<RefCell<Tally>>,
     ledger: Option<Ledger>,
     /// Frames sent until the end.
@@ -289,8 +316,16 @@ struct Scene {
     arriving: u64,
 }
 
+/// Whether a message is cover or the tunnel's own, and of which device it is otherwise.
+type Message = (bool, Option<usize>);
+
+/// Both ends of a tunnel.
+type Ends = [Rc<RefCell<Tunnel>>; 2];
+
 /// What the tap on the uplink writes down.
 struct Tally {
+    /// Messages on the way, in the order they were sent, with `--mode tunnel`: what each is, and of which device.
+    messages: Option<[VecDeque<Message>; 2]>,
     packets: BufWriter<File>,
     pcap: PcapWriter<BufWriter<File>>,
     observed: Observed,
@@ -352,6 +387,10 @@ impl Scene {
             src: SocketAddrV4::new(gateway_address, 40_000),
             dst: SocketAddrV4::new(sink_address, 4_789),
         };
+        let ends = match args.mode {
+            ModeArg::Tunnel => Some(tunnel_ends(args, &mut rng, path.dst.into())?),
+            ModeArg::Plain | ModeArg::Rider => None,
+        };
         let mut sim = Sim::new(args.seed);
         let side = |dir: Dir| Side {
             home: Rc::clone(home),
@@ -362,28 +401,35 @@ impl Scene {
         };
         let devices = sim.add("devices", Box::new(nodes::Source::new(side(Dir::Out))));
         let servers = sim.add("servers", Box::new(nodes::Source::new(side(Dir::In))));
-        let note = Rc::clone(&tally);
-        let on_cover = Box::new(move |t: &chaff_engine::Transmit| note.borrow_mut().planned(t));
-        let gw = sim.add(
-            "gateway",
-            Box::new(GatewayNode::new(Rc::clone(&gateway), path, on_cover)),
-        );
-        let note = Rc::clone(&tally);
-        let on_datagram =
-            Box::new(move |now: Nanos, _len: usize, v: Verdict| note.borrow_mut().winnowed(now, v));
-        let note = Rc::clone(&tally);
-        let on_downlink = Box::new(move |t: &chaff_engine::SinkTransmit| {
-            note.borrow_mut().downlink.push_back(t.stream)
-        });
-        let far = sim.add(
-            "sink",
-            Box::new(SinkNode::new(
-                Rc::clone(&sink),
-                path,
-                on_datagram,
-                on_downlink,
-            )),
-        );
+        let (gw, far) = match &ends {
+            Some(ends) => {
+                tally.borrow_mut().messages = Some([VecDeque::new(), VecDeque::new()]);
+                let neighbours = tunnel_nodes::Neighbours::default();
+                let note = |tally: &Rc<RefCell<Tally>>| -> tunnel_nodes::OnMessage {
+                    let note = Rc::clone(tally);
+                    Box::new(move |_now, dir, class, device| {
+                        note.borrow_mut().message(dir, class, device);
+                    })
+                };
+                let home = TunnelHome::new(
+                    Rc::clone(&gateway),
+                    Rc::clone(&ends[0]),
+                    path,
+                    Rc::clone(&neighbours),
+                    note(&tally),
+                );
+                let far = TunnelFar::new(
+                    Rc::clone(&gateway),
+                    Rc::clone(&ends[1]),
+                    path,
+                    neighbours,
+                    note(&tally),
+                );
+                let gw = sim.add("gateway", Box::new(home));
+                (gw, sim.add("far end", Box::new(far)))
+            }
+            None => datagram_nodes(&mut sim, &gateway, &sink, &tally, path),
+        };
         let lan = chaff_sim::Link::default();
         let wan = chaff_sim::Link {
             delay: args.wan_delay(),
@@ -422,6 +468,7 @@ impl Scene {
             sim,
             gateway,
             sink,
+            ends,
             tally,
             ledger,
             frames,
@@ -475,13 +522,25 @@ impl Scene {
         let lossless = args.loss == 0.0;
         let sent = gateway.cover.packets + gateway.schedules.packets;
         let in_flight = tally.uplink.len() as u64;
+        let tunnel = self
+            .ends
+            .as_ref()
+            .map(|ends| [0, 1].map(|i| ends[i].borrow().report()));
+        let tunnelled = tunnel.is_some();
+        let refused =
+            |t: &TunnelReport| t.refused.is_empty() && t.peers.iter().all(|p| p.refused.is_empty());
         let checks = Checks {
-            frames_seen: !lossless || gateway.seen == self.arriving,
+            // What a router keeps to itself, such as multicast of the other side, does not come through a tunnel, and what the
+            // capture holds merged comes in pieces.
+            frames_seen: tunnelled || !lossless || gateway.seen == self.arriving,
             flows_plus_ignored_is_seen: flow_packets + ignored == gateway.seen,
-            cover_authenticated: !lossless
+            cover_authenticated: tunnelled
+                || !lossless
                 || args.delay > 0.0
                 || sink.cover.packets + sink.schedules.packets + in_flight == sent,
-            nothing_refused: sink.refused.is_empty() && gateway.refused.is_empty(),
+            nothing_refused: sink.refused.is_empty()
+                && gateway.refused.is_empty()
+                && tunnel.iter().flatten().all(refused),
         };
         let us = |q| tally.latency.value_at_quantile(q) as f64 / 1e3;
         Ok(Report {
@@ -496,6 +555,7 @@ impl Scene {
             frames_padded: home.padded,
             gateway,
             sink,
+            tunnel,
             latency_us: Latency {
                 p50: us(0.5),
                 p99: us(0.99),
@@ -539,6 +599,75 @@ impl Scene {
     }
 }
 
+/// The gateway and the sink of `plain` and `rider`.
+fn datagram_nodes(
+    sim: &mut Sim,
+    gateway: &Rc<RefCell<Gateway>>,
+    sink: &Rc<RefCell<Sink>>,
+    tally: &Rc<RefCell<Tally>>,
+    path: CoverPath,
+) -> (NodeId, NodeId) {
+    let note = Rc::clone(tally);
+    let on_cover = Box::new(move |t: &chaff_engine::Transmit| note.borrow_mut().planned(t));
+    let gw = sim.add(
+        "gateway",
+        Box::new(GatewayNode::new(Rc::clone(gateway), path, on_cover)),
+    );
+    let note = Rc::clone(tally);
+    let on_datagram =
+        Box::new(move |now: Nanos, _len: usize, v: Verdict| note.borrow_mut().winnowed(now, v));
+    let note = Rc::clone(tally);
+    let on_downlink = Box::new(move |t: &chaff_engine::SinkTransmit| {
+        note.borrow_mut().downlink.push_back(t.stream)
+    });
+    let far = sim.add(
+        "sink",
+        Box::new(SinkNode::new(
+            Rc::clone(sink),
+            path,
+            on_datagram,
+            on_downlink,
+        )),
+    );
+    (gw, far)
+}
+
+/// Both ends of a tunnel with new keys.
+fn tunnel_ends(
+    args: &Args,
+    rng: &mut ChaCha20Rng,
+    far_at: std::net::SocketAddr,
+) -> anyhow::Result<Ends> {
+    let [home, far] = [PrivateKey::generate(rng), PrivateKey::generate(rng)];
+    let config = chaff_tunnel::Config {
+        profile: args.bins,
+        hold: Nanos::from_secs_f64(args.hold / 1e3),
+        // Virtual seconds are no real ones: nothing may depend on the system's clock.
+        erase_keys: false,
+        handshakes_per_second: u64::MAX,
+        // The budget was kept where cover was planned.
+        cover_rate: 1 << 40,
+        cover_burst: 1 << 40,
+        ..chaff_tunnel::Config::default()
+    };
+    let everything = ["0.0.0.0/0", "::/0"].iter();
+    let everything: Vec<_> = everything.filter_map(|p| p.parse().ok()).collect();
+    let peer = |key: &PrivateKey, endpoint| PeerConfig {
+        public_key: key.public(),
+        preshared_key: None,
+        allowed: everything.clone(),
+        endpoint,
+    };
+    let on = chaff_tunnel::Config {
+        always_on: args.cover != "none",
+        ..config.clone()
+    };
+    let zero = Nanos::ZERO;
+    let near = Tunnel::new(&home, on, &[peer(&far, Some(far_at))], rng.random(), zero)?;
+    let far = Tunnel::new(&far, config, &[peer(&home, None)], rng.random(), zero)?;
+    Ok([near, far].map(|t| Rc::new(RefCell::new(t))))
+}
+
 /// The frames of one direction as a source.
 struct Side {
     home: Rc<Home>,
@@ -576,6 +705,7 @@ impl Tally {
         let mut packets = create("packets.csv")?;
         writeln!(packets, "time_s,dir,size_bytes,is_dummy,device")?;
         Ok(Self {
+            messages: None,
             packets,
             pcap: PcapWriter::new(create("observed.pcap")?, Link::Ethernet)?,
             observed: Observed::default(),
@@ -589,6 +719,13 @@ impl Tally {
                 .context("while making a histogram")?,
             failure: None,
         })
+    }
+
+    fn message(&mut self, dir: Dir, class: Class, device: usize) {
+        if let Some(messages) = &mut self.messages {
+            let real = class == Class::Real;
+            messages[dir.index()].push_back((!real, real.then_some(device)));
+        }
     }
 
     fn planned(&mut self, t: &chaff_engine::Transmit) {
@@ -613,8 +750,16 @@ impl Tally {
 
     fn see(&mut self, now: Nanos, dir: Dir, bytes: &[u8], path: &CoverPath) {
         let address = if dir == Dir::Out { path.dst } else { path.src };
-        let dummy = frame::udp_to(bytes, address).is_some();
+        let message = match &mut self.messages {
+            Some(messages) => messages[dir.index()].pop_front(),
+            None => None,
+        };
+        let dummy = message.map_or_else(
+            || frame::udp_to(bytes, address).is_some(),
+            |(dummy, _)| dummy,
+        );
         let device = match (dummy, dir) {
+            _ if self.messages.is_some() => message.and_then(|(_, d)| d).unwrap_or(usize::MAX),
             (true, Dir::Out) => self.uplink.pop_first().map_or(0, |(_, d)| d as usize),
             (true, Dir::In) => self
                 .downlink

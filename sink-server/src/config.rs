@@ -10,14 +10,18 @@ use chaff_wire::Key;
 use clap::Parser;
 use serde::Deserialize;
 
-/// Receives cover traffic, throws it away, and sends the downlink cover its gateway asks for.
+/// Receives cover traffic, throws it away, and sends the downlink cover its gateway asks for. With --tunnel it is the far
+/// end of WireGuard tunnels, and passes real packets on.
 #[derive(Parser, Debug)]
 #[command(
     name = "sink-server",
     version,
+    args_conflicts_with_subcommands = true,
     after_help = "Examples:
   sink-server --listen 192.0.2.7:4789 --key sink.key
   sink-server --listen [::]:4789 --key sink.key --packets packets.csv --report report.json
+  sink-server keygen --config tunnel.conf --endpoint 192.0.2.7:51820 --peer gateway.conf
+  sink-server --tunnel tunnel.conf                     far end of a tunnel; needs root
   sink-server --echo 192.0.2.7:7                       only the echo role, for replayed flows
 
 The key file holds the 32 bytes shared with the gateway, hexadecimal or base64, and must not be readable by others:
@@ -26,12 +30,17 @@ The key file holds the 32 bytes shared with the gateway, hexadecimal or base64, 
 Exit codes: 0 done, 1 ran but an output could not be written, 2 usage or configuration, 3 missing privilege."
 )]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    pub command: Option<Command>,
     /// Address and UDP port for cover datagrams.
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
     /// File with the key shared with the gateway, mode 0600.
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
+    /// Be the far end of the WireGuard tunnels of this wg-style file, mode 0600: decrypt, drop cover, pass real packets on.
+    #[arg(long, value_name = "FILE")]
+    pub tunnel: Option<PathBuf>,
     /// TOML file with limits; command-line flags win.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -59,6 +68,39 @@ pub(crate) struct Args {
     pub verbose: u8,
 }
 
+/// What else the program does.
+#[derive(clap::Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Make keys for --tunnel and pair gateways with them.
+    #[command(after_help = "Examples:
+  sink-server keygen --config tunnel.conf --endpoint 192.0.2.7:51820 --peer gateway.conf
+  sink-server keygen --config tunnel.conf --endpoint vpn.example.net:51820 --qr
+  sink-server keygen --config tunnel.conf --endpoint 192.0.2.7:51820 --public-key KEY     the gateway keeps its own key
+
+The first use makes tunnel.conf. Files are made with mode 0600 and never replaced.")]
+    Keygen(Keygen),
+}
+
+/// Arguments of `keygen`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Keygen {
+    /// The far end's wg-style file; made when it is not there.
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Where gateways reach this machine.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub endpoint: Option<String>,
+    /// Add a gateway with a new key, and write its file here.
+    #[arg(long, value_name = "FILE", requires = "endpoint")]
+    pub peer: Option<PathBuf>,
+    /// Add a gateway with a new key, and show its file as QR code.
+    #[arg(long, requires = "endpoint")]
+    pub qr: bool,
+    /// Add a gateway that made its own key, and print what belongs into its file.
+    #[arg(long, value_name = "KEY", requires = "endpoint", conflicts_with_all = ["peer", "qr"])]
+    pub public_key: Option<chaff_tunnel::PublicKey>,
+}
+
 fn forward(text: &str) -> Result<(SocketAddr, SocketAddr), String> {
     let (from, to) = text
         .split_once('=')
@@ -81,6 +123,45 @@ pub(crate) struct File {
     pub ratio: Option<f64>,
     /// Most downlink bytes per second, 0 to 1e9. Default 250000.
     pub bytes_per_second: Option<f64>,
+    /// The far end of tunnels.
+    pub tunnel: TunnelFile,
+}
+
+/// `[tunnel]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct TunnelFile {
+    /// As `--tunnel`.
+    pub config: Option<PathBuf>,
+    /// Name of the interface. Default chaff0.
+    pub interface: String,
+    /// `auto`, `fast` or `portable`. Default auto.
+    pub engine: chaff_tunport::EngineName,
+    /// Size bins towards the gateways: `off`, `fine`, `default` or `mtu`.
+    pub bins: chaff_tunnel::Profile,
+    /// Longest wait of a real packet for the slot of a dummy, ms, 0 to 1000. Default 0.
+    pub hold_ms: u64,
+    /// Datagrams in one burst, 1 to 64. Default 8.
+    pub burst: usize,
+    /// Give gateways' packets this machine's address. Default true.
+    pub masquerade: bool,
+    /// Real-time priority for cover, where allowed. Default true.
+    pub realtime: bool,
+}
+
+impl Default for TunnelFile {
+    fn default() -> Self {
+        Self {
+            config: None,
+            interface: "chaff0".into(),
+            engine: chaff_tunport::EngineName::Auto,
+            bins: chaff_tunnel::Profile::Default,
+            hold_ms: 0,
+            burst: 8,
+            masquerade: true,
+            realtime: true,
+        }
+    }
 }
 
 /// What a run needs, checked.
@@ -88,6 +169,8 @@ pub(crate) struct File {
 pub(crate) struct Settings {
     /// Cover socket and key; absent when only echo or forward is wanted.
     pub cover: Option<(SocketAddr, Key)>,
+    /// Far end of tunnels.
+    pub tunnel: Option<TunnelFile>,
     /// Limits.
     pub sink: SinkConfig,
 }
@@ -122,6 +205,12 @@ impl Settings {
             within("bytes_per_second", r, 0.0, 1e9)?;
             sink.bytes_per_second = r;
         }
+        let mut tunnel = file.tunnel;
+        let named = tunnel.config.take().map(|f| base.join(f));
+        tunnel.config = args.tunnel.clone().or(named);
+        within("tunnel.hold_ms", tunnel.hold_ms as f64, 0.0, 1_000.0)?;
+        within("tunnel.burst", tunnel.burst as f64, 1.0, 64.0)?;
+        let tunnel = tunnel.config.is_some().then_some(tunnel);
         let key = args.key.clone().or(file.key_file.map(|k| base.join(k)));
         let cover = match (args.listen.or(file.listen), key) {
             (Some(listen), Some(key)) => Some((listen, read_key(&key)?)),
@@ -129,9 +218,9 @@ impl Settings {
                 "--listen needs --key FILE: without a key no cover can be told from forgeries"
             ),
             (None, Some(_)) => bail!("--key needs --listen ADDR:PORT"),
-            (None, None) if args.echo.is_empty() && args.forward.is_empty() => {
+            (None, None) if tunnel.is_none() && args.echo.is_empty() && args.forward.is_empty() => {
                 bail!(
-                    "nothing to do: give --listen ADDR:PORT with --key FILE, or --echo, or --forward"
+                    "nothing to do: give --listen ADDR:PORT with --key FILE, or --tunnel FILE, or --echo, or --forward"
                 )
             }
             (None, None) => None,
@@ -139,7 +228,11 @@ impl Settings {
         if let Some(s) = args.duration {
             within("--duration", s, 0.0, 1e9)?;
         }
-        Ok(Self { cover, sink })
+        Ok(Self {
+            cover,
+            tunnel,
+            sink,
+        })
     }
 }
 

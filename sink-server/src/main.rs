@@ -3,6 +3,7 @@
 mod config;
 mod peer;
 mod sys;
+mod tunnel;
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -22,7 +23,11 @@ use serde::Serialize;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    match run(&args) {
+    let done = match &args.command {
+        Some(config::Command::Keygen(keygen)) => tunnel::keygen(keygen),
+        None => run(&args),
+    };
+    match done {
         Ok(code) => code,
         Err(e) => {
             eprintln!("sink-server: {e:#}");
@@ -95,12 +100,21 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let end = args
         .duration
         .map(|s| sys::monotonic() + Nanos::from_secs_f64(s));
+    let tunnel = match &settings.tunnel {
+        Some(t) => Some(tunnel::Far::start(t, &settings.sink)?),
+        None => None,
+    };
     let Some((listen, key)) = settings.cover else {
-        eprintln!("sink-server: echo and forward only; stop with Ctrl-C");
+        if tunnel.is_none() {
+            eprintln!("sink-server: echo and forward only; stop with Ctrl-C");
+        }
         while !stop.load(Ordering::Relaxed) && end.is_none_or(|end| sys::monotonic() < end) {
             std::thread::sleep(Duration::from_millis(50));
         }
-        return Ok(ExitCode::SUCCESS);
+        return match tunnel {
+            Some(t) => t.finish(args),
+            None => Ok(ExitCode::SUCCESS),
+        };
     };
     let socket = UdpSocket::bind(listen)
         .with_context(|| format!("while binding UDP {listen} for --listen"))?;
@@ -110,7 +124,10 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut server = Server::new(socket, sink, start, args)?;
     eprintln!("sink-server: winnowing at {listen}; stop with Ctrl-C");
     server.serve(&stop, end)?;
-    server.finish(args)
+    let report = server.finish(args)?;
+    // The cover's report goes to --report then; the tunnel's is said in words.
+    drop(tunnel);
+    Ok(report)
 }
 
 struct Server {

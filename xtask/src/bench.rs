@@ -12,14 +12,15 @@ use crate::{packages, root};
 mod household;
 mod measure;
 mod offline;
+mod tunnel;
 
 pub use measure::Measured;
 
 /// What `bench` takes.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
-    /// Which: meter, tcx, injector, replay, offline [default: all].
-    #[arg(value_name = "NAME", value_parser = ["meter", "tcx", "injector", "replay", "offline"])]
+    /// Which: meter, tcx, injector, replay, offline, tunnel [default: all].
+    #[arg(value_name = "NAME", value_parser = ["meter", "tcx", "injector", "replay", "offline", "tunnel"])]
     name: Vec<String>,
     /// Rounds that take turns; the median counts.
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=99))]
@@ -144,6 +145,44 @@ const REPLAY: &[Bar] = &[
     ),
 ];
 
+const TUNNEL: &[Bar] = &[
+    least(
+        "tunnel, offload engine, TCP / wireguard-go",
+        "/ratio/fast/tcp",
+        5.0,
+    ),
+    most(
+        "tunnel, offload engine, CPU per Mbit / wireguard-go",
+        "/ratio/fast/cpu",
+        0.15,
+    ),
+    least(
+        "tunnel, portable engine, TCP / wireguard-go",
+        "/ratio/portable/tcp",
+        1.2,
+    ),
+    most(
+        "tunnel, portable engine, CPU per Mbit / wireguard-go",
+        "/ratio/portable/cpu",
+        0.5,
+    ),
+    least(
+        "tunnel, offload engine, UDP of 1,300 B / wireguard-go",
+        "/ratio/fast/udp",
+        1.0,
+    ),
+    most(
+        "tunnel, offload engine, RTT p50 / wireguard-go",
+        "/ratio/fast/rtt",
+        0.6,
+    ),
+    most(
+        "tunnel, CPU per Mbit with size bins / without",
+        "/ratio/bins_cpu",
+        1.05,
+    ),
+];
+
 /// Name, package, example program, bars.
 const ALL: [(&str, &str, &str, &[Bar]); 4] = [
     ("meter", "chaff-gateway", "bench_meter", METER),
@@ -175,6 +214,16 @@ pub fn run(options: &Options) -> Result<()> {
     }
     if options.wants("offline") {
         missed += offline::run(options)?;
+    }
+    if options.wants("tunnel") {
+        let result = tunnel::measure(options.rounds)?;
+        if options.json {
+            println!("{result}");
+        } else {
+            for bar in TUNNEL {
+                missed += u32::from(!row(&result, bar, "tunnel"));
+            }
+        }
     }
     if missed > 0 {
         return Err(Stop::Check.error(format_args!("{missed} bars missed")));

@@ -30,6 +30,7 @@ pub mod picture;
 pub mod record;
 mod report;
 pub mod test;
+pub mod tunnel_lab;
 
 /// Returns the repository's root.
 pub fn root() -> &'static std::path::Path {

@@ -45,6 +45,20 @@ pub struct Transmit {
     pub kind: Kind,
 }
 
+/// Planned cover that somebody else makes and sends: the way out for a tunnel, in place of [`Gateway::poll_transmit`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// A dummy towards the sink.
+    Dummy {
+        /// When it is due.
+        at: Nanos,
+        /// Stream of its device.
+        stream: u16,
+    },
+    /// Dummies that the sink should send: when, and of which stream. Empty ones come too: they keep the lease.
+    Downlink(Vec<(Nanos, u16)>),
+}
+
 /// Counts since the start.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct GatewayReport {
@@ -700,6 +714,19 @@ impl Gateway {
                 kind,
             });
         }
+    }
+
+    /// The next planned dummy or schedule, unsealed, for a tunnel that makes its own; in time order, before it is due.
+    pub fn poll_plan(&mut self) -> Option<Plan> {
+        let p = self.planned.pop_front()?;
+        if p.unit == CONTROL {
+            self.report.schedules.add(usize::from(p.len));
+            let asked = p.entries.iter().map(|e| (p.at + e.offset, e.stream));
+            return Some(Plan::Downlink(asked.collect()));
+        }
+        self.report.cover.add(usize::from(p.len));
+        let stream = self.units.get(p.unit).map_or(0, |u| u.stream);
+        Some(Plan::Dummy { at: p.at, stream })
     }
 
     /// The next event, or `None`. Flow records wait in the table until they are asked for: none is ever dropped.

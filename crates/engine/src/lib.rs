@@ -30,7 +30,7 @@ mod telemetry;
 pub use alert::{AlertConfig, Novelty};
 pub use config::{Config, ConfigError, Device, Source, mapped};
 pub use event::{Alert, Event, Seconds, SlotTotals, Telemetry};
-pub use gateway::{Gateway, GatewayReport, OverheadReport, Parts, Transmit};
+pub use gateway::{Gateway, GatewayReport, OverheadReport, Parts, Plan, Transmit};
 pub use sink::{MAX_PAYLOAD, Sink, SinkConfig, SinkReport, SinkTransmit, Tally, Verdict};
 pub use stamp::Stamp;
 pub use telemetry::{Pay, Releases, TelemetryConfig, Unreleased};

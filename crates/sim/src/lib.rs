@@ -20,13 +20,14 @@
 //! assert_eq!(outcome.delivered, 2); // there and back, and on its way again
 //! ```
 //!
-//! It does not route, resolve addresses or fragment: a frame goes where its port's link goes.
+//! [`tunnel_nodes`] are the two ends of a tunnel. It does not route, resolve addresses or fragment: a frame goes where its port's link goes.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 pub mod frame;
 mod link;
 pub mod nodes;
+pub mod tunnel_nodes;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};

@@ -1,0 +1,305 @@
+//! Both ends of a tunnel as nodes: what an observer of the link between them sees has the sizes and times of tunnel mode.
+//!
+//! The session layer is the real one, keys included; only its own clock, which erases old keys, is left out.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use chaff_abi::{Dir, Mac, Nanos};
+use chaff_engine::{Gateway, Plan, mapped};
+use chaff_tunnel::{Class, Tunnel, inner};
+
+use crate::Node;
+use crate::frame::{self, Path};
+use crate::nodes::{LAN, WAN};
+
+/// Hears of every message when it is sent: when, which way, what it is, and for real packets of which device.
+pub type OnMessage = Box<dyn FnMut(Nanos, Dir, Class, usize)>;
+
+/// MAC addresses of the home by inner address: what the gateway's neighbour table would hold.
+pub type Neighbours = Rc<RefCell<BTreeMap<IpAddr, Mac>>>;
+
+const ETHERNET: usize = 14;
+
+/// The IP packet of a frame, without padding; `None` for what a router does not pass on: other protocols, multicast,
+/// broadcast and link-local addresses.
+fn routed(frame: &[u8]) -> Option<(&[u8], inner::Inner)> {
+    let packet = match frame.get(12..14)? {
+        [0x08, 0] | [0x86, 0xdd] => frame.get(ETHERNET..)?,
+        _ => return None,
+    };
+    let found = inner::parse(packet)?;
+    let local = |a: IpAddr| match a {
+        IpAddr::V4(a) => {
+            a.is_multicast() || a.is_broadcast() || a.is_link_local() || a.is_unspecified()
+        }
+        IpAddr::V6(a) => a.is_multicast() || a.is_unicast_link_local() || a.is_unspecified(),
+    };
+    let group = frame.first()? & 1 == 1;
+    (!group && !local(found.source) && !local(found.destination))
+        .then(|| (&packet[..found.len], found))
+}
+
+/// Cuts what a capture holds in one piece, because the recording machine merged it, into packets that fit `mtu`. Headers
+/// are repeated, lengths corrected; nobody here looks at sequence numbers or checksums.
+fn cut(packet: &[u8], mtu: usize, mut each: impl FnMut(&[u8])) {
+    if packet.len() <= mtu {
+        each(packet);
+        return;
+    }
+    let v4 = packet[0] >> 4 == 4;
+    let ip = if v4 {
+        usize::from(packet[0] & 15) * 4
+    } else {
+        40
+    };
+    let protocol = if v4 { packet[9] } else { packet[6] };
+    let transport = match protocol {
+        6 => packet.get(ip + 12).map_or(0, |b| usize::from(b >> 4) * 4),
+        17 => 8,
+        _ => 0,
+    };
+    let head = (ip + transport).min(packet.len()).min(mtu - 1);
+    for part in packet[head..].chunks(mtu - head) {
+        let mut piece = packet[..head].to_vec();
+        piece.extend_from_slice(part);
+        let len = piece.len() as u16;
+        if v4 {
+            piece[2..4].copy_from_slice(&len.to_be_bytes());
+        } else {
+            piece[4..6].copy_from_slice(&(len - 40).to_be_bytes());
+        }
+        each(&piece);
+    }
+}
+
+/// The gateway with its end of the tunnel. What is not for the network stays at home.
+pub struct TunnelHome {
+    machine: Rc<RefCell<Gateway>>,
+    tunnel: Rc<RefCell<Tunnel>>,
+    path: Path,
+    neighbours: Neighbours,
+    queue: VecDeque<(u16, Vec<u8>)>,
+    on_message: OnMessage,
+}
+
+impl TunnelHome {
+    /// `path` leads from the gateway to the far end.
+    pub fn new(
+        machine: Rc<RefCell<Gateway>>,
+        tunnel: Rc<RefCell<Tunnel>>,
+        path: Path,
+        neighbours: Neighbours,
+        on_message: OnMessage,
+    ) -> Self {
+        let mut node = Self {
+            machine,
+            tunnel,
+            path,
+            neighbours,
+            queue: VecDeque::new(),
+            on_message,
+        };
+        node.collect(Nanos::ZERO, 0);
+        node
+    }
+
+    fn collect(&mut self, now: Nanos, device: usize) {
+        let mut tunnel = self.tunnel.borrow_mut();
+        while let Some(plan) = self.machine.borrow_mut().poll_plan() {
+            match plan {
+                Plan::Dummy { at, stream } => tunnel.plan(0, at, stream),
+                Plan::Downlink(dummies) => tunnel.ask_downlink(now, 0, &dummies),
+            }
+        }
+        while let Some(d) = tunnel.poll_datagram() {
+            (self.on_message)(now, Dir::Out, d.class, device);
+            let mut framed = Vec::new();
+            self.path.build(d.as_ref(), &mut framed);
+            self.queue.push_back((WAN, framed));
+        }
+        while let Some(p) = tunnel.poll_inner() {
+            let packet: &[u8] = p.as_ref();
+            let to = inner::parse(packet).map(|i| i.destination);
+            let mac = to.and_then(|to| self.neighbours.borrow().get(&to).copied());
+            let mut framed = Vec::with_capacity(ETHERNET + packet.len());
+            framed.extend_from_slice(&mac.unwrap_or_default().0);
+            framed.extend_from_slice(&self.path.src_mac.0);
+            let v4 = packet.first().is_some_and(|b| b >> 4 == 4);
+            framed.extend_from_slice(if v4 { &[0x08, 0] } else { &[0x86, 0xdd] });
+            framed.extend_from_slice(packet);
+            let mut machine = self.machine.borrow_mut();
+            machine.handle_frame(now, Dir::In, &framed, framed.len());
+            self.queue.push_back((LAN, framed));
+        }
+    }
+}
+
+impl Node for TunnelHome {
+    fn handle_frame(&mut self, now: Nanos, port: u16, frame: &[u8]) {
+        if port == WAN {
+            if let Some((from, payload)) = frame::udp_to(frame, self.path.src) {
+                let mut tunnel = self.tunnel.borrow_mut();
+                tunnel.handle_datagram(now, from, payload.into());
+            }
+            self.collect(now, 0);
+            return;
+        }
+        let mut machine = self.machine.borrow_mut();
+        machine.handle_frame(now, Dir::Out, frame, frame.len());
+        let mut device = 0;
+        if let (Some((packet, found)), Some(mac)) = (routed(frame), frame.get(6..12)) {
+            let mut octets = [0; 6];
+            octets.copy_from_slice(mac);
+            device = machine.device_index(Mac(octets), mapped(found.source));
+            self.neighbours
+                .borrow_mut()
+                .insert(found.source, Mac(octets));
+            let mut tunnel = self.tunnel.borrow_mut();
+            let mtu = usize::from(tunnel.bins().mtu());
+            cut(packet, mtu, |p| tunnel.handle_inner(now, p));
+        }
+        drop(machine);
+        self.collect(now, device);
+    }
+
+    fn handle_timeout(&mut self, now: Nanos) {
+        let due = self.machine.borrow().poll_timeout();
+        if due.is_some_and(|(t, _)| t <= now) {
+            self.machine.borrow_mut().handle_timeout(now);
+        }
+        self.tunnel.borrow_mut().handle_timeout(now);
+        self.collect(now, 0);
+    }
+
+    fn poll_timeout(&self) -> Option<Nanos> {
+        let machine = self.machine.borrow().poll_timeout();
+        let tunnel = self.tunnel.borrow().poll_timeout();
+        machine.into_iter().chain(tunnel).map(|(t, _)| t).min()
+    }
+
+    fn poll_frame(&mut self, buf: &mut Vec<u8>) -> Option<u16> {
+        let (port, frame) = self.queue.pop_front()?;
+        *buf = frame;
+        Some(port)
+    }
+}
+
+/// The far end of the tunnel, and the servers behind it. Port 0 faces the gateway, port 1 a source that plays the servers'
+/// frames.
+pub struct TunnelFar {
+    machine: Rc<RefCell<Gateway>>,
+    tunnel: Rc<RefCell<Tunnel>>,
+    path: Path,
+    neighbours: Neighbours,
+    queue: VecDeque<(u16, Vec<u8>)>,
+    on_message: OnMessage,
+}
+
+impl TunnelFar {
+    /// `path` leads from the gateway to the far end; the gateway's machine only tells which device is whose.
+    pub fn new(
+        machine: Rc<RefCell<Gateway>>,
+        tunnel: Rc<RefCell<Tunnel>>,
+        path: Path,
+        neighbours: Neighbours,
+        on_message: OnMessage,
+    ) -> Self {
+        Self {
+            machine,
+            tunnel,
+            path: path.reversed(),
+            neighbours,
+            queue: VecDeque::new(),
+            on_message,
+        }
+    }
+
+    fn collect(&mut self, now: Nanos, device: usize) {
+        let mut tunnel = self.tunnel.borrow_mut();
+        while let Some(d) = tunnel.poll_datagram() {
+            (self.on_message)(now, Dir::In, d.class, device);
+            let mut framed = Vec::new();
+            self.path.build(d.as_ref(), &mut framed);
+            self.queue.push_back((0, framed));
+        }
+        while let Some(p) = tunnel.poll_inner() {
+            self.queue.push_back((1, p.as_ref().to_vec()));
+        }
+    }
+}
+
+impl Node for TunnelFar {
+    fn handle_frame(&mut self, now: Nanos, port: u16, frame: &[u8]) {
+        let mut device = 0;
+        if port == 1 {
+            if let (Some((packet, found)), Some(mac)) = (routed(frame), frame.get(..6)) {
+                let mut octets = [0; 6];
+                octets.copy_from_slice(mac);
+                let mac = Mac(octets);
+                self.neighbours.borrow_mut().insert(found.destination, mac);
+                let machine = self.machine.borrow();
+                device = machine.device_index(mac, mapped(found.destination));
+                let mut tunnel = self.tunnel.borrow_mut();
+                let mtu = usize::from(tunnel.bins().mtu());
+                cut(packet, mtu, |p| tunnel.handle_inner(now, p));
+            }
+        } else if let Some((from, payload)) = frame::udp_to(frame, self.path.src) {
+            let mut tunnel = self.tunnel.borrow_mut();
+            tunnel.handle_datagram(now, from, payload.into());
+        }
+        self.collect(now, device);
+    }
+
+    fn handle_timeout(&mut self, now: Nanos) {
+        self.tunnel.borrow_mut().handle_timeout(now);
+        self.collect(now, 0);
+    }
+
+    fn poll_timeout(&self) -> Option<Nanos> {
+        self.tunnel.borrow().poll_timeout().map(|(t, _)| t)
+    }
+
+    fn poll_frame(&mut self, buf: &mut Vec<u8>) -> Option<u16> {
+        let (port, frame) = self.queue.pop_front()?;
+        *buf = frame;
+        Some(port)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merged_packets_are_cut_to_the_mtu_without_losing_payload() {
+        let mut packet = vec![7u8; 4_000];
+        packet[..20].copy_from_slice(&[
+            0x45, 0, 0x0f, 0xa0, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 192, 0, 2, 1,
+        ]);
+        packet[32] = 0x50;
+        let mut payload = 0;
+        cut(&packet, 1_420, |p| {
+            let found = inner::parse(p).expect("valid");
+            assert!(p.len() <= 1_420 && found.len == p.len());
+            payload += p.len() - 40;
+        });
+        assert_eq!(payload, 4_000 - 40);
+    }
+
+    #[test]
+    fn what_a_router_keeps_is_not_routed() {
+        let mut frame = vec![2u8; 80];
+        frame[12..14].copy_from_slice(&[0x08, 6]);
+        assert!(routed(&frame).is_none());
+        frame[12..14].copy_from_slice(&[0x08, 0]);
+        frame[14..34].copy_from_slice(&[
+            0x45, 0, 0, 40, 0, 0, 0, 0, 1, 17, 0, 0, 10, 0, 0, 1, 224, 0, 0, 251,
+        ]);
+        assert!(routed(&frame).is_none());
+        frame[30..34].copy_from_slice(&[192, 0, 2, 1]);
+        assert_eq!(routed(&frame).map(|(p, _)| p.len()), Some(40));
+    }
+}

@@ -1,0 +1,328 @@
+//! The system calls that neither the standard library nor nix has in a form that fits: batched datagrams with
+//! segmentation offload, socket options. All unsafe code of the crate is here, behind safe functions.
+
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+
+/// Messages received by one call.
+pub(crate) const RECEIVE: usize = 8;
+/// Room for one message: with UDP_GRO the kernel hands over several datagrams as one.
+pub(crate) const ROOM: usize = 65_536;
+/// Datagrams sent by one call.
+pub(crate) const SEND: usize = 64;
+
+fn check(result: libc::c_int) -> io::Result<usize> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result as usize)
+    }
+}
+
+/// Sets an integer socket option.
+pub(crate) fn set_option(fd: RawFd, level: i32, name: i32, value: i32) -> io::Result<()> {
+    // SAFETY: the option value points to an i32 that lives through the call, with its size.
+    let result = unsafe {
+        libc::setsockopt(
+            fd,
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of::<i32>() as libc::socklen_t,
+        )
+    };
+    check(result).map(drop)
+}
+
+/// The descriptor of something that keeps it open for as long as it is borrowed.
+pub(crate) fn borrow<T: AsRawFd>(owner: &T) -> BorrowedFd<'_> {
+    // SAFETY: the owner holds the descriptor open, and is borrowed for as long as the result lives.
+    unsafe { BorrowedFd::borrow_raw(owner.as_raw_fd()) }
+}
+
+/// Makes the calling thread real-time (`SCHED_FIFO`), not its children.
+pub(crate) fn make_realtime(priority: i32) -> io::Result<()> {
+    let param = libc::sched_param {
+        sched_priority: priority,
+    };
+    let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
+    // SAFETY: `param` is a valid sched_param alive through the call; pid 0 is the calling thread.
+    let result = unsafe { libc::sched_setscheduler(0, policy, &raw const param) };
+    check(result).map(drop)
+}
+
+/// A socket address as the kernel wants it.
+pub(crate) struct Name {
+    storage: libc::sockaddr_storage,
+    len: libc::socklen_t,
+}
+
+impl Name {
+    /// `dual`: the socket is IPv6 and takes IPv4 addresses in their mapped form.
+    pub(crate) fn new(address: SocketAddr, dual: bool) -> Self {
+        // SAFETY: sockaddr_storage is plain data; all zeros is a valid value of it.
+        let mut storage: libc::sockaddr_storage = unsafe { zeroed() };
+        let ip = match (address.ip(), dual) {
+            (IpAddr::V4(a), true) => IpAddr::V6(a.to_ipv6_mapped()),
+            (ip, _) => ip,
+        };
+        let len = match ip {
+            IpAddr::V4(a) => {
+                // SAFETY: the storage is larger than and aligned for every socket address.
+                let v4 = unsafe { &mut *(&raw mut storage).cast::<libc::sockaddr_in>() };
+                v4.sin_family = libc::AF_INET as libc::sa_family_t;
+                v4.sin_port = address.port().to_be();
+                v4.sin_addr.s_addr = u32::from_ne_bytes(a.octets());
+                size_of::<libc::sockaddr_in>()
+            }
+            IpAddr::V6(a) => {
+                // SAFETY: as above.
+                let v6 = unsafe { &mut *(&raw mut storage).cast::<libc::sockaddr_in6>() };
+                v6.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+                v6.sin6_port = address.port().to_be();
+                v6.sin6_addr.s6_addr = a.octets();
+                if let SocketAddr::V6(full) = address {
+                    v6.sin6_scope_id = full.scope_id();
+                }
+                size_of::<libc::sockaddr_in6>()
+            }
+        };
+        Self {
+            storage,
+            len: len as libc::socklen_t,
+        }
+    }
+}
+
+fn address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    match i32::from(name.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the family says that the kernel wrote a sockaddr_in, which is smaller than the storage.
+            let v4 = unsafe { &*std::ptr::from_ref(name).cast::<libc::sockaddr_in>() };
+            let ip = Ipv4Addr::from(v4.sin_addr.s_addr.to_ne_bytes());
+            Some((ip, u16::from_be(v4.sin_port)).into())
+        }
+        libc::AF_INET6 => {
+            // SAFETY: the family says that the kernel wrote a sockaddr_in6, which is smaller than the storage.
+            let v6 = unsafe { &*std::ptr::from_ref(name).cast::<libc::sockaddr_in6>() };
+            let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr).to_canonical();
+            Some((ip, u16::from_be(v6.sin6_port)).into())
+        }
+        _ => None,
+    }
+}
+
+/// Room of a control message that holds one 16-bit or 32-bit number.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+struct Control([u8; 32]);
+
+fn part(bytes: &[u8]) -> libc::iovec {
+    libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    }
+}
+
+/// Sends `parts` (at most [`SEND`]) to `to` as one message that the kernel cuts into datagrams of `segment` bytes, the
+/// last of which may be shorter. Never waits.
+pub(crate) fn send_segments(
+    socket: &UdpSocket,
+    to: &Name,
+    parts: &[&[u8]],
+    segment: u16,
+) -> io::Result<()> {
+    let mut iov = [part(&[]); SEND];
+    let count = parts.len().min(SEND);
+    iov.iter_mut().zip(parts).for_each(|(v, p)| *v = part(p));
+    let mut control = Control([0; 32]);
+    // SAFETY: msghdr is plain data; all zeros is its valid empty value.
+    let mut message: libc::msghdr = unsafe { zeroed() };
+    message.msg_name = (&raw const to.storage).cast_mut().cast();
+    message.msg_namelen = to.len;
+    message.msg_iov = iov.as_mut_ptr();
+    message.msg_iovlen = count as _;
+    if count > 1 {
+        // SAFETY: these compute sizes and pointers inside `control`, which has room for one header and a u16 (24 bytes
+        // aligned to 8), and outlives the call.
+        unsafe {
+            message.msg_control = (&raw mut control).cast();
+            message.msg_controllen = libc::CMSG_SPACE(size_of::<u16>() as u32) as _;
+            let header = libc::CMSG_FIRSTHDR(&raw const message);
+            (*header).cmsg_level = libc::SOL_UDP;
+            (*header).cmsg_type = libc::UDP_SEGMENT;
+            (*header).cmsg_len = libc::CMSG_LEN(size_of::<u16>() as u32) as _;
+            libc::CMSG_DATA(header)
+                .cast::<u16>()
+                .write_unaligned(segment);
+        }
+    }
+    // SAFETY: the message points to the name, the parts and the control message, all alive until the call returns; the
+    // kernel only reads them.
+    let sent = unsafe {
+        libc::sendmsg(
+            socket.as_raw_fd(),
+            &raw const message,
+            libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+        )
+    };
+    if sent < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Sends up to [`SEND`] datagrams, each to its own address; returns how many went out, from the front. Never waits.
+pub(crate) fn send_many(socket: &UdpSocket, datagrams: &[(Name, &[u8])]) -> io::Result<usize> {
+    let count = datagrams.len().min(SEND);
+    let mut iov = [part(&[]); SEND];
+    // SAFETY: mmsghdr is plain data; all zeros is its valid empty value.
+    let mut headers: [libc::mmsghdr; SEND] = unsafe { zeroed() };
+    for (i, (to, bytes)) in datagrams.iter().take(count).enumerate() {
+        iov[i] = part(bytes);
+        headers[i].msg_hdr.msg_name = (&raw const to.storage).cast_mut().cast();
+        headers[i].msg_hdr.msg_namelen = to.len;
+        headers[i].msg_hdr.msg_iov = &raw mut iov[i];
+        headers[i].msg_hdr.msg_iovlen = 1;
+    }
+    // SAFETY: the first `count` headers point to names and parts that outlive the call; the kernel only reads them.
+    let sent = unsafe {
+        libc::sendmmsg(
+            socket.as_raw_fd(),
+            headers.as_mut_ptr(),
+            count as libc::c_uint,
+            (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
+        )
+    };
+    check(sent)
+}
+
+/// Buffers of received messages; allocated once.
+pub(crate) struct Room {
+    bytes: Vec<u8>,
+    names: [libc::sockaddr_storage; RECEIVE],
+    controls: [Control; RECEIVE],
+    lens: [usize; RECEIVE],
+    segments: [usize; RECEIVE],
+    filled: usize,
+}
+
+impl Room {
+    pub(crate) fn new() -> Self {
+        Self {
+            bytes: vec![0; ROOM * RECEIVE],
+            // SAFETY: sockaddr_storage is plain data; all zeros is a valid value of it.
+            names: [unsafe { zeroed() }; RECEIVE],
+            controls: [Control([0; 32]); RECEIVE],
+            lens: [0; RECEIVE],
+            segments: [0; RECEIVE],
+            filled: 0,
+        }
+    }
+
+    /// Receives what is there, without waiting; returns the number of messages.
+    pub(crate) fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
+        self.filled = 0;
+        let mut iov = [part(&[]); RECEIVE];
+        // SAFETY: mmsghdr is plain data; all zeros is its valid empty value.
+        let mut headers: [libc::mmsghdr; RECEIVE] = unsafe { zeroed() };
+        for (i, room) in self.bytes.chunks_exact_mut(ROOM).enumerate() {
+            iov[i].iov_base = room.as_mut_ptr().cast();
+            iov[i].iov_len = ROOM;
+            let h = &mut headers[i].msg_hdr;
+            h.msg_name = (&raw mut self.names[i]).cast();
+            h.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+            h.msg_iov = &raw mut iov[i];
+            h.msg_iovlen = 1;
+            h.msg_control = (&raw mut self.controls[i]).cast();
+            h.msg_controllen = size_of::<Control>() as _;
+        }
+        // SAFETY: every header points to a name, a part and a control buffer inside `self` or this frame, disjoint, with
+        // their true lengths, borrowed mutably until the call returns.
+        let received = unsafe {
+            libc::recvmmsg(
+                socket.as_raw_fd(),
+                headers.as_mut_ptr(),
+                RECEIVE as libc::c_uint,
+                libc::MSG_DONTWAIT as _,
+                std::ptr::null_mut(),
+            )
+        };
+        let received = check(received)?;
+        for (i, header) in headers.iter().enumerate().take(received) {
+            self.lens[i] = (header.msg_len as usize).min(ROOM);
+            self.segments[i] = segment_size(&header.msg_hdr).unwrap_or(self.lens[i]);
+        }
+        self.filled = received;
+        Ok(received)
+    }
+
+    /// Sender and bytes of every datagram of the last [`Room::receive`].
+    pub(crate) fn datagrams(&self) -> impl Iterator<Item = (SocketAddr, &[u8])> {
+        (0..self.filled).flat_map(|i| {
+            let from = address(&self.names[i]);
+            let bytes = &self.bytes[i * ROOM..i * ROOM + self.lens[i]];
+            let cut = bytes.chunks(self.segments[i].max(1));
+            cut.filter_map(move |d| Some((from?, d)))
+        })
+    }
+}
+
+/// The datagram size that the kernel says of a message it put together.
+fn segment_size(message: &libc::msghdr) -> Option<usize> {
+    // SAFETY: the kernel filled the control buffer and set its length; the macros stay inside it, and a UDP_GRO message
+    // holds an int.
+    unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(message);
+        while !header.is_null() {
+            if (*header).cmsg_level == libc::SOL_UDP && (*header).cmsg_type == libc::UDP_GRO {
+                let size = libc::CMSG_DATA(header).cast::<i32>().read_unaligned();
+                return usize::try_from(size).ok().filter(|s| *s > 0);
+            }
+            header = libc::CMSG_NXTHDR(message, header);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_arrive_as_single_datagrams() {
+        for dual in [false, true] {
+            let at = if dual { "[::]:0" } else { "127.0.0.1:0" };
+            let Ok(socket) = UdpSocket::bind(at) else {
+                eprintln!("skipped: no IPv6 here");
+                continue;
+            };
+            let to = UdpSocket::bind("127.0.0.1:0").expect("binds");
+            let _gro = set_option(to.as_raw_fd(), libc::SOL_UDP, libc::UDP_GRO, 1);
+            let name = Name::new(to.local_addr().expect("bound"), dual);
+            let all: Vec<Vec<u8>> = (0..5u8).map(|i| vec![i; 200]).collect();
+            let mut parts: Vec<&[u8]> = all.iter().map(Vec::as_slice).collect();
+            parts[4] = &all[4][..77];
+            send_segments(&socket, &name, &parts, 200).expect("sends");
+            let single = [(
+                Name::new(to.local_addr().expect("bound"), dual),
+                &all[2][..],
+            )];
+            assert_eq!(send_many(&socket, &single).expect("sends"), 1);
+            let mut room = Room::new();
+            let mut got = Vec::new();
+            while got.len() < 6 {
+                if room.receive(&to).is_ok() {
+                    got.extend(room.datagrams().map(|(from, d)| {
+                        assert!(from.is_ipv4());
+                        (d[0], d.len())
+                    }));
+                }
+            }
+            let want = [(0, 200), (1, 200), (2, 200), (3, 200), (4, 77), (2, 200)];
+            assert_eq!(got, want);
+        }
+    }
+}

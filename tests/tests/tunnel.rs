@@ -1,0 +1,695 @@
+//! Tunnel mode in namespaces: device, gateway, observer, far end, server.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use chaff_tests::{Running, program, skip_without_root, skipped};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use xtask::tunnel_lab::{FAR, Lab, PORT, SERVER};
+
+const READY: Duration = Duration::from_secs(30);
+
+/// A lab with a gateway and a far end.
+struct Scene {
+    // Programs end before the namespaces go.
+    gateway: Option<Running>,
+    sink: Option<Running>,
+    lab: Lab,
+}
+
+/// What a gateway is told beyond the defaults.
+struct Told<'a> {
+    cover: &'a str,
+    tunnel: &'a str,
+}
+
+const QUIET: Told<'static> = Told {
+    cover: "generator = \"none\"",
+    tunnel: "",
+};
+
+impl Scene {
+    fn new(name: &str) -> Result<Self> {
+        let lab = Lab::new(name)?;
+        lab.keys(&program("sink-server")?)?;
+        Ok(Self {
+            gateway: None,
+            sink: None,
+            lab,
+        })
+    }
+
+    fn start_sink(&mut self, tunnel: &str) -> Result<()> {
+        let toml = self.lab.path("sink.toml");
+        fs::write(&toml, format!("[tunnel]\n{tunnel}\n"))?;
+        let mut sink = self.lab.command("far", program("sink-server")?);
+        sink.arg("--tunnel").arg(self.lab.path("far.conf"));
+        sink.arg("--config").arg(&toml);
+        sink.arg("--report").arg(self.lab.path("sink.json"));
+        self.sink = Some(Running::start("sink-server", sink)?);
+        self.wait_for("far", "chaff0")
+    }
+
+    /// Waits until a namespace has an interface.
+    fn wait_for(&self, space: &str, interface: &str) -> Result<()> {
+        let end = Instant::now() + READY;
+        let line = format!("ip address show dev {interface} up");
+        while !self
+            .lab
+            .run(space, &line)
+            .is_ok_and(|out| out.contains("inet "))
+        {
+            ensure!(Instant::now() < end, "{space} has no {interface}");
+            sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    fn start_gateway(&mut self, told: &Told<'_>) -> Result<()> {
+        let lab = &self.lab;
+        let config = format!(
+            "[gateway]\nstate_dir = {:?}\ninstance = {:?}\n\
+             [interfaces]\nlan = [\"lan0\"]\nwan = \"wan0\"\nhook = \"tcx\"\n\
+             [cover]\nmode = \"tunnel\"\n{}\n\
+             [tunnel]\nconfig = {:?}\n{}\n\
+             [[device]]\nlabel = \"dev\"\nip = [\"10.1.0.2\", \"fd01::2\"]\n",
+            lab.path("state"),
+            lab.instance(),
+            told.cover,
+            lab.path("gw.conf"),
+            told.tunnel,
+        );
+        let file = lab.path("gateway.toml");
+        fs::write(&file, config)?;
+        let mut gateway = lab.command("gw", program("gateway")?);
+        gateway.args(["run", "--config"]).arg(&file);
+        self.gateway = Some(Running::start("gateway", gateway)?);
+        self.wait_for("gw", "chaff0")?;
+        let end = Instant::now() + READY;
+        while self.status().is_err() {
+            self.gateway.as_mut().map_or(Ok(()), Running::check)?;
+            ensure!(Instant::now() < end, "the gateway does not answer");
+            sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    fn status(&self) -> Result<Value> {
+        let mut status = std::process::Command::new(program("gateway")?);
+        status.args(["status", "--json", "--socket"]);
+        status.arg(self.lab.path("state").join("control.sock"));
+        let out = status.output()?;
+        ensure!(out.status.success(), "no answer");
+        Ok(serde_json::from_slice(&out.stdout)?)
+    }
+
+    fn peer(&self) -> Result<Value> {
+        Ok(self.status()?["tunnel"]["tunnel"]["peers"][0].clone())
+    }
+
+    /// Waits until the device reaches the server.
+    fn answers(&self) -> Result<()> {
+        let end = Instant::now() + READY;
+        while number(&ping(&self.lab, "-4 -n -c 1 -W 1", SERVER[0])?, "received") != Some(1) {
+            ensure!(Instant::now() < end, "no answer through the tunnel");
+        }
+        Ok(())
+    }
+
+    /// The process that moves packets: the supervisor's child.
+    fn worker(&self) -> Result<Pid> {
+        let parent = self.gateway.as_ref().context("no gateway")?.id();
+        let text = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))?;
+        let id = text.split_whitespace().next().context("no child")?;
+        Ok(Pid::from_raw(id.parse()?))
+    }
+
+    fn stop(&mut self) -> Result<(Value, Value)> {
+        let ending = Duration::from_secs(20);
+        let mut gateway = self.gateway.take().context("no gateway")?;
+        let status = gateway.stop(Signal::SIGTERM, ending)?;
+        ensure!(status.success(), "gateway: {status}");
+        let mut sink = self.sink.take().context("no sink")?;
+        let status = sink.stop(Signal::SIGTERM, ending)?;
+        ensure!(status.success(), "sink-server: {status}");
+        let read =
+            |path: PathBuf| -> Result<Value> { Ok(serde_json::from_slice(&fs::read(path)?)?) };
+        Ok((
+            read(self.lab.path("state").join("report.json"))?,
+            read(self.lab.path("sink.json"))?,
+        ))
+    }
+}
+
+/// Echoes TCP and UDP at the server until the test ends.
+fn serve(lab: &Lab) -> Result<()> {
+    for (address, port) in [(SERVER[0], 7_001), (SERVER[1], 7_002)] {
+        let at: SocketAddr = (address.parse::<std::net::IpAddr>()?, port).into();
+        let (tcp, udp) = lab.inside("srv", || (TcpListener::bind(at), UdpSocket::bind(at)))?;
+        let (tcp, udp) = (tcp?, udp?);
+        std::thread::spawn(move || {
+            for stream in tcp.incoming().flatten() {
+                std::thread::spawn(move || {
+                    let (mut from, mut to) = (&stream, &stream);
+                    let _closed = std::io::copy(&mut from, &mut to);
+                });
+            }
+        });
+        std::thread::spawn(move || {
+            let mut buf = [0; 65_536];
+            while let Ok((n, from)) = udp.recv_from(&mut buf) {
+                let _lost = udp.send_to(&buf[..n], from);
+            }
+        });
+    }
+    Ok(())
+}
+
+fn servers() -> [SocketAddr; 2] {
+    [
+        format!("{}:7001", SERVER[0]).parse().expect("an address"),
+        format!("[{}]:7002", SERVER[1]).parse().expect("an address"),
+    ]
+}
+
+/// Sends `len` bytes to the server's echo over TCP and compares what comes back.
+fn tcp_echo(lab: &Lab, to: SocketAddr, len: usize) -> Result<()> {
+    lab.inside("dev", || -> Result<()> {
+        let stream = TcpStream::connect_timeout(&to, Duration::from_secs(10))?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        let data: Vec<u8> = (0..len).map(|i| (i * 31 % 251) as u8).collect();
+        std::thread::scope(|s| -> Result<()> {
+            let writer = s.spawn(|| (&stream).write_all(&data));
+            let mut got = vec![0; len];
+            (&stream).read_exact(&mut got)?;
+            writer.join().expect("no panic")?;
+            ensure!(got == data, "altered on the way");
+            Ok(())
+        })
+    })?
+}
+
+/// Sends a datagram to the echo, again when it is lost, and compares what comes back.
+fn udp_echo(lab: &Lab, to: SocketAddr, len: usize) -> Result<()> {
+    lab.inside("dev", || -> Result<()> {
+        let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let socket = UdpSocket::bind(any)?;
+        socket.connect(to)?;
+        socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+        let data: Vec<u8> = (0..len).map(|i| (i * 7) as u8).collect();
+        let mut buf = [0; 4_096];
+        for _ in 0..20 {
+            socket.send(&data)?;
+            if let Ok(n) = socket.recv(&mut buf) {
+                ensure!(buf[..n] == data, "altered on the way");
+                return Ok(());
+            }
+        }
+        anyhow::bail!("{len} bytes to {to} never came back")
+    })?
+}
+
+fn ping(lab: &Lab, words: &str, to: &str) -> Result<String> {
+    let line = format!("ping {words} {to}");
+    let out = lab.attempt("dev", Duration::from_secs(15), &line)?;
+    Ok(format!(
+        "{}{}",
+        String::from_utf8_lossy(&out.stdout),
+        String::from_utf8_lossy(&out.stderr)
+    ))
+}
+
+/// The number in front of a word of ping's summary.
+fn number(text: &str, word: &str) -> Option<u64> {
+    let end = text.find(word)?;
+    let not_digit = |c: char| !c.is_ascii_digit();
+    let digits = text[..end].trim_end().rsplit(not_digit).next()?;
+    digits.parse().ok()
+}
+
+#[test]
+fn tcp_udp_ipv6_and_path_mtu_work_through_both_engines() -> Result<()> {
+    if skip_without_root("tcp_udp_ipv6_and_path_mtu_work_through_both_engines") {
+        return Ok(());
+    }
+    for engine in ["fast", "portable"] {
+        let mut scene = Scene::new("tunall")?;
+        serve(&scene.lab)?;
+        scene.start_sink(&format!("engine = {engine:?}"))?;
+        scene.start_gateway(&Told {
+            tunnel: &format!("engine = {engine:?}"),
+            cover: "generator = \"constant\"",
+        })?;
+        let lab = &scene.lab;
+        for to in servers() {
+            tcp_echo(lab, to, 3_000_000).with_context(|| format!("{engine}: TCP to {to}"))?;
+            for len in [1, 40, 300, 512, 1_232, 1_300] {
+                udp_echo(lab, to, len).with_context(|| format!("{engine}: UDP to {to}"))?;
+            }
+        }
+        // Inner MTU 1420: the largest packet passes, one byte more comes back as "too big".
+        for (family, head, to) in [("-4", 28, SERVER[0]), ("-6", 48, SERVER[1])] {
+            let fits = format!("{family} -n -M do -c 3 -i 0.2 -W 2 -s {}", 1_420 - head);
+            let text = ping(lab, &fits, to)?;
+            ensure!(number(&text, "received") == Some(3), "{engine}: {text}");
+            let more = format!("{family} -n -M do -c 2 -i 0.2 -W 1 -s {}", 1_421 - head);
+            let text = ping(lab, &more, to)?;
+            ensure!(
+                number(&text, "received").unwrap_or(0) == 0 && text.contains("1420"),
+                "{engine}: {text}"
+            );
+        }
+        ensure!(lab.in_clear()? == 0, "{engine}: packets in clear");
+        ensure!(scene.status()?["tunnel"]["engine"] == engine);
+        // Cover is planned from the second second on.
+        sleep(Duration::from_secs(4));
+        let lab = &scene.lab;
+        let before = lab.run("gw", "nft list tables")?;
+        ensure!(before.contains("chaff_"), "{before}");
+        let (gateway, sink) = scene.stop()?;
+        // Everything is taken down again.
+        let lab = &scene.lab;
+        for space in ["gw", "far"] {
+            ensure!(!lab.run(space, "nft list tables")?.contains("chaff"));
+            for family in ["-4", "-6"] {
+                let rules = lab.run(space, &format!("ip {family} rule"))?;
+                ensure!(
+                    !rules.contains("51877") && !rules.contains("suppress"),
+                    "{rules}"
+                );
+            }
+            ensure!(lab.run(space, "ip link show dev chaff0").is_err());
+        }
+        let sent = &gateway["tunnel"]["tunnel"]["peers"][0];
+        let got = &sink["tunnel"]["peers"][0];
+        ensure!(sent["cover_out"]["packets"].as_u64() > Some(10), "{sent}");
+        ensure!(got["cover_out"]["packets"].as_u64() > Some(2), "{got}");
+        let refused = got["refused"].as_object().map_or(0, |r| r.len());
+        ensure!(refused == 0, "{got}");
+    }
+    Ok(())
+}
+
+/// What a capture of the way between shows: UDP payload sizes, (DSCP and ECN, time-to-live), packets.
+type Observed = (BTreeSet<usize>, BTreeSet<(u8, u8)>, u64);
+
+fn observed(path: &std::path::Path) -> Result<Observed> {
+    let mut reader = chaff_trace::Reader::new(fs::File::open(path)?)?;
+    let mut buf = Vec::new();
+    let (mut sizes, mut heads, mut packets) = (BTreeSet::new(), BTreeSet::new(), 0);
+    while let Some(_frame) = reader.next(&mut buf)? {
+        let ip = &buf[14..];
+        if ip[0] >> 4 != 4 || ip[9] != 17 {
+            continue;
+        }
+        let udp = &ip[usize::from(ip[0] & 15) * 4..];
+        sizes.insert(usize::from(u16::from_be_bytes([udp[4], udp[5]])) - 8);
+        heads.insert((ip[1], ip[8]));
+        ensure!(ip[6] & 0x40 != 0, "may be fragmented");
+        packets += 1;
+    }
+    Ok((sizes, heads, packets))
+}
+
+#[test]
+fn an_observer_sees_only_bins_and_constant_headers() -> Result<()> {
+    if skip_without_root("an_observer_sees_only_bins_and_constant_headers") {
+        return Ok(());
+    }
+    let mut scene = Scene::new("tunsee")?;
+    serve(&scene.lab)?;
+    // No bursts as one message: a capture on veth would show them in one piece.
+    scene.start_sink("engine = \"portable\"")?;
+    scene.start_gateway(&Told {
+        tunnel: "engine = \"portable\"",
+        cover: "generator = \"constant\"",
+    })?;
+    let capture = scene.lab.path("seen.pcap");
+    let mut tcpdump = scene.lab.command("mid", "tcpdump");
+    tcpdump.args(["-i", "a0", "-U", "-n", "-s", "128", "-Z", "root", "-w"]);
+    tcpdump
+        .arg(&capture)
+        .args(["udp", "port", &PORT.to_string()]);
+    tcpdump.stderr(Stdio::null());
+    let mut tcpdump = Running::start("tcpdump", tcpdump)?;
+    sleep(Duration::from_secs(1));
+    for to in servers() {
+        tcp_echo(&scene.lab, to, 500_000)?;
+        for len in (1..1_350).step_by(97) {
+            udp_echo(&scene.lab, to, len)?;
+        }
+    }
+    // DSCP of devices stays inside.
+    ping(&scene.lab, "-4 -Q 0xb8 -c 20 -i 0.05 -W 1", SERVER[0])?;
+    sleep(Duration::from_secs(12));
+    tcpdump.stop(Signal::SIGINT, Duration::from_secs(5))?;
+    let (sizes, heads, packets) = observed(&capture)?;
+    let allowed = BTreeSet::from([148, 92, 160, 608, 1_452]);
+    ensure!(
+        sizes.is_subset(&allowed) && sizes.is_superset(&BTreeSet::from([160, 608, 1_452])),
+        "{sizes:?}"
+    );
+    // One time-to-live each way.
+    ensure!(
+        heads.len() <= 2 && heads.iter().all(|h| h.0 == 0),
+        "{heads:?}"
+    );
+    ensure!(packets > 1_000, "{packets}");
+    ensure!(scene.lab.in_clear()? == 0);
+    scene.stop()?;
+    Ok(())
+}
+
+/// Pings 200 times a second while something happens; returns sent, received and the longest time without an answer.
+fn ping_through(
+    lab: &Lab,
+    family: &str,
+    to: &str,
+    happens: impl FnOnce() -> Result<()>,
+) -> Result<(u64, u64, Duration)> {
+    let mut ping = lab.command("dev", "timeout");
+    ping.args([
+        "20", "ping", family, "-n", "-D", "-i", "0.005", "-c", "800", "-W", "1", to,
+    ]);
+    ping.stdout(Stdio::piped()).stderr(Stdio::null());
+    let child = ping.spawn()?;
+    sleep(Duration::from_millis(1_000));
+    happens()?;
+    let out = child.wait_with_output()?;
+    let text = String::from_utf8_lossy(&out.stdout);
+    let times: Vec<f64> = text
+        .lines()
+        .filter(|l| l.contains("bytes from"))
+        .filter_map(|l| l.strip_prefix('[')?.split(']').next()?.parse().ok())
+        .collect();
+    let gap = times.windows(2).map(|w| w[1] - w[0]).fold(0.0, f64::max);
+    let summary = text.lines().rev().take(4).collect::<Vec<_>>().join("\n");
+    Ok((
+        number(&summary, "packets transmitted").unwrap_or(0),
+        number(&summary, "received").unwrap_or(0),
+        Duration::from_secs_f64(gap),
+    ))
+}
+
+#[test]
+fn the_kill_switch_lets_nothing_out_in_clear() -> Result<()> {
+    if skip_without_root("the_kill_switch_lets_nothing_out_in_clear") {
+        return Ok(());
+    }
+    let mut scene = Scene::new("tunkill")?;
+    scene.start_sink("")?;
+    scene.start_gateway(&QUIET)?;
+    for (family, to) in [("-4", SERVER[0]), ("-6", SERVER[1])] {
+        for (what, signals) in [
+            ("SIGKILL", &[Signal::SIGKILL][..]),
+            ("SIGSTOP", &[Signal::SIGSTOP]),
+            ("SIGSTOP, SIGCONT", &[Signal::SIGSTOP, Signal::SIGCONT]),
+        ] {
+            scene.answers()?;
+            let worker = scene.worker()?;
+            let (sent, received, gap) = ping_through(&scene.lab, family, to, || {
+                for (i, s) in signals.iter().enumerate() {
+                    sleep(Duration::from_millis(if i > 0 { 200 } else { 0 }));
+                    kill(worker, *s)?;
+                }
+                Ok(())
+            })?;
+            let clear = scene.lab.in_clear()?;
+            println!(
+                "kill switch, {family}, {what}: {received} of {sent}, longest gap {gap:?}, in clear {clear}"
+            );
+            ensure!(clear == 0, "{what}: {clear} packets in clear");
+            ensure!(received > sent / 2, "{what}: {received} of {sent}");
+            ensure!(gap < Duration::from_secs(4), "{what}: {gap:?}");
+        }
+    }
+    // Not even with the supervisor gone.
+    scene.answers()?;
+    let supervisor = Pid::from_raw(scene.gateway.as_ref().context("no gateway")?.id() as i32);
+    let worker = scene.worker()?;
+    kill(supervisor, Signal::SIGKILL)?;
+    kill(worker, Signal::SIGKILL)?;
+    sleep(Duration::from_millis(500));
+    for (family, to) in [("-4", SERVER[0]), ("-6", SERVER[1])] {
+        let text = ping(&scene.lab, &format!("{family} -n -c 20 -i 0.02 -W 1"), to)?;
+        ensure!(number(&text, "received").unwrap_or(0) == 0, "{text}");
+    }
+    ensure!(
+        scene.lab.in_clear()? == 0,
+        "packets in clear without a supervisor"
+    );
+    // The next start takes over what was left; a clean stop opens the way.
+    scene.gateway = None;
+    scene.start_gateway(&QUIET)?;
+    let text = ping(&scene.lab, "-4 -n -c 5 -i 0.2 -W 1", SERVER[0])?;
+    ensure!(number(&text, "received").unwrap_or(0) >= 4, "{text}");
+    scene.stop()?;
+    let rules = scene.lab.run("gw", "ip rule")?;
+    ensure!(!rules.contains("51877"), "{rules}");
+    Ok(())
+}
+
+#[test]
+fn with_fall_back_traffic_goes_on_in_clear() -> Result<()> {
+    if skip_without_root("with_fall_back_traffic_goes_on_in_clear") {
+        return Ok(());
+    }
+    let mut scene = Scene::new("tunfall")?;
+    scene.start_sink("")?;
+    scene.start_gateway(&Told {
+        tunnel: "when_down = \"fall-back\"",
+        ..QUIET
+    })?;
+    let to = SERVER[0];
+    for (what, signal) in [("SIGKILL", Signal::SIGKILL), ("SIGSTOP", Signal::SIGSTOP)] {
+        scene.answers()?;
+        let worker = scene.worker()?;
+        let (sent, received, gap) =
+            ping_through(&scene.lab, "-4", to, || Ok(kill(worker, signal)?))?;
+        println!("fall-back, {what}: {received} of {sent}, longest gap {gap:?}");
+        ensure!(gap < Duration::from_millis(2_500), "{what}: {gap:?}");
+        ensure!(received > sent * 2 / 3, "{what}: {received} of {sent}");
+    }
+    // The far end goes: the ordinary route within seconds. It comes back: so does the tunnel.
+    let mut sink = scene.sink.take().context("no sink")?;
+    sink.stop(Signal::SIGTERM, Duration::from_secs(10))?;
+    // A router without the tunnel's program still routes.
+    scene.lab.run("far", "sysctl -qw net.ipv4.ip_forward=1")?;
+    let begin = Instant::now();
+    let clear = scene.lab.in_clear()?;
+    loop {
+        ping(&scene.lab, "-4 -n -c 1 -W 1", to)?;
+        if scene.lab.in_clear()? > clear + 1 {
+            break;
+        }
+        ensure!(begin.elapsed() < Duration::from_secs(60), "no fall-back");
+    }
+    println!("far end gone: ordinary route after {:?}", begin.elapsed());
+    scene.start_sink("")?;
+    let begin = Instant::now();
+    loop {
+        let clear = scene.lab.in_clear()?;
+        let text = ping(&scene.lab, "-4 -n -c 3 -i 0.2 -W 1", to)?;
+        if number(&text, "received") == Some(3) && scene.lab.in_clear()? == clear {
+            break;
+        }
+        ensure!(
+            begin.elapsed() < Duration::from_secs(60),
+            "no way back: {text}"
+        );
+    }
+    println!("far end back: tunnel after {:?}", begin.elapsed());
+    scene.stop()?;
+    Ok(())
+}
+
+#[test]
+fn roaming_a_restart_of_the_far_end_and_loss_are_survived() -> Result<()> {
+    if skip_without_root("roaming_a_restart_of_the_far_end_and_loss_are_survived") {
+        return Ok(());
+    }
+    let mut scene = Scene::new("tunroam")?;
+    serve(&scene.lab)?;
+    scene.start_sink("")?;
+    scene.start_gateway(&Told {
+        cover: "generator = \"constant\"",
+        ..QUIET
+    })?;
+    tcp_echo(&scene.lab, servers()[0], 100_000)?;
+    // The gateway's address changes.
+    let (sent, received, gap) = ping_through(&scene.lab, "-4", SERVER[0], || {
+        let lab = &scene.lab;
+        lab.run("gw", "ip address add 10.2.0.77/24 dev wan0")?;
+        lab.run("gw", "ip address delete 10.2.0.1/24 dev wan0")?;
+        lab.run("gw", "ip address delete 10.2.0.77/24 dev wan0")
+            .ok();
+        lab.run("gw", "ip address add 10.2.0.77/24 dev wan0").ok();
+        lab.run("gw", "ip route replace default via 10.2.0.254")?;
+        Ok(())
+    })?;
+    println!("roaming: {received} of {sent}, longest gap {gap:?}");
+    ensure!(received > sent * 2 / 3, "roaming: {received} of {sent}");
+    // The far end restarts and has forgotten everything.
+    let (sent, received, gap) = ping_through(&scene.lab, "-4", SERVER[0], || {
+        let mut sink = scene.sink.take().context("no sink")?;
+        sink.stop(Signal::SIGTERM, Duration::from_secs(10))?;
+        Ok(())
+    })?;
+    println!("far end stopped: {received} of {sent}, {gap:?}");
+    scene.start_sink("")?;
+    let begin = Instant::now();
+    loop {
+        let text = ping(&scene.lab, "-4 -n -c 1 -W 1", SERVER[0])?;
+        if number(&text, "received") == Some(1) {
+            break;
+        }
+        ensure!(begin.elapsed() < Duration::from_secs(30), "no answer since");
+    }
+    println!(
+        "restarted far end: first answer after {:?}",
+        begin.elapsed()
+    );
+    // A fifth of all packets is lost, each way.
+    scene.lab.lose(20)?;
+    let (sent, received, _) = ping_through(&scene.lab, "-4", SERVER[0], || Ok(()))?;
+    println!("20 % loss: {received} of {sent}");
+    let share = received as f64 / sent as f64;
+    ensure!((0.5..0.75).contains(&share), "0.64 expected, {share}");
+    tcp_echo(&scene.lab, servers()[0], 20_000)?;
+    scene.lab.lose(0)?;
+    tcp_echo(&scene.lab, servers()[1], 100_000)?;
+    scene.stop()?;
+    Ok(())
+}
+
+/// Sets up wireguard-go in a namespace from a wg-style file; `None`, with a word, where it is not installed.
+fn stock(test: &str, lab: &Lab, space: &str, conf: &str, route: &str) -> Result<Option<Running>> {
+    for tool in ["wireguard-go", "wg"] {
+        if !xtask::command::installed(tool) {
+            skipped(
+                test,
+                &format!("needs {tool} (packages wireguard-go, wireguard-tools)"),
+            );
+            return Ok(None);
+        }
+    }
+    let mut go = lab.command(space, "wireguard-go");
+    // Each lab has an interface of its own name: the control socket is not in the namespace.
+    let name = format!("wg{}", std::process::id() % 100_000);
+    go.args(["-f", &name])
+        .env("LOG_LEVEL", "error")
+        .stdout(Stdio::null());
+    let running = Running::start("wireguard-go", go)?;
+    let end = Instant::now() + READY;
+    while lab.run(space, &format!("wg show {name}")).is_err() {
+        ensure!(Instant::now() < end, "wireguard-go does not answer");
+        sleep(Duration::from_millis(50));
+    }
+    // wg knows no addresses.
+    let text = fs::read_to_string(lab.path(conf))?;
+    let plain: Vec<&str> = text.lines().filter(|l| !l.starts_with("Address")).collect();
+    let file = lab.path("stock.conf");
+    fs::write(&file, plain.join("\n") + "\n")?;
+    lab.run(space, &format!("wg setconf {name} {}", file.display()))?;
+    let addresses = text.lines().find_map(|l| l.strip_prefix("Address = "));
+    for a in addresses.context("no addresses")?.split(", ") {
+        lab.run(space, &format!("ip address add {a} dev {name} nodad"))
+            .or_else(|_| lab.run(space, &format!("ip address add {a} dev {name}")))?;
+    }
+    lab.run(space, &format!("ip link set {name} mtu 1420 up"))?;
+    if !route.is_empty() {
+        lab.run(space, &format!("ip route replace {route} dev {name}"))?;
+    }
+    Ok(Some(running))
+}
+
+#[test]
+fn a_stock_far_end_passes_real_packets_and_drops_cover_silently() -> Result<()> {
+    let test = "a_stock_far_end_passes_real_packets_and_drops_cover_silently";
+    if skip_without_root(test) {
+        return Ok(());
+    }
+    let mut scene = Scene::new("tunstock")?;
+    serve(&scene.lab)?;
+    let Some(_stock) = stock(test, &scene.lab, "far", "far.conf", "")? else {
+        return Ok(());
+    };
+    scene.lab.nft(
+        "far",
+        "table ip nat { chain post { type nat hook postrouting priority srcnat; oifname \"srv0\" masquerade } }",
+    )?;
+    scene.start_gateway(&Told {
+        cover: "generator = \"constant\"",
+        tunnel: "",
+    })?;
+    tcp_echo(&scene.lab, servers()[0], 1_000_000)?;
+    for len in [1, 300, 1_300] {
+        udp_echo(&scene.lab, servers()[0], len)?;
+    }
+    let name = format!("wg{}", std::process::id() % 100_000);
+    let counted = |lab: &Lab| -> Result<u64> {
+        let text = lab.run("far", &format!("ip -s -json link show dev {name}"))?;
+        let links: Value = serde_json::from_str(&text)?;
+        let packets = links
+            .pointer("/0/stats64/rx/packets")
+            .and_then(Value::as_u64);
+        packets.context("no count")
+    };
+    ensure!(counted(&scene.lab)? > 100, "nothing was delivered");
+    let (before, sent) = (counted(&scene.lab)?, scene.peer()?);
+    sleep(Duration::from_secs(8));
+    let (after, now) = (counted(&scene.lab)?, scene.peer()?);
+    let dummies = now["cover_out"]["packets"].as_u64().unwrap_or(0)
+        - sent["cover_out"]["packets"].as_u64().unwrap_or(0);
+    println!(
+        "stock far end: {dummies} dummies, {} packets at its interface",
+        after - before
+    );
+    ensure!(dummies > 20, "{now}");
+    ensure!(
+        after - before <= 2,
+        "{dummies} dummies, {} delivered",
+        after - before
+    );
+    ensure!(
+        now["real_in"] == sent["real_in"],
+        "an answer to cover: {now}"
+    );
+    let handshakes = now["handshakes_out"].as_u64().unwrap_or(0);
+    ensure!(handshakes <= 2, "{handshakes} handshakes");
+    Ok(())
+}
+
+#[test]
+fn a_stock_near_end_works_against_our_far_end() -> Result<()> {
+    let test = "a_stock_near_end_works_against_our_far_end";
+    if skip_without_root(test) {
+        return Ok(());
+    }
+    let mut scene = Scene::new("tunnear")?;
+    serve(&scene.lab)?;
+    scene.start_sink("")?;
+    let Some(_stock) = stock(test, &scene.lab, "gw", "gw.conf", "10.4.0.0/24")? else {
+        return Ok(());
+    };
+    scene.lab.nft(
+        "gw",
+        "table ip nat { chain post { type nat hook postrouting priority srcnat; oifname \"wg*\" masquerade } }",
+    )?;
+    tcp_echo(&scene.lab, servers()[0], 1_000_000)?;
+    for len in [1, 300, 1_300] {
+        udp_echo(&scene.lab, servers()[0], len)?;
+    }
+    ensure!(scene.lab.in_clear()? == 0);
+    let _outer = FAR;
+    Ok(())
+}
