@@ -129,7 +129,7 @@ impl Envelope {
     /// An envelope that begins at `start`.
     ///
     /// # Errors
-    /// [`CoverError::Range`] for a setting outside its range.
+    /// [`CoverError::Parameter`] for a setting outside its range.
     pub fn new(config: EnvelopeConfig, seed: [u8; 32], start: Nanos) -> Result<Self, CoverError> {
         config.check()?;
         let mut rng = ChaCha20Rng::from_seed(seed);
