@@ -35,6 +35,7 @@ pub(crate) mod sys;
 pub use attach::HookInUse;
 pub use drain::{DrainMethod, DrainReport};
 pub use error::MeterError;
+pub(crate) use error::os_code;
 pub use meter::Meter;
 pub use options::{HintOptions, Hook, MeterOptions};
 pub use slots::SlotView;

@@ -41,6 +41,8 @@ use pipeline::{Counts, Pipeline, PipelineError, Rows};
 use profile::Meter;
 use report::{Progress, Summary, cpu_seconds, peak_memory};
 
+use crate::processes::Processes;
+
 /// Exit code of an input that is damaged or an output that fails.
 const FAILED: u8 = 1;
 /// Exit code of wrong usage.
@@ -112,6 +114,8 @@ fn work(args: &Args) -> anyhow::Result<u8> {
     let links = check_inputs(args, &plan.place).or_code(USAGE)?;
     let filter = open_filter(args, &links)?;
     let (anonymizer, columns) = anonymizer(args, columns)?;
+    // Before the first packet: a socket that is made later is seen being made.
+    let processes = args.processes.then(|| open_processes(args));
     let mut source = open_source(args)?;
     let opened = plan.open(&columns).or_code(match plan.place {
         Place::Collector(_) => FAILED,
@@ -132,6 +136,7 @@ fn work(args: &Args) -> anyhow::Result<u8> {
         max_flows: args.max_flows,
         writer_thread: threads > 1,
         live: args.live.is_some(),
+        processes,
         watch: Box::new(watch(args, &progress, started)),
     };
     let rows = Rows::new(meter.rows(), anonymizer, output);
@@ -361,6 +366,24 @@ fn open_source(args: &Args) -> anyhow::Result<Box<dyn Source>> {
             .into())
         }
     }
+}
+
+/// What tells processes, and a word where it cannot tell all.
+fn open_processes(args: &Args) -> Processes {
+    let keep = Duration::from_nanos(args.idle_timeout.0) + Duration::from_secs(5);
+    let processes = Processes::open(keep);
+    if let Some(why) = processes.why_inexact() {
+        eprintln!(
+            "note: processes are read from /proc ten times a second, which misses sockets that live shorter and those of \
+             other network namespaces{}: {why}",
+            if nix::unistd::geteuid().is_root() {
+                ""
+            } else {
+                " and users"
+            },
+        );
+    }
+    processes
 }
 
 fn threads(args: &Args) -> u8 {
