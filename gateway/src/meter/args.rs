@@ -107,7 +107,8 @@ pub struct Args {
     /// [default: 0, nfstream 20]
     #[arg(long, value_name = "N", help_heading = "Columns")]
     pub dissect: Option<u8>,
-    /// Add a plugin: slicer, splt, dhcp, mdns, ja4, wavelet; options behind a colon, as in `slicer:limit=4`.
+    /// Add a plugin: slicer, splt, dhcp, mdns, ja4, wavelet, or ndpi where libndpi 4.2 is installed; options behind a
+    /// colon, as in `slicer:limit=4`.
     #[arg(long, value_name = "NAME[:KEY=VALUE,...]", help_heading = "Columns")]
     pub plugin: Vec<String>,
 
@@ -503,6 +504,11 @@ fn whole_seconds(flag: &str, time: Nanos) -> anyhow::Result<u32> {
 
 /// `NAME[:KEY=VALUE,...]`.
 fn plugin(text: &str) -> anyhow::Result<Extension> {
+    if let Some(options) = text.strip_prefix("ndpi:") {
+        return Ok(super::ndpi::plugin(Some(options))?);
+    } else if text == "ndpi" {
+        return Ok(super::ndpi::plugin(None)?);
+    }
     Ok(Extension::built_in(&text.replacen(':', ",", 1))?)
 }
 

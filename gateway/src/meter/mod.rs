@@ -10,6 +10,7 @@ pub mod filter;
 pub mod input;
 pub mod libpcap;
 pub mod live;
+pub mod ndpi;
 pub mod output;
 pub mod pipeline;
 pub mod profile;
@@ -36,6 +37,7 @@ use filter::Filter;
 use input::{Captures, Source, explain, is_dash};
 use libpcap::FilterError;
 use live::Live;
+use ndpi::NdpiError;
 use output::{Opened, Place};
 use pipeline::{Counts, Pipeline, PipelineError, Rows};
 use profile::Meter;
@@ -102,9 +104,18 @@ fn filter_code(error: &FilterError) -> u8 {
     }
 }
 
+fn plugin_code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref() {
+        Some(NdpiError::Missing | NdpiError::Revision(_)) => MISSING,
+        _ => USAGE,
+    }
+}
+
 fn work(args: &Args) -> anyhow::Result<u8> {
     let started = Instant::now();
-    let mut meter = args.meter().or_code(USAGE)?;
+    let made = args.meter();
+    let code = made.as_ref().err().map_or(USAGE, plugin_code);
+    let mut meter = made.or_code(code)?;
     let columns = meter.columns();
     if args.explain {
         say(&markdown(&columns))?;
