@@ -36,7 +36,7 @@ pub use attach::HookInUse;
 pub use drain::{DrainMethod, DrainReport};
 pub use error::MeterError;
 pub(crate) use error::os_code;
-pub use meter::Meter;
+pub use meter::{Meter, ReasonCounts};
 pub use options::{HintOptions, Hook, MeterOptions};
 pub use slots::SlotView;
 

@@ -55,13 +55,20 @@ enum Source {
 impl Processes {
     /// Loads the kernel program, or goes on without it: then sockets are remembered for `keep` after they are gone.
     pub fn open(keep: Duration) -> Self {
-        match Kernel::load() {
-            // First the program, then the table: what is made in between is in both.
-            Ok(kernel) => Self {
-                source: Source::Kernel(Box::new(kernel), ProcTable::read()),
-            },
-            Err(e) => Self::from_proc(keep, format!("{e:#}")),
-        }
+        Self::exact().unwrap_or_else(|why| Self::from_proc(keep, why))
+    }
+
+    /// With the kernel program. Needs privileges here and none later.
+    ///
+    /// # Errors
+    /// What is missing, in one line.
+    pub fn exact() -> Result<Self, String> {
+        let kernel = Kernel::load().map_err(|e| format!("{e:#}"))?;
+        // After the program: what is made in between is known to both.
+        let older = ProcTable::read();
+        Ok(Self {
+            source: Source::Kernel(Box::new(kernel), older),
+        })
     }
 
     /// Without the kernel program, for the reason given.
