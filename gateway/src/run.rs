@@ -31,7 +31,7 @@ use crate::injector::{Injector, InjectorOptions};
 use crate::ledger_file::LedgerFile;
 use crate::privileges::{self, Identity, PrivilegeError};
 use crate::processes::Processes;
-use crate::sys_net::open_cover_socket;
+use crate::sys_net::{interfaces, open_cover_socket, there_are};
 use crate::tunnel::TunnelSide;
 use crate::{generators, run_config};
 use control::Control;
@@ -47,6 +47,15 @@ const BPF_DIR: &str = "/sys/fs/bpf/chaff";
 pub fn run(file: &File) -> anyhow::Result<ExitCode> {
     if file.interfaces.lan.is_empty() {
         bail!("interfaces.lan is missing: name at least one interface that faces the devices");
+    }
+    let here = interfaces();
+    let lan = file.interfaces.lan.iter().map(|name| ("lan", name));
+    let wan = file.interfaces.wan.iter().map(|name| ("wan", name));
+    if let Some((key, name)) = lan.chain(wan).find(|(_, name)| !here.contains(name)) {
+        bail!(
+            "interfaces.{key}: there is no interface {name} ({})",
+            there_are(&here)
+        );
     }
     let identity = match file.gateway.user.as_str() {
         "" => None,
@@ -124,9 +133,10 @@ pub fn check(file: &File) -> anyhow::Result<()> {
     }
     let config = run_config::engine(file)?;
     config.check()?;
+    let here = interfaces();
     for name in file.interfaces.lan.iter().chain(&file.interfaces.wan) {
-        if !Path::new("/sys/class/net").join(name).exists() {
-            tracing::warn!(interface = %name, "there is no such interface here and now");
+        if !here.contains(name) {
+            tracing::warn!(interface = %name, "there is no such interface here and now ({})", there_are(&here));
         }
     }
     warn_of_plain(file);

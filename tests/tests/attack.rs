@@ -29,8 +29,10 @@ const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Of the cover's plan.
 const SEED: u64 = 11;
-/// The first slot in which cover must be there.
-const START: u64 = 40;
+/// Slots that are planned at once.
+const BLOCK: u64 = 10;
+/// The first slot that counts comes at the latest so many slots after the start.
+const LATEST: u64 = 60;
 /// How much of the plan must be kept, per cent: the machine may stand still for a moment.
 const KEPT: u64 = 95;
 
@@ -155,22 +157,32 @@ fn check_cover(stage: &Stage, devices: &Path, report: &Value) -> Result<()> {
     let seconds = report["uptime_s"].as_f64().context("no uptime_s")?;
     let live = planned(&stage.state("slots.csv"))?;
     let quiet = quiet_plan(stage, devices, seconds)?;
-    // Cover begins when the programs are attached, in the second block at the latest; the last slots may be cut.
+    // The first block began while programs were attached, and the last slots may be cut.
+    let first = live.iter().find(|(_, n)| **n > 0).map(|(slot, _)| *slot);
+    let start = first.context("no cover at all")? + BLOCK;
+    ensure!(start <= LATEST, "cover begins with slot {start}");
     let end = live
         .keys()
         .next_back()
         .map_or(0, |last| last.saturating_sub(2));
-    let sum = |plan: &BTreeMap<u64, u64>| plan.range(START..end).map(|(_, n)| n).sum::<u64>();
+    let sum = |plan: &BTreeMap<u64, u64>| {
+        plan.range(start..end.max(start))
+            .map(|(_, n)| n)
+            .sum::<u64>()
+    };
     let (wanted, got) = (sum(&quiet), sum(&live));
     let number = |path: &str| number(report, path);
     let missed = number("/gateway/slots_missed")?;
     let sent = number("/injector/stats/sent")?;
     let handed_out = number("/gateway/cover/packets")? + number("/gateway/schedules/packets")?;
+    // What was to leave after the stop.
+    let paused = number("/injector/stats/dropped_paused")?;
+    let handed_out = handed_out - paused;
     let too_late = number("/injector/stats/dropped_late")?;
     eprintln!(
-        "cover: {got} dummies planned of {wanted} without a flood, in {} slots ({missed} missed); {sent} of {handed_out} \
+        "cover: {got} dummies planned of {wanted} without a flood, in {} slots ({missed} missed, those of the start among them); {sent} of {handed_out} \
          datagrams sent, {} of them over 1 ms late, {too_late} dropped as too late; lateness in us {}",
-        end.saturating_sub(START),
+        end.saturating_sub(start),
         number("/injector/stats/late")?,
         report["injector"]["lateness_us"],
     );

@@ -22,7 +22,9 @@ use super::ring::RingOptions;
 
 /// Turns captures, or the traffic of an interface, into flow records.
 #[derive(clap::Args, Clone, Debug, Default)]
-#[command(after_long_help = "\
+#[command(
+    override_usage = "gateway meter [OPTIONS] INPUT...\n       gateway meter [OPTIONS] --live INTERFACE",
+    after_long_help = "\
 Examples:
   gateway meter home.pcap --output flows.csv
   gateway meter monday.pcap tuesday.pcapng.gz --output flows.parquet --idle-timeout 60
@@ -40,7 +42,8 @@ Exit codes:
   0  done
   1  an input was damaged (what came before the damage is in the output), or the output could not be written on
   2  wrong usage, no such file, not a capture, a wrong filter
-  3  no libpcap for a filter, no privilege for an interface")]
+  3  no libpcap for a filter, no privilege for an interface"
+)]
 pub struct Args {
     /// Captures (pcap, pcapng, packed with gzip or not), read one after another as one source; `-` is standard input.
     #[arg(value_name = "INPUT", required_unless_present_any = ["live", "explain"], conflicts_with = "live")]
@@ -156,10 +159,10 @@ pub struct Args {
     #[arg(long, value_name = "INTERFACE", help_heading = "Live")]
     pub live: Option<String>,
     /// Stop after so many seconds.
-    #[arg(long, value_name = "SECONDS", requires = "live", value_parser = seconds, help_heading = "Live")]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, help_heading = "Live")]
     pub duration: Option<Nanos>,
     /// Stop after so many packets.
-    #[arg(long, value_name = "N", requires = "live", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Live")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Live")]
     pub max_packets: Option<u64>,
     /// Whether packets for other machines are metered too.
     #[arg(long, value_name = "BOOL", default_value = "true", action = clap::ArgAction::Set, help_heading = "Live")]
@@ -167,8 +170,8 @@ pub struct Args {
     /// Bytes kept of each packet.
     #[arg(long, value_name = "BYTES", default_value = "65535", value_parser = clap::value_parser!(u32).range(64..=262_144), help_heading = "Live")]
     pub snaplen: u32,
-    /// Room for packets that wait, such as 64M.
-    #[arg(long, value_name = "BYTES", default_value = "16M", value_parser = size, help_heading = "Live")]
+    /// Room for packets that wait, 2M to 4G.
+    #[arg(long, value_name = "BYTES", default_value = "16M", value_parser = buffer, help_heading = "Live")]
     pub buffer_size: u64,
     /// Add columns with the process of this machine whose socket each flow is: its id and name. Traffic that is forwarded
     /// belongs to none. Exact with root (or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN), Linux 5.15 and cgroup version 2; else
@@ -176,7 +179,7 @@ pub struct Args {
     #[arg(long, help_heading = "Live")]
     pub processes: bool,
     /// Print a line of JSON with the counts to standard error every so many seconds.
-    #[arg(long, value_name = "SECONDS", requires = "live", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Live")]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Live")]
     pub report_interval: Option<u32>,
 
     /// Where to write what was read, metered and ignored, as JSON.
@@ -291,14 +294,30 @@ fn size(text: &str) -> Result<u64, String> {
     }
 }
 
+fn buffer(text: &str) -> Result<u64, String> {
+    match size(text) {
+        Ok(bytes) if (2 << 20..=4 << 30).contains(&bytes) => Ok(bytes),
+        _ => Err("expected 2M to 4G, such as 64M".into()),
+    }
+}
+
 impl Args {
     /// The meter that these options describe.
     ///
     /// # Errors
     /// Options that do not go together, a wrong plugin, a device table that cannot be read.
     pub fn meter(&self) -> anyhow::Result<Meter> {
-        if self.processes && self.live.is_none() && !self.explain {
-            bail!("--processes needs --live: a capture does not tell whose sockets there were");
+        let of_live = [
+            ("--processes", self.processes),
+            ("--duration", self.duration.is_some()),
+            ("--max-packets", self.max_packets.is_some()),
+            ("--report-interval", self.report_interval.is_some()),
+        ];
+        if let Some((flag, _)) = of_live.iter().find(|(_, given)| *given)
+            && self.live.is_none()
+            && !self.explain
+        {
+            bail!("{flag} needs --live: it is for interfaces, not for captures");
         }
         match self.profile {
             Profile::Native => self.native(),
@@ -431,7 +450,7 @@ impl Args {
         Some(LiveOptions {
             interface: self.live.clone()?,
             ring: RingOptions {
-                buffer: self.buffer_size.min(4 << 30) as usize,
+                buffer: self.buffer_size as usize,
                 snaplen: self.snaplen,
                 promiscuous: self.promiscuous,
             },

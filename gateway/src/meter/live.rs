@@ -85,6 +85,11 @@ impl Live {
         })
     }
 
+    /// What its frames begin with.
+    pub fn link(&self) -> Link {
+        self.link
+    }
+
     fn is_over(&mut self) -> bool {
         let is_told = self.stopped_at.is_none()
             && (self.stop.load(Ordering::Relaxed)

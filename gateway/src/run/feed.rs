@@ -21,8 +21,8 @@ const QUEUE: usize = 64;
 const FLOWS: usize = 256;
 /// Single packets a batch.
 const RECORDS: usize = 1_024;
-/// Copies of first packets a batch, 2 KiB each at most.
-const HINTS: usize = 64;
+/// Copies of first packets a batch, 2 KiB each at most: 2 MiB wait at most.
+const HINTS: usize = 16;
 /// Time between two looks at the rings.
 const RINGS: Duration = Duration::from_millis(100);
 /// The same while the ring of single packets fills.

@@ -160,13 +160,16 @@ impl Live {
         let mut batch = RecvBatch::new(2_048);
         tracing::info!(devices = self.file.devices.len(), cover = ?self.file.cover.mode, "gateway runs");
         loop {
-            let next = self.next_wake();
-            let delay = Duration::from_nanos(next.since(now_monotonic()).0);
+            // What is due comes first, whatever else waits.
+            let mut delay = self.next_wake().since(now_monotonic());
+            if delay == Nanos::ZERO {
+                self.tick();
+                delay = self.next_wake().since(now_monotonic());
+            }
+            let delay = Duration::from_nanos(delay.0);
             tokio::select! {
-                // What is due comes first, flows last.
-                biased;
                 () = signals.any() => break,
-                () = sleep_until(Instant::now() + delay) => self.tick(),
+                () = sleep_until(Instant::now() + delay) => (),
                 ready = readable(socket.as_ref()) => {
                     ready.context("while watching the cover socket")?;
                     if let Some(s) = &socket {
