@@ -231,6 +231,9 @@ pub struct Flows {
     pub hints: bool,
     /// Packets with payload that `hints` looks at, both directions together, 1 to 255.
     pub hint_packets: u8,
+    /// Write the process of this machine whose socket each flow is, in columns `process_id` and `process_name`. Forwarded
+    /// traffic belongs to none. Needs cgroup version 2; without it, `gateway.user = ""`, and sockets of a moment are missed.
+    pub processes: bool,
 }
 
 /// `[alerts]`
@@ -348,6 +351,7 @@ impl Default for Flows {
             drain: Duration(Nanos::from_secs(1)),
             hints: false,
             hint_packets: 10,
+            processes: false,
         }
     }
 }
