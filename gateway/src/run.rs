@@ -186,7 +186,7 @@ pub fn check(file: &File) -> anyhow::Result<()> {
     let keyed = match (file.cover.mode, &file.cover.key_file) {
         (Mode::Tunnel, _) => {
             crate::tunnel::read_conf(file)?;
-            true
+            file.envelope().is_none()
         }
         (Mode::Plain | Mode::Rider, Some(path)) => {
             read_key(path)?;
@@ -254,6 +254,8 @@ impl Setup {
             .then(|| TunnelSide::start(file, seed(file)?, clock.realtime))
             .transpose()?;
         let key = match (file.cover.mode, &file.cover.key_file) {
+            // The tunnel plans its own cover.
+            (Mode::Tunnel, _) if file.envelope().is_some() => None,
             // Cover is made inside the tunnel, with the tunnel's keys; this one seals nothing.
             (Mode::Tunnel, _) => Some(Key::from_bytes(seed(file)?)),
             (Mode::Off, _) | (_, None) => None,
