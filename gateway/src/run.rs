@@ -414,6 +414,7 @@ fn cover_side(file: &File, sink: SocketAddr) -> anyhow::Result<CoverSide> {
     };
     let socket = open_cover_socket(local, sink, file.cover.mark)
         .with_context(|| format!("cover.sink: while opening the way to {sink}"))?;
+    warn_of_open_way(file, &socket);
     let spin = file.cover.spin.0;
     let injector = Injector::spawn(InjectorOptions {
         spin: (spin > Nanos::ZERO).then(|| Duration::from_nanos(spin.0)),
@@ -430,6 +431,31 @@ fn cover_side(file: &File, sink: SocketAddr) -> anyhow::Result<CoverSide> {
         injector,
         sink,
     })
+}
+
+/// Says that a rider has nothing to ride in.
+fn warn_of_open_way(file: &File, socket: &UdpSocket) {
+    let (Mode::Rider, Ok(local)) = (file.cover.mode, socket.local_addr()) else {
+        return;
+    };
+    let Ok(mut all) = nix::ifaddrs::getifaddrs() else {
+        return;
+    };
+    let is_local = |a: &nix::sys::socket::SockaddrStorage| {
+        let v4 = a.as_sockaddr_in().map(|a| a.ip().into());
+        let ip = v4.or_else(|| a.as_sockaddr_in6().map(|a| a.ip().into()));
+        ip == Some(local.ip())
+    };
+    let leaves = all.find(|i| i.address.as_ref().is_some_and(is_local));
+    if let Some(name) = leaves.map(|i| i.interface_name)
+        && file.interfaces.wan.as_ref() == Some(&name)
+    {
+        tracing::warn!(
+            interface = %name,
+            "cover.mode is rider, but the way to cover.sink leads through interfaces.wan itself and not through a tunnel: an \
+             observer tells cover by its address. Name the sink by its address inside the tunnel"
+        );
+    }
 }
 
 fn load_meter(

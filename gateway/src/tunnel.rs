@@ -194,6 +194,10 @@ impl TunnelSide {
         let driver = Driver::start(tunnel, udp, options)
             .with_context(|| format!("while opening the tunnel's interface {}", t.interface))?;
         gate(file, &conf).attach()?;
+        if t.when_down == WhenDown::FallBack {
+            // What was opened meanwhile has the ordinary route's address.
+            tell("route up\n");
+        }
         // The first handshake need not wait for a packet.
         if t.always_on {
             driver.initiate(0);

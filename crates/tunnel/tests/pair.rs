@@ -634,6 +634,27 @@ fn an_envelope_covers_both_ways_without_any_traffic() {
 }
 
 #[test]
+fn a_step_of_the_clock_costs_a_handshake() {
+    let mut pair = clocked(2.0, 24);
+    pair.connect();
+    pair.run(secs(60));
+    // An hour forward, as after a sleep: sessions are over on both sides.
+    pair.now = secs(3_660);
+    let before = pair.log.len();
+    pair.send(HOME, &up(100, 1));
+    pair.run(pair.now + secs(1));
+    assert_eq!(pair.arrived[FAR].last(), Some(&up(100, 1)));
+    let bursts = pair.log.len() - before;
+    assert!(bursts < 40, "cover of an hour was sent at once: {bursts}");
+    // Back: time stands still until it is later again, and packets leave all the same once it is.
+    let later = pair.now;
+    pair.now = later - secs(600);
+    pair.send(HOME, &up(100, 2));
+    pair.run(later + secs(1));
+    assert_eq!(pair.arrived[FAR].last(), Some(&up(100, 2)));
+}
+
+#[test]
 fn an_envelope_neither_starts_handshakes_nor_plans_while_paused() {
     let mut pair = clocked(50.0, 23);
     pair.connect();
