@@ -1,5 +1,5 @@
 //! `gateway run`: the live gateway. Loads the meter, opens what needs privileges, gives them up, then drives
-//! [`chaff_engine::Gateway`] from one loop ([`live`]); a thread of its own reads the kernel's flow maps ([`feed`]).
+//! [`chaff_engine::Gateway`] from one loop (`live`); a thread of its own reads the kernel's flow maps (`feed`).
 
 mod control;
 mod feed;
