@@ -1,5 +1,5 @@
 //! `gateway run`: the live gateway. Loads the meter, opens what needs privileges, gives them up, then drives
-//! [`chaff_engine::Gateway`] from one loop ([`live`]); a thread of its own reads the kernel's flow maps ([`feed`]).
+//! [`chaff_engine::Gateway`] from one loop (`live`); a thread of its own reads the kernel's flow maps (`feed`).
 
 mod control;
 mod feed;
@@ -148,7 +148,7 @@ pub fn check(file: &File) -> anyhow::Result<()> {
     let keyed = match (file.cover.mode, &file.cover.key_file) {
         (Mode::Tunnel, _) => {
             crate::tunnel::read_conf(file)?;
-            true
+            file.envelope().is_none()
         }
         (Mode::Plain | Mode::Rider, Some(path)) => {
             read_key(path)?;
@@ -218,6 +218,8 @@ impl Setup {
             .then(|| TunnelSide::start(file, seed(file)?, clock.realtime))
             .transpose()?;
         let key = match (file.cover.mode, &file.cover.key_file) {
+            // The tunnel plans its own cover.
+            (Mode::Tunnel, _) if file.envelope().is_some() => None,
             // Cover is made inside the tunnel, with the tunnel's keys; this one seals nothing.
             (Mode::Tunnel, _) => Some(Key::from_bytes(seed(file)?)),
             (Mode::Off, _) | (_, None) => None,
@@ -378,6 +380,7 @@ fn cover_side(file: &File, sink: SocketAddr) -> anyhow::Result<CoverSide> {
     };
     let socket = open_cover_socket(local, sink, file.cover.mark)
         .with_context(|| format!("cover.sink: while opening the way to {sink}"))?;
+    warn_of_open_way(file, &socket);
     let spin = file.cover.spin.0;
     let injector = Injector::spawn(InjectorOptions {
         spin: (spin > Nanos::ZERO).then(|| Duration::from_nanos(spin.0)),
@@ -394,6 +397,31 @@ fn cover_side(file: &File, sink: SocketAddr) -> anyhow::Result<CoverSide> {
         injector,
         sink,
     })
+}
+
+/// Says that a rider has nothing to ride in.
+fn warn_of_open_way(file: &File, socket: &UdpSocket) {
+    let (Mode::Rider, Ok(local)) = (file.cover.mode, socket.local_addr()) else {
+        return;
+    };
+    let Ok(mut all) = nix::ifaddrs::getifaddrs() else {
+        return;
+    };
+    let is_local = |a: &nix::sys::socket::SockaddrStorage| {
+        let v4 = a.as_sockaddr_in().map(|a| a.ip().into());
+        let ip = v4.or_else(|| a.as_sockaddr_in6().map(|a| a.ip().into()));
+        ip == Some(local.ip())
+    };
+    let leaves = all.find(|i| i.address.as_ref().is_some_and(is_local));
+    if let Some(name) = leaves.map(|i| i.interface_name)
+        && file.interfaces.wan.as_ref() == Some(&name)
+    {
+        tracing::warn!(
+            interface = %name,
+            "cover.mode is rider, but the way to cover.sink leads through interfaces.wan itself and not through a tunnel: an \
+             observer tells cover by its address. Name the sink by its address inside the tunnel"
+        );
+    }
 }
 
 fn load_meter(
