@@ -266,7 +266,8 @@ pub struct Flows {
     /// How often the kernel's maps are read, 100ms to 10s.
     pub drain: Duration,
     /// Look into the first packets of each flow for the application, server and device behind it, and write what they tell
-    /// in further columns of the flow records. Packets are read in memory and never stored.
+    /// in further columns of the flow records. Packets are read in memory and never stored. Costs the kernel about 10 % more
+    /// per forwarded packet.
     pub hints: bool,
     /// Packets with payload that `hints` looks at, both directions together, 1 to 255.
     pub hint_packets: u8,

@@ -105,9 +105,9 @@ const TCX: &[Bar] = &[
         1.10,
     ),
     most(
-        "the same with hints (flows.hints)",
+        "the same with hints (flows.hints, off by default)",
         "/hints_cpu_vs_route",
-        1.10,
+        1.25,
     ),
     least(
         "tcx meter, bulk TCP / plain routing",
