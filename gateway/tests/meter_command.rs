@@ -388,11 +388,11 @@ fn what_is_wrong_with_an_input_is_one_line() {
         ("empty.pcap", "error: empty.pcap: the file is empty"),
         (
             "notes.txt",
-            "error: notes.txt: not a pcap or pcapng file: it begins with [6e, 6f, 20, 63]",
+            "error: notes.txt: not a pcap or pcapng file: it begins with 0x6e6f2063",
         ),
         (
             "packed.txt.gz",
-            "error: packed.txt.gz: not a pcap or pcapng file: it begins with [6e, 6f, 20, 63]",
+            "error: packed.txt.gz: not a pcap or pcapng file: it begins with 0x6e6f2063",
         ),
         (
             "cut.gz",
@@ -400,7 +400,7 @@ fn what_is_wrong_with_an_input_is_one_line() {
         ),
         (
             "good.pcap notes.txt",
-            "error: notes.txt: not a pcap or pcapng file: it begins with [6e, 6f, 20, 63]",
+            "error: notes.txt: not a pcap or pcapng file: it begins with 0x6e6f2063",
         ),
         ("- -", "error: standard input is given 2 times"),
         (
@@ -444,7 +444,7 @@ fn damage_is_told_after_the_good_packets_were_metered() {
     let said = desk.meter_stdin("- --output out.csv --quiet", b"no capture");
     assert_eq!(
         said.error(1),
-        "error: standard input: not a pcap or pcapng file: it begins with [6e, 6f, 20, 63]"
+        "error: standard input: not a pcap or pcapng file: it begins with 0x6e6f2063"
     );
 }
 
