@@ -172,7 +172,7 @@ pub(crate) fn elements(column: &Column) -> Vec<Element> {
             e.code,
             Code::Number | Code::Milliseconds | Code::Nanoseconds
         );
-        !is_list && !(is_text && is_number)
+        !(is_list || is_text && is_number)
     });
     elements
 }
