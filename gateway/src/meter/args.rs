@@ -36,7 +36,7 @@ Examples:
 Every packet ends up in one flow or is counted by the reason why not; the report has the sum.
 
 Exit codes:
-  0  done
+  0  done, also when a signal or a limit ended the reading
   1  an input was damaged (what came before the damage is in the output), or the output could not be written on
   2  wrong usage, no such file, not a capture, a wrong filter
   3  no libpcap for a filter, no privilege for an interface")]
@@ -74,7 +74,9 @@ pub struct Args {
     /// Whether FIN and RST end TCP flows, a few seconds later. Native profile. [default: true]
     #[arg(long, value_name = "BOOL")]
     pub tcp_end: Option<bool>,
-    /// Flows held in memory at once; beyond that one ends early. [default: 262144, nfstream 8388608]
+    /// Flows held in memory at once; beyond that one ends early. It bounds memory: a flow takes 0.7 kB, nfstream 0.2 kB,
+    /// and more with --statistics (2 kB), --splt (25 bytes a packet), --dissect (0.6 kB, at most 70 kB for handshakes that
+    /// never end). [default: 262144, nfstream 8388608]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub cache_flows: Option<u32>,
     /// Stop after so many packets.
@@ -100,8 +102,8 @@ pub struct Args {
     /// Add columns with statistics: of sizes, gaps, flags; in the native profile also quantiles, rates, TCP health and more.
     #[arg(long, help_heading = "Columns")]
     pub statistics: bool,
-    /// Add columns with direction, sizes and gaps of the first N packets, at most 255: every flow has room for all N.
-    /// (NFStream takes 65,535, with a warning above 255.)
+    /// Add columns with direction, sizes and gaps of the first N packets. At most 255, so that a flow keeps below 7 kB for
+    /// them (NFStream takes 65,535, with a warning above 255).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=255), help_heading = "Columns")]
     pub splt: Option<u16>,
     /// Which size counts in the nfstream profile: 0 frame, 1 IP packet, 2 transport, 3 payload. The native profile has all
