@@ -22,7 +22,9 @@ use super::ring::RingOptions;
 
 /// Turns captures, or the traffic of an interface, into flow records.
 #[derive(clap::Args, Clone, Debug, Default)]
-#[command(after_long_help = "\
+#[command(
+    override_usage = "gateway meter [OPTIONS] INPUT...\n       gateway meter [OPTIONS] --live INTERFACE",
+    after_long_help = "\
 Examples:
   gateway meter home.pcap --output flows.csv
   gateway meter monday.pcap tuesday.pcapng.gz --output flows.parquet --idle-timeout 60
@@ -30,6 +32,7 @@ Examples:
   gateway meter home.pcap --output - --format jsonl --filter 'tcp port 443' | head
   gateway meter home.pcap --output flows.csv --anonymize src_ip,dst_ip,src_mac,dst_mac --anonymize-mode prefix
   gateway meter --live eth0 --output flows.csv --rotate-every 3600 --report-interval 60
+  gateway meter --live eth0 --output flows.csv --processes                 with the process behind each socket of this machine
   gateway meter home.pcap --output ipfix://10.0.0.5:4739
   gateway meter --explain --profile nfstream --statistics                  which columns there will be
 
@@ -39,7 +42,8 @@ Exit codes:
   0  done, also when a signal or a limit ended the reading
   1  an input was damaged (what came before the damage is in the output), or the output could not be written on
   2  wrong usage, no such file, not a capture, a wrong filter
-  3  no libpcap for a filter, no privilege for an interface")]
+  3  no libpcap for a filter, no privilege for an interface"
+)]
 pub struct Args {
     /// Captures (pcap, pcapng, packed with gzip or not), read one after another as one source; `-` is standard input. SIGINT
     /// or SIGTERM ends the reading; the flows so far are written.
@@ -166,9 +170,14 @@ pub struct Args {
     /// Bytes kept of each packet. [default: 65535]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(64..=262_144), help_heading = "Live")]
     pub snaplen: Option<u32>,
-    /// Room for packets that wait, such as 64M. [default: 16M]
-    #[arg(long, value_name = "BYTES", value_parser = size, help_heading = "Live")]
+    /// Room for packets that wait, 2M to 4G. [default: 16M]
+    #[arg(long, value_name = "BYTES", value_parser = buffer, help_heading = "Live")]
     pub buffer_size: Option<u64>,
+    /// Add columns with the process of this machine whose socket each flow is: its id and name. Traffic that is forwarded
+    /// belongs to none. Exact with root (or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN), Linux 5.15 and cgroup version 2; else
+    /// from /proc, which misses sockets that live for less than 0.1 s.
+    #[arg(long, help_heading = "Live")]
+    pub processes: bool,
     /// Print a line of JSON with the counts to standard error every so many seconds.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Live")]
     pub report_interval: Option<u32>,
@@ -293,6 +302,13 @@ fn size(text: &str) -> Result<u64, String> {
     }
 }
 
+fn buffer(text: &str) -> Result<u64, String> {
+    match size(text) {
+        Ok(bytes) if (2 << 20..=4 << 30).contains(&bytes) => Ok(bytes),
+        _ => Err("expected 2M to 4G, such as 64M".into()),
+    }
+}
+
 impl Args {
     /// Options that would do nothing beside the others.
     ///
@@ -324,6 +340,18 @@ impl Args {
     /// # Errors
     /// Options that do not go together, a wrong plugin, a device table that cannot be read.
     pub fn meter(&self) -> anyhow::Result<Meter> {
+        let of_live = [
+            ("--processes", self.processes),
+            ("--duration", self.duration.is_some()),
+            ("--max-packets", self.max_packets.is_some()),
+            ("--report-interval", self.report_interval.is_some()),
+        ];
+        if let Some((flag, _)) = of_live.iter().find(|(_, given)| *given)
+            && self.live.is_none()
+            && !self.explain
+        {
+            bail!("{flag} needs --live: it is for interfaces, not for captures");
+        }
         match self.profile {
             Profile::Native => self.native(),
             Profile::Nfstream => self.nfstream(),
@@ -350,6 +378,7 @@ impl Args {
             statistics: self.statistics,
             splt: self.splt.unwrap_or(0),
             dissect: self.dissect.unwrap_or(0).into(),
+            processes: self.processes,
             max_flows: self.cache_flows.map_or(defaults.max_flows, |n| n as usize),
             hash_seed: random_word()?,
             ..defaults
@@ -375,6 +404,7 @@ impl Args {
             splt: self.splt.unwrap_or(0),
             decode_tunnels: self.decode_tunnels,
             dissect: self.dissect.unwrap_or(20),
+            processes: self.processes,
             max_cached: self.cache_flows.map_or(defaults.max_cached, |n| n as usize),
             hash_seed: random_word()?,
             ..defaults
@@ -510,7 +540,7 @@ impl Args {
         Some(LiveOptions {
             interface: self.live.clone()?,
             ring: RingOptions {
-                buffer: self.buffer_size.unwrap_or(16 << 20).min(4 << 30) as usize,
+                buffer: self.buffer_size.unwrap_or(16 << 20) as usize,
                 snaplen: self.snaplen.unwrap_or(65_535),
                 promiscuous: self.promiscuous.unwrap_or(true),
             },

@@ -45,6 +45,8 @@ use profile::Meter;
 use report::{Progress, Summary, counted, cpu_seconds, peak_memory};
 
 use crate::file_id::FileId;
+use crate::processes::Processes;
+use crate::sys_net::{interfaces, there_are};
 
 /// Exit code of an input that is damaged or an output that fails.
 const FAILED: u8 = 1;
@@ -129,9 +131,11 @@ fn work(args: &Args) -> anyhow::Result<u8> {
     plan.taken = check_files(args, &plan).or_code(USAGE)?;
     plan.check(&columns).or_code(USAGE)?;
     let links = check_inputs(args).or_code(USAGE)?;
-    let filter = open_filter(args, &links)?;
+    let mut filter = open_filter(args, &links)?;
     let stop = stop_flag()?;
-    let mut source = open_source(args, stop.clone())?;
+    // Before the first packet: a socket that is made later is seen being made.
+    let processes = args.processes.then(|| open_processes(args));
+    let mut source = open_source(args, filter.as_mut(), stop.clone())?;
     if !args.quiet {
         note_left_out(args, &plan, &plain, &columns);
     }
@@ -154,6 +158,7 @@ fn work(args: &Args) -> anyhow::Result<u8> {
         max_flows: args.max_flows,
         writer_thread: threads > 1,
         live: args.live.is_some(),
+        processes,
         watch: Box::new(watch(args, &progress, started)),
     };
     let rows = Rows::new(meter.rows(), anonymizer, output);
@@ -492,7 +497,12 @@ fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-fn open_source(args: &Args, stop: Arc<AtomicBool>) -> anyhow::Result<Box<dyn Source>> {
+/// Opens the captures or the interface; of the latter the filter learns what its frames are.
+fn open_source(
+    args: &Args,
+    filter: Option<&mut Filter>,
+    stop: Arc<AtomicBool>,
+) -> anyhow::Result<Box<dyn Source>> {
     let Some(options) = args.interface() else {
         let mut captures = Captures::new(args.input.clone(), stop, args.max_packets);
         captures
@@ -501,26 +511,44 @@ fn open_source(args: &Args, stop: Arc<AtomicBool>) -> anyhow::Result<Box<dyn Sou
         return Ok(Box::new(captures));
     };
     let interface = options.interface.clone();
-    match Live::open(options, stop) {
-        Ok(live) => Ok(Box::new(live)),
-        Err(e) => {
-            let code = if e.kind() == io::ErrorKind::PermissionDenied {
-                MISSING
-            } else {
-                USAGE
-            };
-            let hint = if code == MISSING {
-                " (it needs root or CAP_NET_RAW)"
-            } else {
-                ""
-            };
-            Err(Failure {
-                text: format!("cannot meter {interface}{hint}: {e}"),
-                code,
-            }
-            .into())
-        }
+    let live = Live::open(options, stop).map_err(|e| unopened(&interface, &e))?;
+    if let Some(filter) = filter {
+        // Not with the first frame, which may be long in coming.
+        filter.prepare(live.link()).map(drop).or_code(USAGE)?;
     }
+    Ok(Box::new(live))
+}
+
+/// Why an interface was not opened, and what would help.
+fn unopened(interface: &str, error: &io::Error) -> Failure {
+    let (code, hint) = match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => (MISSING, " (it needs root or CAP_NET_RAW)".to_owned()),
+        Some(libc::ENODEV) => (USAGE, format!(" ({})", there_are(&interfaces()))),
+        Some(libc::ENETDOWN) => (USAGE, format!(" (ip link set {interface} up)")),
+        _ => (USAGE, String::new()),
+    };
+    Failure {
+        text: format!("cannot meter {interface}{hint}: {error}"),
+        code,
+    }
+}
+
+/// What tells processes, and a word where it cannot tell all.
+fn open_processes(args: &Args) -> Processes {
+    let keep = Duration::from_nanos(args.idle_timeout.0) + Duration::from_secs(5);
+    let processes = Processes::open(keep);
+    if let Some(why) = processes.why_inexact().filter(|_| !args.quiet) {
+        eprintln!(
+            "note: processes are read from /proc ten times a second, which misses sockets that live shorter and those of \
+             other network namespaces{}: {why}",
+            if nix::unistd::geteuid().is_root() {
+                ""
+            } else {
+                " and users"
+            },
+        );
+    }
+    processes
 }
 
 fn threads(args: &Args) -> u8 {

@@ -148,7 +148,7 @@ impl Summary {
             counted(c.packets_in, "packet"),
             sum.join(" + ")
         );
-        if let Some(dropped) = self.dropped() {
+        if let Some(dropped) = self.dropped().filter(|n| *n > 0) {
             text += &format!(
                 "{} lost in the kernel before they came\n",
                 counted(dropped, "further packet")
