@@ -914,7 +914,7 @@ fn options_that_do_not_go_together_are_one_line() {
             "error: --promiscuous needs --live",
         ),
         (
-            "a.pcap --buffer-size 1M",
+            "a.pcap --buffer-size 2M",
             "error: --buffer-size needs --live",
         ),
         (

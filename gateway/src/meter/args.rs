@@ -316,14 +316,18 @@ impl Args {
     /// One of them is given.
     pub fn check(&self) -> anyhow::Result<()> {
         let of_live = [
+            ("--processes", self.processes),
             ("--duration", self.duration.is_some()),
             ("--report-interval", self.report_interval.is_some()),
             ("--promiscuous", self.promiscuous.is_some()),
             ("--snaplen", self.snaplen.is_some()),
             ("--buffer-size", self.buffer_size.is_some()),
         ];
-        if self.live.is_none() {
-            refuse(&of_live, "needs --live")?;
+        if self.live.is_none() && !self.explain {
+            refuse(
+                &of_live,
+                "needs --live: it is for interfaces, not for captures",
+            )?;
         }
         let of_anonymize = [
             ("--anonymize-mode", self.anonymize_mode.is_some()),
@@ -340,18 +344,6 @@ impl Args {
     /// # Errors
     /// Options that do not go together, a wrong plugin, a device table that cannot be read.
     pub fn meter(&self) -> anyhow::Result<Meter> {
-        let of_live = [
-            ("--processes", self.processes),
-            ("--duration", self.duration.is_some()),
-            ("--max-packets", self.max_packets.is_some()),
-            ("--report-interval", self.report_interval.is_some()),
-        ];
-        if let Some((flag, _)) = of_live.iter().find(|(_, given)| *given)
-            && self.live.is_none()
-            && !self.explain
-        {
-            bail!("{flag} needs --live: it is for interfaces, not for captures");
-        }
         match self.profile {
             Profile::Native => self.native(),
             Profile::Nfstream => self.nfstream(),
