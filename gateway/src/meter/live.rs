@@ -163,6 +163,10 @@ impl Source for Live {
         vec![self.input.clone()]
     }
 
+    fn place(&self) -> (usize, u64) {
+        (0, self.input.bytes)
+    }
+
     fn position(&self) -> Arc<AtomicU64> {
         self.position.clone()
     }

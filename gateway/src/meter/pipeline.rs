@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use chaff_abi::Nanos;
 use chaff_export::{Anonymizer, Output};
-use chaff_flow::Value;
+use chaff_flow::{Link, Value};
 
 use super::filter::Filter;
 use super::input::{Event, Source};
@@ -50,6 +50,21 @@ pub struct Counts {
     pub flow_packets: u64,
     /// Whether it stopped at the limit of flows, with others in progress.
     pub stopped_at_limit: bool,
+    /// Numbers of the first link types that are not read.
+    pub unread_links: [Option<u32>; 4],
+}
+
+impl Counts {
+    #[cold]
+    fn note_link(&mut self, number: u32) {
+        let slot = self
+            .unread_links
+            .iter_mut()
+            .find(|n| n.is_none_or(|n| n == number));
+        if let Some(slot) = slot {
+            *slot = Some(number);
+        }
+    }
 }
 
 /// Flows on their way to the output.
@@ -318,6 +333,9 @@ impl Pipeline<'_> {
                     };
                     if is_wanted {
                         now = now.max(frame.at);
+                        if let Link::Other(number) = frame.link {
+                            counts.note_link(number);
+                        }
                         meter.observe(&frame, bytes);
                     } else {
                         counts.filtered += 1;
