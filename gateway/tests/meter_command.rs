@@ -182,7 +182,7 @@ fn flows_go_to_a_file_and_a_sum_to_the_terminal() {
     let lines: Vec<&str> = said.stderr.lines().collect();
     assert_eq!(
         lines[0],
-        "note: 1 packets were older than one before them and count as simultaneous with it"
+        "note: 1 packets were older than one before them"
     );
     assert_eq!(
         lines[1],

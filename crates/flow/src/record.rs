@@ -20,6 +20,8 @@ pub enum EndReason {
     TcpEnd,
     /// A plugin ended it.
     Plugin,
+    /// The clock of the packets went back by more than the idle timeout.
+    TimeStep,
 }
 
 impl EndReason {
@@ -32,6 +34,7 @@ impl EndReason {
             Self::Resource => "resource",
             Self::TcpEnd => "tcp_end",
             Self::Plugin => "plugin",
+            Self::TimeStep => "time_step",
         }
     }
 
@@ -42,7 +45,7 @@ impl EndReason {
             Self::Idle => 1,
             Self::Active => 2,
             Self::TcpEnd => 3,
-            Self::EndOfInput | Self::Plugin => 4,
+            Self::EndOfInput | Self::Plugin | Self::TimeStep => 4,
             Self::Resource => 5,
         }
     }

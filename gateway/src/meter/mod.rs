@@ -222,7 +222,7 @@ fn say(text: &str) -> anyhow::Result<()> {
 fn note_disorder(summary: &Summary) {
     let n = summary.stats.clamped;
     eprintln!(
-        "note: {n} packets were older than one before them and count as simultaneous with it"
+        "note: {n} packets were older than one before them"
     );
     for (before, input) in summary.inputs.iter().zip(summary.inputs.iter().skip(1)) {
         if input.first.is_some_and(|first| first < before.last) {

@@ -71,7 +71,7 @@ const HEAD: [Field; 29] = [
         "end_reason",
         Kind::Text,
         "",
-        "`idle`, `active`, `tcp_end`, `end_of_input`, `resource` or `plugin`.",
+        "`idle`, `active`, `tcp_end`, `end_of_input`, `resource`, `plugin` or `time_step`.",
         |r| Value::Word(r.reason.name()),
     ),
     field!(

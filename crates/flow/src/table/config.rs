@@ -60,6 +60,16 @@ impl Default for TableConfig {
     }
 }
 
+impl TableConfig {
+    /// The longest idle timeout of any protocol.
+    pub(super) fn longest_idle(&self) -> Nanos {
+        [self.idle_tcp, self.idle_udp, self.idle_icmp]
+            .into_iter()
+            .flatten()
+            .fold(self.idle_timeout, Nanos::max)
+    }
+}
+
 /// What a table has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TableStats {
@@ -69,9 +79,14 @@ pub struct TableStats {
     pub records: u64,
     /// Records made because the table was full.
     pub evicted: u64,
-    /// Calls whose time lay before an earlier one; they were moved up to it.
-    pub clamped: u64,
-    /// Later fragments, counted in flows with ports 0.
+    /// Packets, and calls without a packet, whose time lay before an earlier one, but not far. Such packets keep their time;
+    /// the gap before one is 0.
+    pub disordered: u64,
+    /// Packets far from all others in time, counted in flows of their own.
+    pub outliers: u64,
+    /// How often the clock went back with the packets and ended all flows: a clock was set, or captures are not in order.
+    pub time_steps: u64,
+    /// Later fragments. They are in the flow of the first one, or where that is not known in a flow with ports 0.
     pub later_fragments: u64,
     /// Largest number of flows held at once.
     pub peak_flows: usize,

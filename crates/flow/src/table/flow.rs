@@ -38,6 +38,10 @@ impl Lane {
 /// One direction-neutral packet or kernel part on its way in.
 pub(super) struct Arrival {
     pub(super) at: Nanos,
+    /// What the clock says, for deadlines.
+    pub(super) seen: Nanos,
+    /// Its time is wrong.
+    pub(super) outlier: bool,
     /// Sender first.
     pub(super) key: FlowKey,
     pub(super) tunnel: Tunnel,
@@ -57,6 +61,8 @@ impl Arrival {
     pub(super) fn of(at: Nanos, dir: Option<Dir>, packet: &Packet<'_>) -> Self {
         Self {
             at,
+            seen: at,
+            outlier: false,
             key: packet.key,
             tunnel: packet.tunnel,
             inner_vlan: packet.inner_vlan,
@@ -73,8 +79,15 @@ impl Arrival {
     pub(super) fn identity(&self) -> Identity<'_> {
         Identity {
             key: &self.key,
-            beyond: beyond(self.tunnel, self.inner_vlan),
+            beyond: self.beyond(),
         }
+    }
+}
+
+impl Arrival {
+    #[inline(always)]
+    fn beyond(&self) -> u64 {
+        beyond(self.tunnel, self.inner_vlan) | u64::from(self.outlier) << 15
     }
 }
 
@@ -116,16 +129,19 @@ pub(super) struct Flow {
     pub(super) key: FlowKey,
     /// [`Identity::beyond`].
     beyond: u64,
+    /// The clock at the newest packet.
     pub(super) last: Nanos,
     /// Something was counted since the last cut.
     pub(super) live: bool,
     pub(super) from_kernel: bool,
+    pub(super) outlier: bool,
     pub(super) ending: Ending,
     pub(super) sequence_len: u8,
     pub(super) device_dir: Option<Dir>,
     /// Forward, backward.
     pub(super) counters: [Counters; 2],
     pub(super) sequence: [SequenceEntry; SEQUENCE_LEN],
+    /// Time of the oldest packet of the part.
     pub(super) start: Nanos,
     /// Idle timeout.
     pub(super) idle: Nanos,
@@ -158,10 +174,11 @@ impl Flow {
     pub(super) fn new(arrival: &Arrival, serial: u64, idle: Nanos) -> Self {
         Self {
             key: arrival.key,
-            beyond: beyond(arrival.tunnel, arrival.inner_vlan),
-            last: arrival.at,
+            beyond: arrival.beyond(),
+            last: arrival.seen,
             live: false,
             from_kernel: arrival.from_kernel,
+            outlier: arrival.outlier,
             ending: Ending::default(),
             sequence_len: 0,
             device_dir: arrival.dir,

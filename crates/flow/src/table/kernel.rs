@@ -16,7 +16,8 @@ impl Table {
     /// cuts at the next drain. A connection that begins in the generation in which one with the same key ended is a part of
     /// that one. Call [`Table::handle_timeout`] after a whole drain, not in the middle of one.
     pub fn absorb(&mut self, now: Nanos, key: FlowKey, value: &FlowValue) {
-        let now = self.clock(now);
+        self.note_time(now);
+        let now = self.clock.now;
         let dir = if value.first_dir == Dir::In as u8 {
             Dir::In
         } else {
@@ -30,6 +31,8 @@ impl Table {
         };
         let arrival = Arrival {
             at: value.first,
+            seen: value.first,
+            outlier: false,
             key,
             tunnel: Tunnel::default(),
             inner_vlan: 0,
@@ -78,7 +81,7 @@ impl Table {
 
     /// Adds one frame that found no room in the kernel's map.
     pub fn absorb_direct(&mut self, now: Nanos, record: &DirectRecord) {
-        self.clock(now);
+        self.note_time(now);
         let dir = if record.dir == Dir::In as u8 {
             Dir::In
         } else {
@@ -87,6 +90,8 @@ impl Table {
         let (key, mac) = from_device(dir, record.key, Mac(record.mac));
         let arrival = Arrival {
             at: record.at,
+            seen: record.at,
+            outlier: false,
             key,
             tunnel: Tunnel::default(),
             inner_vlan: 0,
