@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use chaff_abi::{Dir, Nanos, SEQUENCE_LEN, Sample, SequenceEntry};
 
 use crate::index::Index;
-use crate::plugin::{Extension, Next, Plugins};
+use crate::plugin::{Extension, MeterView, Next, PluginError, Plugins};
 use crate::{Column, EndReason, Layout, Packet, Record};
 use clock::Clock;
 pub use config::{TableConfig, TableStats};
@@ -74,10 +74,29 @@ impl Table {
     }
 
     /// Adds a plugin; its columns come after all others as `plugin.NAME`. It sees the packets given to
-    /// [`Table::observe`] from now on.
+    /// [`Table::observe`] from now on. Whether its columns have names of their own is the caller's business;
+    /// [`Table::try_add_plugin`] looks.
     pub fn add_plugin(&mut self, plugin: impl Into<Extension>) {
-        self.plugins.add(plugin);
+        self.plugins.add(self.attached(plugin));
         self.wants_more = true;
+    }
+
+    /// [`Table::add_plugin`] unless a column of the plugin has the name of another plugin's.
+    ///
+    /// # Errors
+    /// [`PluginError::Column`]; the table is as before.
+    pub fn try_add_plugin(&mut self, plugin: impl Into<Extension>) -> Result<(), PluginError> {
+        self.plugins.try_add(self.attached(plugin))?;
+        self.wants_more = true;
+        Ok(())
+    }
+
+    fn attached(&self, plugin: impl Into<Extension>) -> Extension {
+        let mut plugin = plugin.into();
+        plugin.attach(&MeterView {
+            active_timeout: self.config.active_timeout,
+        });
+        plugin
     }
 
     /// Which columns its records have.
