@@ -118,7 +118,8 @@ impl ParserConfig {
 /// The tunnels of [`TunnelKind`] are known by IP protocol or UDP port and followed to [`MAX_DEPTH`]. A packet whose tunnel
 /// header or inner packet cannot be read, because it is damaged, cut, encrypted, for control or not IP, is a packet of the
 /// outer flow, so no frame is lost by looking into tunnels. Of a fragmented tunnel packet the first fragment counts as the
-/// whole inner packet, and the later ones belong to the outer flow.
+/// whole inner packet with the length of its own frame, so there `bytes` can exceed `wire`, and the later ones are packets
+/// of the outer flow.
 ///
 /// A later fragment that comes before the first one, more than 60 s after it or after its place was taken by another
 /// packet has ports 0.
@@ -173,7 +174,10 @@ impl Parser {
         frame: &'a [u8],
         wire_len: usize,
     ) -> Result<Packet<'a>, ParseError> {
-        let bytes = Bytes { frame, wire_len };
+        let bytes = Bytes {
+            frame,
+            wire_len: wire_len.max(frame.len()),
+        };
         let tunnels = self.config.decode_tunnels;
         // What is read goes through as it is, but for the few that need another look.
         match read(link, bytes, tunnels) {
@@ -212,7 +216,7 @@ impl Parser {
 }
 
 /// Reads the headers of a frame that had `wire_len` bytes on the wire, of which `frame` was captured, without looking into
-/// tunnels ([`Parser`] does).
+/// tunnels ([`Parser`] does). A `wire_len` below what was captured is damage and counts as that.
 ///
 /// Lengths come from the IP header, so a capture that kept only the headers loses nothing. An IP length of 0, as
 /// segmentation offload leaves it in captures, stands for the rest of the frame; one beyond the end of the frame is
@@ -224,6 +228,7 @@ impl Parser {
 /// [`ParseError`] says what is missing and where; [`ParseError::reason`] is what to count it as. No input panics.
 #[inline]
 pub fn parse<'a>(link: Link, frame: &'a [u8], wire_len: usize) -> Result<Packet<'a>, ParseError> {
+    let wire_len = wire_len.max(frame.len());
     read(link, Bytes { frame, wire_len }, false)
 }
 
@@ -255,7 +260,7 @@ fn from_ip<'a>(head: LinkHeader, bytes: Bytes<'a>) -> Result<Packet<'a>, ParseEr
         Some(IPV4) => (Layer::Ipv4, ipv4(bytes, ip_offset)?),
         _ => (Layer::Ipv6, ipv6(bytes, ip_offset)?),
     };
-    let length = bytes.wire_len.max(bytes.frame.len()) - ip_offset;
+    let length = bytes.wire_len - ip_offset;
     if ip.length > length {
         return Err(ParseError::Length {
             layer,
