@@ -1,6 +1,6 @@
 //! Captures to native flows: `native_flows [OPTION=VALUE]... CAPTURE...`, CSV of the core fields to standard output.
 //!
-//! Options: statistics (0 or 1), splt, dissect, max; `bench=N` meters the captures, held in memory, N times and prints the
+//! Options: statistics and vlan_key (0 or 1), splt, dissect, max; `bench=N` meters the captures, held in memory, N times and prints the
 //! ns of processor time that a packet takes at best, so that two builds can be run in turn and compared.
 
 use std::fs::{self, File};
@@ -37,6 +37,7 @@ fn run() -> Result<(), Failure> {
             Some(("splt", value)) => config.splt = value.parse()?,
             Some(("dissect", value)) => config.dissect = value.parse()?,
             Some(("max", value)) => config.max_flows = value.parse()?,
+            Some(("vlan_key", value)) => config.vlan_key = value == "1",
             Some(("bench", value)) => rounds = value.parse()?,
             Some((name, _)) if fs::metadata(&argument).is_err() => {
                 return Err(format!("no option is called {name}").into());

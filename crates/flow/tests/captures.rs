@@ -204,9 +204,10 @@ fn flows_agree_with_those_of_nfstream() {
         if !wanted.is_file() {
             continue;
         }
-        // NFStream ends no flow by TCP flags, and later fragments are in none of its flows.
+        // NFStream ends no flow by TCP flags, tells flows apart by VLAN ids, and later fragments are in none of its flows.
         let table = TableConfig {
             tcp_linger: None,
+            vlan_key: true,
             ..TableConfig::default()
         };
         let parser = ParserConfig {

@@ -162,7 +162,9 @@ impl Model {
             id: 0,
             part: self.part,
             key: self.key,
+            reverse_vlan: 0,
             tunnel: Tunnel::default(),
+            outer: None,
             inner_vlan: 0,
             forward: sides[0],
             backward: sides[1],
@@ -801,11 +803,15 @@ fn protocols_have_idle_timeouts_of_their_own() {
 
 #[test]
 fn packets_of_different_tunnels_and_inner_tags_are_different_flows() {
-    let mut table = Table::new(config());
+    let mut table = Table::new(TableConfig {
+        vlan_key: true,
+        ..config()
+    });
     let tunnel = |kind, depth, network| Tunnel {
         kind,
         depth,
         network,
+        id: network,
     };
     let ways = [
         (Tunnel::default(), 0),
@@ -873,4 +879,86 @@ fn at_the_end_of_time_flows_go_on() {
     table.finish(Nanos::MAX);
     let r = table.poll_record().expect("one flow");
     assert_eq!((r.forward.packets, r.backward.packets), (2, 1));
+}
+
+fn in_vlan(dir: Dir, vlan: u16) -> Packet<'static> {
+    let mut p = at(0, dir);
+    p.key.vlan = vlan.to_be_bytes();
+    p
+}
+
+#[test]
+fn a_tag_in_one_direction_only_splits_no_flow() {
+    for (vlan_key, out, back) in [
+        (false, 0, 100),
+        (false, 7, 0),
+        (false, 7, 8),
+        (true, 0, 100),
+    ] {
+        let mut table = Table::new(TableConfig {
+            vlan_key,
+            ..config()
+        });
+        for (t, dir, vlan) in [(1, Dir::Out, out), (2, Dir::In, back), (3, Dir::Out, out)] {
+            table.observe(Nanos(t), None, &in_vlan(dir, vlan));
+        }
+        table.finish(Nanos(4));
+        let got: Vec<_> = records(&mut table)
+            .iter()
+            .map(|r| (r.key.vlan_id(), r.reverse_vlan, r.packets()))
+            .collect();
+        let expected = if vlan_key {
+            vec![(out, 0, 2), (back, 0, 1)]
+        } else {
+            vec![(out, back, 3)]
+        };
+        assert_eq!(got, expected);
+    }
+}
+
+/// The kernel has an entry for each VLAN id; whichever is drained first, the record is that of the packets.
+#[test]
+fn what_the_kernel_counts_for_each_vlan_is_one_flow() {
+    let steps = [
+        (1, Dir::Out, SYN),
+        (2, Dir::In, SYN | ACK),
+        (3, Dir::Out, ACK),
+        (4, Dir::In, FIN | ACK),
+        (6, Dir::Out, FIN | ACK),
+    ];
+    let vlan = |dir| if dir == Dir::Out { 5 } else { 0 };
+    let mut offline = Table::new(config());
+    let mut parts: BTreeMap<u16, FlowValue> = BTreeMap::new();
+    for (t, dir, flags) in steps {
+        let now = Nanos::from_secs(t);
+        let mut p = in_vlan(dir, vlan(dir));
+        p.sample.tcp_flags = flags;
+        offline.observe(now, Some(dir), &p);
+        let value = parts.entry(vlan(dir)).or_insert(FlowValue {
+            first: now,
+            first_dir: dir as u8,
+            mac: DEVICE.0,
+            ..FlowValue::EMPTY
+        });
+        value.counters[dir.index()].add(now, p.sample);
+        value.sequence[usize::from(value.sequence_len)] = SequenceEntry {
+            offset_us: now.since(value.first).as_micros() as u32,
+            bytes: p.sample.bytes as u16,
+            dir_flags: (dir as u16) << 8 | flags,
+        };
+        value.sequence_len += 1;
+    }
+    offline.finish(Nanos::from_secs(7));
+    let expected = records(&mut offline);
+    assert_eq!((expected.len(), expected[0].reverse_vlan), (1, 0));
+    for order in [[0u16, 5], [5, 0]] {
+        let mut live = Table::new(config());
+        for vlan in order {
+            let mut key = key(0);
+            key.vlan = vlan.to_be_bytes();
+            live.absorb(Nanos::from_secs(7), key, &parts[&vlan]);
+        }
+        live.finish(Nanos::from_secs(7));
+        assert_eq!(records(&mut live), expected);
+    }
 }

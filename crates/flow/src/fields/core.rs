@@ -52,7 +52,7 @@ macro_rules! direction {
     };
 }
 
-const HEAD: [Field; 29] = [
+const HEAD: [Field; 33] = [
     field!(
         "id",
         Kind::Unsigned,
@@ -129,7 +129,7 @@ const HEAD: [Field; 29] = [
         "vlan_id",
         Kind::Unsigned,
         "",
-        "Id of the outer VLAN tag, 0 when untagged; in a tunnel of Ethernet frames that of the inner frame.",
+        "Id of the outer VLAN tag of the initiator's packets, 0 when untagged; in a tunnel of Ethernet frames that of the inner frame.",
         |r| Value::Unsigned(r.key.vlan_id() as u64),
     ),
     field!(
@@ -220,6 +220,36 @@ const HEAD: [Field; 29] = [
         |r| Value::Unsigned(r.tunnel.network as u64),
     ),
     field!(
+        "tunnel_id",
+        Kind::Unsigned,
+        "",
+        "What the innermost tunnel's header calls it in the first packet: VNI (VXLAN, Geneve), key (GRE), TEID (GTP-U), otherwise 0.",
+        |r| Value::Unsigned(r.tunnel.id as u64),
+    ),
+    field!(
+        "outer_src_ip",
+        Kind::Text,
+        "",
+        "Source address of the innermost tunnel in the first packet; empty without a tunnel.",
+        |r| r.outer.map_or(Value::Missing, |o| Value::Ip(o.source())),
+    ),
+    field!(
+        "outer_dst_ip",
+        Kind::Text,
+        "",
+        "Destination address of the innermost tunnel in the first packet; empty without a tunnel.",
+        |r| r
+            .outer
+            .map_or(Value::Missing, |o| Value::Ip(o.destination())),
+    ),
+    field!(
+        "bwd_vlan_id",
+        Kind::Unsigned,
+        "",
+        "Id of the outer VLAN tag of the responder's packets, 0 when untagged; empty without one. Flows are told apart by VLAN ids only when asked for.",
+        |r| seen(&r.backward, |_| u64::from(r.reverse_vlan)),
+    ),
+    field!(
         "seq_dir",
         Kind::List,
         "",
@@ -280,7 +310,7 @@ fn flag(c: &Counters, bit: usize) -> Value {
 }
 
 #[inline(always)]
-fn seen(c: &Counters, get: fn(&Counters) -> u64) -> Value {
+fn seen(c: &Counters, get: impl Fn(&Counters) -> u64) -> Value {
     if c.packets == 0 {
         Value::Missing
     } else {

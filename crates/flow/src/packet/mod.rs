@@ -16,7 +16,7 @@ use ip::{ipv4, ipv6};
 use link::LinkHeader;
 pub use link::{Link, MAX_LABELS, MAX_TAGS};
 pub use transport::TcpFacts;
-pub use tunnel::{MAX_DEPTH, Tunnel, TunnelKind};
+pub use tunnel::{MAX_DEPTH, Outer, Tunnel, TunnelKind};
 
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
@@ -51,6 +51,8 @@ pub struct Packet<'a> {
     pub inner_vlan: u16,
     /// The tunnel around it.
     pub tunnel: Tunnel,
+    /// The ends of that tunnel; `None` without one, and for pseudowires.
+    pub outer: Option<Outer>,
     /// Where the IP header starts, bytes from the start of the frame.
     pub ip_offset: usize,
     /// Length of the IP headers, extension headers included, bytes.
@@ -284,6 +286,7 @@ fn from_ip<'a>(head: LinkHeader, bytes: Bytes<'a>) -> Result<Packet<'a>, ParseEr
         tags: head.tags,
         inner_vlan: head.inner_vlan,
         tunnel: Tunnel::default(),
+        outer: None,
         ip_offset,
         ip_header_len: ip.headers,
         payload_offset: ip_offset + ip.headers,
@@ -301,6 +304,7 @@ fn from_ip<'a>(head: LinkHeader, bytes: Bytes<'a>) -> Result<Packet<'a>, ParseEr
             kind: TunnelKind::Pseudowire,
             depth: 1,
             network: 0,
+            id: 0,
         };
     }
     if ip.fragment != Fragment::Later {

@@ -21,6 +21,9 @@ const LATE: Nanos = Nanos::from_secs(10);
 /// How much longer than the active timeout the silence before a packet is that need not be confirmed.
 const AHEAD: Nanos = Nanos::from_secs(3600);
 
+/// What keeps flows of outliers apart: a bit that no VLAN id has.
+const OUTLIER: u64 = 1 << 15;
+
 /// The clock of a table.
 #[derive(Default)]
 pub(super) struct Clock {
@@ -246,7 +249,7 @@ impl Table {
     ) {
         let seen = self.clock.now;
         self.serve(seen);
-        let mut arrival = Arrival::of(at, dir, packet);
+        let mut arrival = self.arrival(at, dir, packet);
         arrival.seen = seen;
         if outlier {
             self.set_apart(&mut arrival);
@@ -281,6 +284,7 @@ impl Table {
     #[cold]
     fn set_apart(&mut self, arrival: &mut Arrival) {
         arrival.outlier = true;
+        arrival.beyond ^= OUTLIER;
         let hash = self.seeded.hash(arrival.identity());
         if let Some((slot, _)) = self.find(hash, arrival)
             && let Some(flow) = self.flows.get(slot as usize)

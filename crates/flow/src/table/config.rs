@@ -36,6 +36,10 @@ pub struct TableConfig {
     pub splt: u16,
     /// First packets that are looked into for [`Record::hints`]. Default 0, none.
     pub dissect: u16,
+    /// Whether packets with different VLAN ids, inner or outer, are of different flows. Default false: where only one
+    /// direction has a tag, or each its own, as on mirror ports and access points, a conversation is still one flow, and
+    /// the record has the outer id of either direction. True where VLANs use the same addresses for different hosts.
+    pub vlan_key: bool,
     /// Key of the hash function; a gateway gives a random one so that nobody can aim at one bucket. No output depends on it.
     pub hash_seed: u64,
 }
@@ -55,6 +59,7 @@ impl Default for TableConfig {
             activity_gap: Nanos::from_secs(5),
             splt: 0,
             dissect: 0,
+            vlan_key: false,
             hash_seed: 0,
         }
     }

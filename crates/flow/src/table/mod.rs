@@ -31,8 +31,9 @@ use identity::Seeded;
 /// flows end with [`EndReason::TimeStep`], and [`TableStats::time_steps`] counts it. Four ahead end a long silence. One to
 /// three are [`TableStats::outliers`], counted in flows of their own. At most three packets are held.
 ///
-/// Packets belong to one flow when their keys agree in either direction and they came through the same tunnel
-/// ([`Packet::tunnel`]) and inner VLAN.
+/// Packets belong to one flow when addresses, ports and protocol agree in either direction and they came through the same
+/// tunnel: kind, depth, virtual network or GRE key, and the ends, in either order. VLAN ids tell flows apart with
+/// [`TableConfig::vlan_key`].
 pub struct Table {
     config: TableConfig,
     seeded: Seeded,
@@ -130,7 +131,7 @@ impl Table {
         }
         let arrival = Arrival {
             from_kernel: true,
-            ..Arrival::of(at, dir, packet)
+            ..self.arrival(at, dir, packet)
         };
         let hash = self.seeded.hash(arrival.identity());
         let (slot, side) = match self.find(hash, &arrival) {
@@ -229,6 +230,11 @@ impl Table {
     }
 
     #[inline(always)]
+    fn arrival(&self, at: Nanos, dir: Option<Dir>, packet: &Packet<'_>) -> Arrival {
+        Arrival::of(at, dir, packet, self.config.vlan_key, self.seeded)
+    }
+
+    #[inline(always)]
     fn serve(&mut self, now: Nanos) {
         while self.poll_timeout().is_some_and(|at| is_due(at, now)) {
             self.serve_first_deadline();
@@ -289,6 +295,9 @@ impl Table {
         };
         flow.last = flow.last.max(arrival.seen);
         let counters = &mut flow.counters[side];
+        if counters.packets == 0 {
+            flow.vlan[side] = arrival.vlan;
+        }
         counters.add(arrival.at, sample);
         if arrival.at < counters.first {
             counters.first = arrival.at;
@@ -367,13 +376,18 @@ impl Table {
     #[inline(always)]
     fn touch(&mut self, arrival: &Arrival) -> (u32, usize) {
         let hash = self.seeded.hash(arrival.identity());
-        let (slot, side) = match self.find(hash, arrival) {
+        let (slot, mut side) = match self.find(hash, arrival) {
             Some(found) => found,
             None => (self.insert(hash, arrival), 0),
         };
         match self.flows.get_mut(slot as usize) {
             Some(flow) if flow.live => {
                 if arrival.at < flow.start {
+                    // Of what the kernel counts apart the later part can come first.
+                    if side == 1 && flow.part == 0 && flow.from_kernel && arrival.from_kernel {
+                        flow.turn();
+                        side = 0;
+                    }
                     flow.start_at(arrival.at);
                 }
             }
@@ -385,11 +399,10 @@ impl Table {
     /// The flow of an arrival, if there is one and it does not end before it.
     #[inline(always)]
     fn find(&mut self, hash: u32, arrival: &Arrival) -> Option<(u32, usize)> {
-        let identity = arrival.identity();
         let mut side = 0;
         let flows = &self.flows;
         let slot = self.index.find(hash, |slot| {
-            match flows.get(slot as usize).and_then(|f| f.side(identity)) {
+            match flows.get(slot as usize).and_then(|f| f.side(arrival)) {
                 Some(s) => {
                     side = s;
                     true
