@@ -89,7 +89,7 @@ impl Packet<'_> {
 pub struct ParserConfig {
     /// Whether packets inside tunnels are taken instead of those around them. Default true.
     pub decode_tunnels: bool,
-    /// Fragmented packets that are remembered, so that later fragments join the flow of the first one; 72 bytes each,
+    /// Fragmented packets that are remembered, so that later fragments join the flow of the first one; 80 bytes each,
     /// 0 for none. Default 4096. Without memory, later fragments have ports 0, as in the kernel's meter.
     pub fragments: usize,
     /// Key of the hash function over fragmented packets.

@@ -191,8 +191,8 @@ pub(super) struct Flow {
     pub(super) part_serial: u64,
     pub(super) cover: [CoverCounters; 2],
     pub(super) mac: [Mac; 2],
-    pub(super) tunnel: Tunnel,
-    pub(super) outer: Option<Box<Outer>>,
+    /// Only flows in tunnels have one.
+    tunnel: Option<Box<(Tunnel, Option<Outer>)>>,
     /// Outer VLAN ids of initiator and responder, wire order.
     pub(super) vlan: [[u8; 2]; 2],
     pub(super) part: u32,
@@ -232,8 +232,8 @@ impl Flow {
             part_serial: 0,
             cover: [CoverCounters::default(); 2],
             mac: arrival.mac,
-            tunnel: arrival.tunnel,
-            outer: arrival.outer.map(Box::new),
+            tunnel: (arrival.tunnel != Tunnel::default())
+                .then(|| Box::new((arrival.tunnel, arrival.outer))),
             vlan: [arrival.vlan, [0; 2]],
             part: 0,
             device: arrival.device,
@@ -269,8 +269,9 @@ impl Flow {
     #[cold]
     #[inline(never)]
     fn is_in_tunnel_of(&self, arrival: &Arrival) -> bool {
-        let (own, other) = (self.tunnel, arrival.tunnel);
-        let same_ends = match (&self.outer, &arrival.outer) {
+        let (own, own_outer) = self.tunnel.as_deref().copied().unwrap_or_default();
+        let other = arrival.tunnel;
+        let same_ends = match (&own_outer, &arrival.outer) {
             (Some(own), Some(other)) => own.has_ends_of(other),
             (None, None) => true,
             _ => false,
@@ -361,8 +362,8 @@ impl Flow {
                 ..self.key
             },
             reverse_vlan: u16::from_be_bytes(self.vlan[1]),
-            tunnel: self.tunnel,
-            outer: self.outer.as_deref().copied(),
+            tunnel: self.tunnel.as_deref().map_or(Tunnel::default(), |t| t.0),
+            outer: self.tunnel.as_deref().and_then(|t| t.1),
             inner_vlan: self.inner_vlan,
             forward,
             backward,
