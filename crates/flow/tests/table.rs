@@ -181,6 +181,7 @@ impl Model {
             splt: Vec::new(),
             hints: None,
             plugin_values: Vec::new(),
+            process: None,
         }
     }
 

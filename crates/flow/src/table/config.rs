@@ -40,6 +40,8 @@ pub struct TableConfig {
     /// direction has a tag, or each its own, as on mirror ports and access points, a conversation is still one flow, and
     /// the record has the outer id of either direction. True where VLANs use the same addresses for different hosts.
     pub vlan_key: bool,
+    /// Whether the columns have [`Record::process`], which the caller fills in. Default no.
+    pub processes: bool,
     /// Key of the hash function; a gateway gives a random one so that nobody can aim at one bucket. No output depends on it.
     pub hash_seed: u64,
 }
@@ -60,6 +62,7 @@ impl Default for TableConfig {
             splt: 0,
             dissect: 0,
             vlan_key: false,
+            processes: false,
             hash_seed: 0,
         }
     }

@@ -380,6 +380,7 @@ impl Flow {
             splt: Vec::new(),
             hints: None,
             plugin_values: Vec::new(),
+            process: None,
         }
     }
 }
