@@ -405,7 +405,11 @@ impl Args {
     }
 
     fn plugins(&self) -> anyhow::Result<Vec<Extension>> {
-        self.plugin.iter().map(|text| plugin(text)).collect()
+        let all: anyhow::Result<Vec<Extension>> =
+            self.plugin.iter().map(|text| plugin(text)).collect();
+        let all = all?;
+        chaff_flow::plugin::check(&all)?;
+        Ok(all)
     }
 
     /// Where and how rows are written.

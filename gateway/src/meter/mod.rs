@@ -238,7 +238,7 @@ fn say(text: &str) -> anyhow::Result<()> {
 
 fn note_disorder(summary: &Summary) {
     eprintln!(
-        "note: {} older than one before, counted as simultaneous with it",
+        "note: {} older than one before",
         counted(summary.stats.clamped, "packet")
     );
     for (before, input) in summary.inputs.iter().zip(summary.inputs.iter().skip(1)) {

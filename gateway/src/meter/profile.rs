@@ -161,7 +161,7 @@ impl Meter {
                         .map(|r| (r.name(), native.ignored[r.index()]))
                         .to_vec(),
                     evicted: stats.evicted,
-                    clamped: stats.clamped,
+                    clamped: stats.disordered + stats.outliers,
                     peak_flows: stats.peak_flows,
                 }
             }

@@ -570,7 +570,7 @@ fn end_reason(value: &Value) -> u8 {
         "idle" => 1,
         "active" => 2,
         "tcp_end" | "tcp_fin" | "tcp_rst" | "end_of_flow" => 3,
-        "forced" | "end_of_input" => 4,
+        "forced" | "end_of_input" | "plugin" | "time_step" => 4,
         "resource" => 5,
         _ => 0,
     }

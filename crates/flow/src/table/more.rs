@@ -70,7 +70,7 @@ impl More {
                 .add(at, side, packet);
         }
         let gap = self.last.map_or(Nanos::ZERO, |last| at.since(last));
-        self.last = Some(at);
+        self.last = self.last.max(Some(at));
         if self.splt.len() < usize::from(config.splt) {
             let sample = &packet.sample;
             self.splt.push(SpltEntry {
