@@ -926,7 +926,7 @@ fn downlink_cover_follows_its_schedule_ends_with_its_lease_and_holds_its_ratio()
     let mut asked = Vec::new();
     for second in 0..6 {
         let start = begin + Nanos::from_secs(second);
-        let due = |i| start + Nanos::from_millis(300 + 100 * i);
+        let due = |i: u64| start + Nanos::from_millis(300 + 100 * i);
         let block: Vec<_> = (0..10).map(|i| (due(i), 1)).collect();
         client.tunnel.ask_downlink(now(), 0, &block);
         asked.extend(block.iter().map(|d| d.0));
@@ -951,7 +951,7 @@ fn downlink_cover_follows_its_schedule_ends_with_its_lease_and_holds_its_ratio()
     );
     ensure!(late[30] <= 100.0, "{late:?}");
     // Asked for ten seconds ahead, then silence: what the lease does not reach is not sent.
-    let due = |i| now() + Nanos::from_millis(100 * i);
+    let due = |i: u64| now() + Nanos::from_millis(100 * i);
     let block: Vec<_> = (1..95).map(|i| (due(i), 1)).collect();
     client.tunnel.ask_downlink(now(), 0, &block);
     client.run(now() + Nanos::from_millis(300))?;
@@ -1002,7 +1002,7 @@ fn cover_rides_in_a_foreign_tunnel() -> Result<()> {
     if skip_without_root(test) {
         return Ok(());
     }
-    let mut scene = Scene::new("tunride")?;
+    let scene = Scene::new("tunride")?;
     serve(&scene.lab)?;
     let lab = &scene.lab;
     let Some(_far) = stock(test, lab, "far", "far.conf", "")? else {
@@ -1022,7 +1022,7 @@ fn cover_rides_in_a_foreign_tunnel() -> Result<()> {
     // The sink's address is inside the tunnel.
     const SINK: &str = "10.203.7.1:4789";
     let key = lab.path("sink.key");
-    fs::write(&key, "5a".repeat(32))?;
+    fs::write(&key, "0a1b".repeat(16))?;
     use std::os::unix::fs::PermissionsExt as _;
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600))?;
     let mut sink = lab.command("far", program("sink-server")?);
