@@ -1020,6 +1020,8 @@ fn cover_rides_in_a_foreign_tunnel() -> Result<()> {
         )?;
     }
     // The sink's address is inside the tunnel.
+    let inside = format!("ip route replace 10.203.7.0/24 dev {}", stock_name("gw"));
+    lab.run("gw", &inside)?;
     const SINK: &str = "10.203.7.1:4789";
     let key = lab.path("sink.key");
     fs::write(&key, "0a1b".repeat(16))?;
