@@ -13,6 +13,8 @@ use chaff_trace::features::{self, Flow, Request};
 use clap::ValueEnum;
 use serde::Serialize;
 
+use crate::file_id::FileId;
+
 /// Options of `gateway classify`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -24,12 +26,12 @@ NORMAL or ANOMALY, and the reason: the columns that make the flow strange, their
 the training flows), and how much of the score is due to them. Exit code 1: the capture is damaged, what came before is
 classified.")]
 pub struct Args {
-    /// Capture (pcap, pcapng); `-` is standard input.
+    /// Capture (pcap, pcapng, packed with gzip or not); `-` is standard input.
     pub input: PathBuf,
     /// Model.
     #[arg(long, short)]
     pub model: PathBuf,
-    /// Where verdicts go; `-` is standard output.
+    /// Where verdicts go, a file that is overwritten; `-` is standard output.
     #[arg(long, short, default_value = "-")]
     pub output: PathBuf,
     /// Comma-separated, or one JSON object a line.
@@ -38,12 +40,19 @@ pub struct Args {
     /// Normal flows too.
     #[arg(long)]
     pub report_all: bool,
-    /// Another threshold than the model's.
-    #[arg(long)]
+    /// Another threshold than the model's: flows with a higher score are unusual.
+    #[arg(long, value_parser = threshold)]
     pub threshold: Option<f64>,
     /// Columns named in a reason at most.
     #[arg(long, default_value_t = 3)]
     pub reasons: usize,
+}
+
+fn threshold(text: &str) -> std::result::Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(t) if !t.is_nan() => Ok(t),
+        _ => Err("expected a number, such as 0.5".into()),
+    }
 }
 
 /// How verdicts are written.
@@ -219,18 +228,36 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let path = args.input.display();
         Box::new(File::open(&args.input).with_context(|| format!("while opening {path}"))?)
     };
-    let output: Box<dyn Write> = if args.output == Path::new("-") {
-        Box::new(std::io::stdout().lock())
-    } else {
-        let path = args.output.display();
-        Box::new(File::create(&args.output).with_context(|| format!("while writing {path}"))?)
-    };
-    let mut out = BufWriter::new(output);
-    match classify(args, &model, profile, input, &mut out) {
+    let path = args.input.display();
+    let mut reader =
+        Reader::new(BufReader::new(input)).with_context(|| format!("while reading {path}"))?;
+    // Only now: what is no capture overwrites nothing.
+    let mut out = BufWriter::new(open_output(args)?);
+    match classify(args, &model, profile, &mut reader, &mut out) {
         // Whoever reads the verdicts has seen enough.
         Err(e) if is_broken_pipe(&e) => Ok(ExitCode::SUCCESS),
         done => done,
     }
+}
+
+fn open_output(args: &Args) -> Result<Box<dyn Write>> {
+    if args.output == Path::new("-") {
+        return Ok(Box::new(std::io::stdout().lock()));
+    }
+    let path = args.output.display();
+    let output = FileId::of(&args.output);
+    let input = match args.input.as_path() {
+        dash if dash == Path::new("-") => Path::new("/dev/stdin"),
+        input => input,
+    };
+    for (other, what) in [(input, "input"), (&args.model, "model")] {
+        anyhow::ensure!(
+            output.is_none() || FileId::of(other) != output,
+            "{path} is {what} and output"
+        );
+    }
+    let file = File::create(&args.output).with_context(|| format!("while writing {path}"))?;
+    Ok(Box::new(file))
 }
 
 fn is_broken_pipe(e: &anyhow::Error) -> bool {
@@ -249,7 +276,7 @@ fn classify(
     args: &Args,
     model: &Model,
     profile: Profile,
-    input: Box<dyn Read>,
+    reader: &mut Reader<impl Read>,
     out: &mut dyn Write,
 ) -> Result<ExitCode> {
     let mut judge = Judge {
@@ -268,17 +295,16 @@ fn classify(
         )?;
     }
     let path = args.input.display();
-    let mut reader =
-        Reader::new(BufReader::new(input)).with_context(|| format!("while reading {path}"))?;
     let damage = match profile {
-        Profile::Native(settings) => stream(&mut reader, settings, &mut judge, out)?,
+        Profile::Native(settings) => stream(reader, settings, &mut judge, out)?,
         Profile::Netml { .. } => {
-            let table = features::extract(&mut reader, &Request::Exactly(profile), None)
+            let request = Request::Exactly(profile);
+            let (table, damage) = features::extract_until_damage(reader, &request, None)
                 .with_context(|| format!("in {path}"))?;
             for flow in &table.flows {
                 judge.judge(flow, out)?;
             }
-            None
+            damage
         }
     };
     out.flush()?;

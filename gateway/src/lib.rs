@@ -10,6 +10,7 @@ pub mod config;
 pub mod control;
 pub mod datapath;
 pub mod export;
+pub mod file_id;
 pub mod generators;
 pub mod hints;
 pub mod injector;

@@ -44,6 +44,12 @@ pub const DEMO: &[Package] = &[
     package("librsvg2-bin", "rsvg-convert"),
 ];
 
+/// Libraries that the programs use where they are: without them their tests say "skipped".
+pub const OPTIONAL: &[Package] = &[
+    package("libpcap0.8", "/usr/lib/x86_64-linux-gnu/libpcap.so.0.8"),
+    package("libndpi4.2", "/usr/lib/x86_64-linux-gnu/libndpi.so.4.2"),
+];
+
 /// What the benchmarks compare with.
 pub const BENCH: &[Package] = &[package("iproute2", "ip"), package("tcpreplay", "tcpreplay")];
 

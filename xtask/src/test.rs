@@ -97,6 +97,9 @@ fn prepare(use_root: bool) -> Result<()> {
         if let Err(error) = packages::ensure(packages::DEMO) {
             eprintln!("without the picture as PNG: {error:#}");
         }
+        if let Err(error) = packages::ensure(packages::OPTIONAL) {
+            eprintln!("without the tests of optional libraries: {error:#}");
+        }
     }
     Ok(())
 }

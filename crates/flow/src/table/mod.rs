@@ -511,6 +511,9 @@ impl Table {
         if let Some(mut more) = flow.more.take() {
             more.take(&self.plugins, flow, goes_on).put(&mut record);
             flow.more = goes_on.then_some(more);
+        } else if self.config.dissect > 0 && record.packets() > 0 {
+            // Of a flow without payload the kernel shows nothing; its ports tell something all the same.
+            record.hints = Some(more::guess(&flow.key));
         }
         self.done.push_back(record);
         self.stats.records += 1;

@@ -156,6 +156,23 @@ impl More {
     }
 }
 
+/// What protocol, addresses and ports alone tell.
+pub(super) fn guess(key: &FlowKey) -> Box<Hints> {
+    let mut dissector = Dissector::new(Dialect::Standard);
+    dissector.observe(&Seen {
+        forward: true,
+        protocol: key.protocol,
+        ip_version: key.version,
+        addresses: [key.source(), key.destination()],
+        ports: [key.source_port(), key.destination_port()],
+        tcp_flags: 0,
+        tcp_sequence: 0,
+        payload: &[],
+        payload_len: 0,
+    });
+    Box::new(dissector.finish())
+}
+
 fn flow_view(flow: &Flow) -> FlowView {
     let key = &flow.key;
     FlowView {
