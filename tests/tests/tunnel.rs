@@ -194,8 +194,14 @@ fn servers() -> [SocketAddr; 2] {
 /// Sends `len` bytes to the server's echo over TCP and compares what comes back.
 fn tcp_echo(lab: &Lab, to: SocketAddr, len: usize) -> Result<()> {
     lab.inside("dev", || -> Result<()> {
-        let stream = TcpStream::connect_timeout(&to, Duration::from_secs(10))?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        let end = Instant::now() + READY;
+        let stream = loop {
+            match TcpStream::connect_timeout(&to, Duration::from_secs(10)) {
+                Ok(stream) => break stream,
+                Err(e) => ensure!(Instant::now() < end, "connecting to {to}: {e}"),
+            }
+        };
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         let data: Vec<u8> = (0..len).map(|i| (i * 31 % 251) as u8).collect();
         std::thread::scope(|s| -> Result<()> {
             let writer = s.spawn(|| (&stream).write_all(&data));
@@ -639,9 +645,15 @@ fn stock(test: &str, lab: &Lab, space: &str, conf: &str, route: &str) -> Result<
         .stdout(Stdio::null());
     let running = Running::start("wireguard-go", go)?;
     let end = Instant::now() + READY;
-    while lab.run(space, &format!("wg show {name}")).is_err() {
-        ensure!(Instant::now() < end, "wireguard-go does not answer");
-        sleep(Duration::from_millis(50));
+    // Its control socket may be there before its interface, and that of an earlier one of the same name without it.
+    for ready in [
+        format!("ip link show dev {name}"),
+        format!("wg show {name}"),
+    ] {
+        while lab.run(space, &ready).is_err() {
+            ensure!(Instant::now() < end, "wireguard-go is not ready: {ready}");
+            sleep(Duration::from_millis(50));
+        }
     }
     // wg knows no addresses.
     let text = fs::read_to_string(lab.path(conf))?;
