@@ -1,7 +1,7 @@
 //! `gateway run`: the live gateway. Loads the meter, opens what needs privileges, gives them up, then drives
 //! [`chaff_engine::Gateway`] from one loop.
 
-use std::io::{self, Write};
+use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -32,7 +32,7 @@ use crate::ledger_file::LedgerFile;
 use crate::privileges::{self, Identity, PrivilegeError};
 use crate::sys_net::{RecvBatch, open_cover_socket, recv_batch};
 use crate::tunnel::TunnelSide;
-use crate::{generators, run_config};
+use crate::{alerts, generators, run_config};
 
 /// Where pinned programs and maps live.
 const BPF_DIR: &str = "/sys/fs/bpf/chaff";
@@ -275,7 +275,7 @@ impl Setup {
             Vec::new()
         };
         let history_path = file.state(Path::new("history.json"));
-        let history = read_history(&history_path)?;
+        let history = alerts::read(&history_path)?;
         let releases = file
             .telemetry
             .enabled
@@ -306,22 +306,6 @@ impl Setup {
             engine,
         })
     }
-}
-
-/// What the alerts learnt in earlier runs. A damaged file is put aside: habits can be learnt anew.
-fn read_history(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(e).with_context(|| format!("while reading {}", path.display())),
-    };
-    if serde_json::from_slice::<serde_json::Value>(&bytes).is_ok() {
-        return Ok(bytes);
-    }
-    let aside = path.with_extension("json.bad");
-    std::fs::rename(path, &aside).with_context(|| format!("while renaming {}", path.display()))?;
-    tracing::warn!(moved_to = %aside.display(), "the alert history is damaged; habits are learnt anew");
-    Ok(Vec::new())
 }
 
 fn read_key(path: &Path) -> anyhow::Result<Key> {
@@ -773,13 +757,7 @@ impl Live {
     /// Writes what the alerts learnt, so that a crash leaves either the old or the new file.
     fn save_history(&mut self) -> bool {
         let path = self.file.state(Path::new("history.json"));
-        let new = path.with_extension("json.new");
-        let written = std::fs::File::create(&new)
-            .and_then(|mut f| {
-                f.write_all(&self.engine.history())
-                    .and_then(|()| f.sync_all())
-            })
-            .and_then(|()| std::fs::rename(&new, &path));
+        let written = alerts::write(&path, &self.engine.history());
         if let Err(e) = &written {
             tracing::warn!(error = %e, "cannot store what the alerts learnt");
         }
@@ -881,7 +859,7 @@ impl Live {
         self.exports.time_offset = self.engine.config().unix_offset;
         while let Some(event) = self.engine.poll_event() {
             match &event {
-                Event::Alert(alert) => tracing::info!(novelty = kind(&alert.novelty), "alert"),
+                Event::Alert(alert) => alerts::log(alert),
                 Event::NewDevice(mac) => tracing::debug!(%mac, "a device that is not configured"),
                 Event::Flow(_) | Event::Slot(_) => {}
             }
@@ -954,6 +932,11 @@ impl Live {
                 self.set_paused(false, None);
                 json!({ "paused": false })
             }
+            Request::Accept { id } => {
+                let answer = alerts::accept(&mut self.engine, *id);
+                self.save_history();
+                answer
+            }
         }
     }
 
@@ -1000,6 +983,8 @@ impl Live {
             "devices": devices,
             "streams": streams,
             "open_flows": self.engine.open_flows(),
+            "learnt_devices": self.engine.learnt()[0],
+            "seen_devices": self.engine.learnt()[1],
             "direct_records": self.direct,
             "recorded_packets": self.recorded,
             // At the end of a run: packets whose flows were open in an earlier run that was killed.
@@ -1065,14 +1050,6 @@ impl Live {
             .detach()
             .context("while removing the meter's maps")?;
         Ok(ExitCode::from(u8::from(failed)))
-    }
-}
-
-fn kind(n: &chaff_engine::Novelty) -> &'static str {
-    match n {
-        chaff_engine::Novelty::Destination { .. } => "destination",
-        chaff_engine::Novelty::ManyDestinations { .. } => "many_destinations",
-        chaff_engine::Novelty::Rate { .. } => "rate",
     }
 }
 
