@@ -1,11 +1,14 @@
-//! `gateway classify`: flows of a capture with score, verdict and the reason for it.
+//! `gateway classify`: flows of a capture or an interface with score, verdict and the reason for it.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use chaff_flow::features::{Profile, native};
 use chaff_novelty::{MatRef, Model};
 use chaff_trace::Reader;
@@ -13,19 +16,34 @@ use chaff_trace::features::{self, Flow, Request};
 use clap::ValueEnum;
 use serde::Serialize;
 
+use crate::meter::input::{Event, Source};
+use crate::meter::live::{Live, LiveOptions};
+use crate::meter::ring::RingOptions;
+
+/// Memory for packets of an interface that wait for their turn, bytes.
+const RING: usize = 16 << 20;
+
 /// Options of `gateway classify`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   gateway classify --model home.model today.pcap
   tcpdump -i lan0 -U -w - | gateway classify --model home.model - --format json --report-all
+  gateway classify --model home.model --live lan0 --duration 3600          as root, until then or Ctrl-C
 
 A model comes from `trainer learn`. Columns: times in seconds since the epoch, score (higher is stranger), verdict
 NORMAL or ANOMALY, and the reason: the columns that make the flow strange, their values, what is usual (5 % to 95 % of
 the training flows), and how much of the score is due to them. Exit code 1: the capture is damaged, what came before is
 classified.")]
 pub struct Args {
-    /// Capture (pcap, pcapng); `-` is standard input.
-    pub input: PathBuf,
+    /// Capture (pcap, pcapng, packed with gzip or not); `-` is standard input.
+    #[arg(required_unless_present = "live", conflicts_with = "live")]
+    pub input: Option<PathBuf>,
+    /// Interface to read from instead, until SIGINT or SIGTERM; needs CAP_NET_RAW.
+    #[arg(long, value_name = "INTERFACE")]
+    pub live: Option<String>,
+    /// With --live: stop after so many seconds.
+    #[arg(long, value_name = "SECONDS", requires = "live", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    pub duration: Option<u64>,
     /// Model.
     #[arg(long, short)]
     pub model: PathBuf,
@@ -92,6 +110,19 @@ struct Judge<'m> {
 }
 
 impl Judge<'_> {
+    /// Judges the flows that have ended.
+    fn all(&mut self, meter: &mut native::Meter, out: &mut dyn Write) -> Result<()> {
+        let mut any = false;
+        while let Some(row) = meter.poll() {
+            self.judge(&Flow::from(row), out)?;
+            any = true;
+        }
+        if any {
+            out.flush()?;
+        }
+        Ok(())
+    }
+
     fn judge(&mut self, flow: &Flow, out: &mut dyn Write) -> Result<()> {
         let score = self
             .model
@@ -213,11 +244,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         profile.names().len(),
         model.names().len()
     );
-    let input: Box<dyn Read> = if args.input == Path::new("-") {
-        Box::new(std::io::stdin().lock())
-    } else {
-        let path = args.input.display();
-        Box::new(File::open(&args.input).with_context(|| format!("while opening {path}"))?)
+    let input = match (&args.live, &args.input) {
+        (Some(interface), _) => Input::Interface(interface, open_live(args, interface)?),
+        (None, Some(path)) if path != Path::new("-") => {
+            let shown = path.display();
+            let file = File::open(path).with_context(|| format!("while opening {shown}"))?;
+            Input::Capture(path, Box::new(file))
+        }
+        _ => Input::Capture(Path::new("-"), Box::new(std::io::stdin().lock())),
     };
     let output: Box<dyn Write> = if args.output == Path::new("-") {
         Box::new(std::io::stdout().lock())
@@ -249,7 +283,7 @@ fn classify(
     args: &Args,
     model: &Model,
     profile: Profile,
-    input: Box<dyn Read>,
+    input: Input<'_>,
     out: &mut dyn Write,
 ) -> Result<ExitCode> {
     let mut judge = Judge {
@@ -267,19 +301,33 @@ fn classify(
             "start_s,end_s,src_ip,src_port,dst_ip,dst_port,protocol,score,verdict,reason"
         )?;
     }
-    let path = args.input.display();
-    let mut reader =
-        Reader::new(BufReader::new(input)).with_context(|| format!("while reading {path}"))?;
-    let damage = match profile {
-        Profile::Native(settings) => stream(&mut reader, settings, &mut judge, out)?,
-        Profile::Netml { .. } => {
-            let table = features::extract(&mut reader, &Request::Exactly(profile), None)
-                .with_context(|| format!("in {path}"))?;
-            for flow in &table.flows {
-                judge.judge(flow, out)?;
+    // Whoever waits for verdicts sees the header at once.
+    out.flush()?;
+    let damage = match (input, profile) {
+        (Input::Capture(path, bytes), profile) => {
+            let path = path.display();
+            let mut reader = Reader::new(BufReader::new(bytes))
+                .with_context(|| format!("while reading {path}"))?;
+            match profile {
+                Profile::Native(settings) => stream(&mut reader, settings, &mut judge, out)?,
+                Profile::Netml { .. } => {
+                    let table = features::extract(&mut reader, &Request::Exactly(profile), None)
+                        .with_context(|| format!("in {path}"))?;
+                    for flow in &table.flows {
+                        judge.judge(flow, out)?;
+                    }
+                    None
+                }
             }
-            None
+            .map(|e| format!("in {path}: {e}"))
         }
+        (Input::Interface(name, live), Profile::Native(settings)) => {
+            listen(live, settings, &mut judge, out)?.map(|e| format!("on {name}: {e}"))
+        }
+        (Input::Interface(..), Profile::Netml { .. }) => bail!(
+            "the model has netml's features, which are known only at a capture's end: --live needs a model of the native \
+             profile (trainer learn --profile native)"
+        ),
     };
     out.flush()?;
     eprintln!(
@@ -288,11 +336,64 @@ fn classify(
     );
     Ok(match damage {
         Some(e) => {
-            eprintln!("gateway: in {path}: {e}");
+            eprintln!("gateway: {e}");
             ExitCode::from(1)
         }
         None => ExitCode::SUCCESS,
     })
+}
+
+/// Where packets come from.
+enum Input<'a> {
+    Capture(&'a Path, Box<dyn Read>),
+    Interface(&'a str, Live),
+}
+
+fn open_live(args: &Args, interface: &str) -> Result<Live> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot catch signals")?;
+    }
+    let options = LiveOptions {
+        interface: interface.to_owned(),
+        ring: RingOptions {
+            buffer: RING,
+            // Headers are enough: lengths are those that the headers tell.
+            snaplen: 256,
+            promiscuous: true,
+        },
+        duration: args.duration.map(Duration::from_secs),
+        max_packets: None,
+    };
+    Live::open(options, stop).with_context(|| format!("while opening the interface {interface}"))
+}
+
+/// Judges flows of an interface as they end; gives what ended it early.
+fn listen(
+    mut live: Live,
+    settings: native::Settings,
+    judge: &mut Judge<'_>,
+    out: &mut dyn Write,
+) -> Result<Option<String>> {
+    let mut meter = native::Meter::new(settings, native::Limits::default())?;
+    loop {
+        match live.next() {
+            Event::Frame(frame, bytes) => {
+                features::observe(&mut meter, &frame, bytes);
+            }
+            Event::Quiet(at) => meter.handle_timeout(at),
+            Event::End => break,
+        }
+        judge.all(&mut meter, out)?;
+    }
+    meter.finish();
+    judge.all(&mut meter, out)?;
+    let input = live.inputs().pop().unwrap_or_default();
+    let dropped = input.dropped.unwrap_or(0);
+    if dropped > 0 {
+        eprintln!("gateway: the kernel dropped {dropped} packets: verdicts came too slowly");
+    }
+    Ok(input.error)
 }
 
 /// Judges flows as they end; gives what is wrong with the capture from some packet on.
@@ -311,19 +412,10 @@ fn stream<R: Read>(
             Ok(None) => break None,
             Err(e) => break Some(e),
         }
-        let mut any = false;
-        while let Some(row) = meter.poll() {
-            judge.judge(&Flow::from(row), out)?;
-            any = true;
-        }
-        if any {
-            out.flush()?;
-        }
+        judge.all(&mut meter, out)?;
     };
     meter.finish();
-    while let Some(row) = meter.poll() {
-        judge.judge(&Flow::from(row), out)?;
-    }
+    judge.all(&mut meter, out)?;
     Ok(damage)
 }
 

@@ -70,6 +70,7 @@ target/fuzz/corpus, findings in target/fuzz/artifacts. `cargo test -p chaff-fuzz
     #[command(after_help = "Examples:
   cargo xtask conformance nfstream
   cargo xtask conformance nfstream --filter 'skype*'
+  cargo xtask conformance netml
 
 The captures and expected files lie in ../shared; without them it says \"skipped\".")]
     Conformance(conformance::Options),
