@@ -19,6 +19,9 @@ use serde_json::Value;
 
 /// Devices, by the last byte of their address; device `n` talks to servers in 10.77.n.0/24 only.
 const DEVICES: [(&str, u8); 4] = [("camera", 11), ("plug", 12), ("sensor", 13), ("lamp", 14)];
+/// Of `dev0` and `srv0`, as `xtask netns` gives them.
+const HOME_MAC: &str = "02:c4:af:f0:00:01";
+const SERVER_MAC: &str = "02:c4:af:f0:00:05";
 const LEARN: Duration = Duration::from_secs(20);
 const WITHIN: Duration = Duration::from_secs(30);
 /// Time the gateway has to write down what it told, on a machine that does other things too.
@@ -41,9 +44,15 @@ fn addresses(stage: &Stage) -> Result<()> {
         let home = |words: &str| ip(stage.home.in_home("ip"), words);
         let network = |words: &str| ip(stage.home.in_network("ip"), words);
         home(&format!("addr add 10.77.0.{n}/24 dev dev0"))?;
-        home(&format!("route add 10.77.{n}.0/24 dev dev0 src 10.77.0.{n}"))?;
+        home(&format!(
+            "route add 10.77.{n}.0/24 via 10.77.0.254 src 10.77.0.{n}"
+        ))?;
         network(&format!("route add local 10.77.{n}.0/24 dev lo"))?;
+        // Nobody answers ARP in these namespaces.
+        network(&format!("neigh add 10.77.0.{n} lladdr {HOME_MAC} dev srv0"))?;
     }
+    let router = format!("neigh add 10.77.0.254 lladdr {SERVER_MAC} dev dev0");
+    ip(stage.home.in_home("ip"), &router)?;
     ip(
         stage.home.in_network("ip"),
         "route add 10.77.0.0/24 dev srv0 src 10.77.11.1",
@@ -219,20 +228,26 @@ fn attacks_are_reported_within_30_s_and_nothing_else() -> Result<()> {
     let config = format!("[alerts]\nlearn = \"{}s\"", LEARN.as_secs());
     stage.start_gateway(&list, "generator = \"none\"", &config)?;
     let file = stage.state("alerts.jsonl");
-    let (home, network) = (stage.home.topology().home(), stage.home.topology().network());
+    let (home, network) = (
+        stage.home.topology().home(),
+        stage.home.topology().network(),
+    );
     let mut traffic = Traffic {
         stop: Arc::default(),
         threads: Vec::new(),
     };
     for port in [443, 4_444] {
-        let listener =
-            xtask::netns::inside(&network, || TcpListener::bind(("0.0.0.0", port)))??;
+        let listener = xtask::netns::inside(&network, || TcpListener::bind(("0.0.0.0", port)))??;
         traffic.run(network.clone(), move |stop| serve(&listener, stop));
     }
     traffic.run(home.clone(), habits);
     let learnt = Instant::now() + LEARN + SLACK + Duration::from_secs(10);
     while stage.status()?["learnt_devices"] != 4 {
-        ensure!(Instant::now() < learnt, "learning takes too long: {}", stage.status()?);
+        ensure!(
+            Instant::now() < learnt,
+            "learning takes too long: {}",
+            stage.status()?
+        );
         thread::sleep(Duration::from_millis(200));
     }
     ensure!(alerts(&file)?.is_empty(), "{:#?}", alerts(&file)?);
@@ -242,12 +257,18 @@ fn attacks_are_reported_within_30_s_and_nothing_else() -> Result<()> {
     traffic.run(home.clone(), beacon);
     let (called, s) = wait_for(&file, "plug", "beacon", began)?;
     seconds.insert("beacon", s);
-    ensure!(called["address"] == "10.77.12.66" && called["port"] == 4_444, "{called}");
+    ensure!(
+        called["address"] == "10.77.12.66" && called["port"] == 4_444,
+        "{called}"
+    );
     let began = Instant::now();
     traffic.run(home.clone(), |_| upload());
     let (sent, s) = wait_for(&file, "sensor", "rate", began)?;
     seconds.insert("upload", s);
-    ensure!(sent["way"] == "sent" && sent["address"] == "10.77.13.99", "{sent}");
+    ensure!(
+        sent["way"] == "sent" && sent["address"] == "10.77.13.99",
+        "{sent}"
+    );
     let began = Instant::now();
     let by = scan(&stage)?;
     let (tried, s) = wait_for(&file, "camera", "many_destinations", began)?;
@@ -260,8 +281,14 @@ fn attacks_are_reported_within_30_s_and_nothing_else() -> Result<()> {
     for a in [&called, &sent, &tried] {
         let summary = a["summary"].as_str().context("no summary")?;
         eprintln!("{} {}: {summary}", a["severity"], a["kind"]);
-        ensure!(summary.starts_with(a["device"].as_str().unwrap_or("-")), "{a}");
-        ensure!(!a["evidence"].as_array().context("no evidence")?.is_empty(), "{a}");
+        ensure!(
+            summary.starts_with(a["device"].as_str().unwrap_or("-")),
+            "{a}"
+        );
+        ensure!(
+            !a["evidence"].as_array().context("no evidence")?.is_empty(),
+            "{a}"
+        );
     }
     let innocent = alerts(&file)?.into_iter().find(|a| a["device"] == "lamp");
     ensure!(innocent.is_none(), "{innocent:#?}");
@@ -270,7 +297,11 @@ fn attacks_are_reported_within_30_s_and_nothing_else() -> Result<()> {
     let id = sent["id"].to_string();
     let answer = stage.ask(&["feedback", &id, "--normal", "--json"])?;
     ensure!(answer["summary"] == sent["summary"], "{answer}");
-    ensure!(stage.ask(&["feedback", "999", "--normal", "--json"]).is_err());
+    ensure!(
+        stage
+            .ask(&["feedback", "999", "--normal", "--json"])
+            .is_err()
+    );
     traffic.end(&home);
     stage.stop_gateway()?;
     let before = alerts(&file)?.len();
@@ -281,7 +312,11 @@ fn attacks_are_reported_within_30_s_and_nothing_else() -> Result<()> {
     };
     let listener = xtask::netns::inside(&network, || TcpListener::bind(("0.0.0.0", 443)))??;
     traffic.run(network, move |stop| serve(&listener, stop));
-    ensure!(stage.status()?["learnt_devices"] == 4, "{}", stage.status()?);
+    ensure!(
+        stage.status()?["learnt_devices"] == 4,
+        "{}",
+        stage.status()?
+    );
     // What was called normal stays so: the same upload again.
     xtask::netns::inside(&home, upload)?;
     thread::sleep(Duration::from_secs(2));

@@ -40,7 +40,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             if let Event::Alert(a) = event {
                 found += 1;
                 let day = a.at.0.as_secs_f64() / 86_400.0;
-                println!("  day {day:.3} {:?} {:.1} {}", a.severity, a.score, a.summary);
+                println!(
+                    "  day {day:.3} {:?} {:.1} {}",
+                    a.severity, a.score, a.summary
+                );
                 for e in &a.evidence {
                     println!("      {e:?}");
                 }
@@ -65,7 +68,11 @@ fn main() -> Result<(), Box<dyn Error>> {
             if bytes.len() < 14 {
                 continue;
             }
-            let dir = if bytes[6..12] == mac.0 { Dir::Out } else { Dir::In };
+            let dir = if bytes[6..12] == mac.0 {
+                Dir::Out
+            } else {
+                Dir::In
+            };
             gateway.handle_timeout(at);
             gateway.handle_frame(at, dir, &bytes, frame.wire_len);
             packets += 1;

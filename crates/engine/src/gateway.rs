@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use chaff_abi::{Counters, Dir, DirectRecord, FlowKey, FlowValue, Mac, Nanos, Sample, SlotCounters};
+use chaff_abi::{
+    Counters, Dir, DirectRecord, FlowKey, FlowValue, Mac, Nanos, Sample, SlotCounters,
+};
 use chaff_cover::{Demand, Dummy, Generator, Overhead, Scheduler, SchedulerConfig, Window};
 use chaff_flow::{Ignored, Link, Record, Table};
 use chaff_wire::{Key, Kind, MIN_LEN, OVERHEAD, Opener, Sealer, WireError};

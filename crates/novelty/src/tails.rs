@@ -170,7 +170,11 @@ impl Tails {
                 what: "histograms have another shape",
             });
         }
-        if histograms.iter().flatten().any(|w| !(0.0..1e15).contains(w)) {
+        if histograms
+            .iter()
+            .flatten()
+            .any(|w| !(0.0..1e15).contains(w))
+        {
             return Err(ModelError::Invalid {
                 what: "a weight of a histogram is no number from 0 to 1e15",
             });
@@ -286,7 +290,11 @@ mod tests {
         assert_eq!(again, t);
         assert!(again.restore(&[vec![0.0; BINS]]).is_err());
         assert!(again.restore(&[vec![-1.0; BINS], vec![0.0; BINS]]).is_err());
-        assert!(again.restore(&[vec![f64::NAN; BINS], vec![0.0; BINS]]).is_err());
+        assert!(
+            again
+                .restore(&[vec![f64::NAN; BINS], vec![0.0; BINS]])
+                .is_err()
+        );
         assert_eq!(again, t);
     }
 }

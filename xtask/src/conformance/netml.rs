@@ -28,6 +28,7 @@ pub(super) fn run(options: &Options, set: &Path) -> Result<()> {
     let trainer = build(options, "trainer")?;
     let temporary = tempfile()?;
     let keep = options.keep.as_deref().unwrap_or(&temporary);
+    fs::create_dir_all(keep).with_context(|| format!("while making {}", keep.display()))?;
     let mut totals: BTreeMap<String, Total> = BTreeMap::new();
     let mut folders: Vec<PathBuf> = fs::read_dir(set.join("expected"))?
         .filter_map(|entry| Some(entry.ok()?.path()))
@@ -70,7 +71,10 @@ pub(super) fn run(options: &Options, set: &Path) -> Result<()> {
         }
     }
     let _ = fs::remove_dir_all(&temporary);
-    ensure!(!totals.is_empty(), Stop::Usage.error("no expected file fits"));
+    ensure!(
+        !totals.is_empty(),
+        Stop::Usage.error("no expected file fits")
+    );
     println!("| capture | files | matching | refused as by netml |\n| --- | --- | --- | --- |");
     let mut sum = Total::default();
     for (name, t) in &totals {
@@ -79,7 +83,10 @@ pub(super) fn run(options: &Options, set: &Path) -> Result<()> {
         sum.matching += t.matching;
         sum.refused += t.refused;
     }
-    println!("| all | {} | {} | {} |", sum.files, sum.matching, sum.refused);
+    println!(
+        "| all | {} | {} | {} |",
+        sum.files, sum.matching, sum.refused
+    );
     for problem in &failed {
         println!("{problem}");
     }
@@ -170,7 +177,9 @@ fn areas() -> Result<()> {
         let first = l.split_whitespace().next().unwrap_or("");
         ["kind", "iat", "stats", "size", "samp_num", "samp_size"].contains(&first)
     };
-    println!("\nareas under the curve on netml's demo (IF: mean of 20 forests, netml's sign set right):");
+    println!(
+        "\nareas under the curve on netml's demo (IF: mean of 20 forests, netml's sign set right):"
+    );
     said.lines().filter(table).for_each(|l| println!("{l}"));
     if !done.status.success() {
         let why = String::from_utf8_lossy(&done.stderr);

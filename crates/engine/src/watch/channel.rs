@@ -113,7 +113,11 @@ impl Habit {
     pub(super) fn new(protocol: u8, port: u16, clock: &Clock) -> Self {
         Self {
             protocol,
-            port: if port < 1_024 || protocol == 6 { port } else { 0 },
+            port: if port < 1_024 || protocol == 6 {
+                port
+            } else {
+                0
+            },
             period: (clock.period.max(1e-3).ln() * 4.0).round() as i16,
         }
     }

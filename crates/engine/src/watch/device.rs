@@ -419,10 +419,11 @@ impl Device {
         if !channel.hear(out.first.0, out.last.0) {
             return;
         }
-        // Time and name servers are called by a clock, and there is always another one; what calls with much to say each time
-        // is a stream.
+        // Time, names and addresses are asked for by a clock, and there is always another server; what calls with much to say
+        // each time is a stream.
         let asks = peer.protocol == 17
-            && (peer.port == 53 || peer.port == 123 && out.bytes_max <= NTP_BYTES);
+            && (matches!(peer.port, 53 | 67 | 547)
+                || peer.port == 123 && out.bytes_max <= NTP_BYTES);
         let is_clock = |c: &Clock| c.jitter <= MAX_JITTER;
         let small = channel.bytes <= channel.calls * CALL_BYTES;
         let Some(clock) = channel.clock().filter(is_clock).filter(|_| small && !asks) else {
@@ -440,7 +441,14 @@ impl Device {
                     self.clocks.remove(0);
                 }
                 self.clocks.push((now.0, habit));
-                found.push(clock_found(peer, &clock, habit, channel.novelty, calls, config));
+                found.push(clock_found(
+                    peer,
+                    &clock,
+                    habit,
+                    channel.novelty,
+                    calls,
+                    config,
+                ));
             }
         } else if !known && !channel.noted && clock.surprise >= HABIT {
             channel.noted = true;
@@ -569,7 +577,11 @@ impl Device {
                 .map(|&c| (c, proof(&scale.tails, c, FEATURES[c], row[c])))
                 .filter(|(c, e)| {
                     let most = scale.tails.quantile(*c, 1.0);
-                    let factor = if g == 0 { SPREAD_FACTOR } else { config.rate_factor };
+                    let factor = if g == 0 {
+                        SPREAD_FACTOR
+                    } else {
+                        config.rate_factor
+                    };
                     e.surprise + more >= config.threshold
                         && e.surprise >= config.threshold / 2.0
                         && e.value >= most * factor
@@ -586,6 +598,7 @@ impl Device {
             let f = self.window_found(now, long, (group, column), score, proofs, config);
             found.push(f);
             self.scales[usize::from(long)].novel = true;
+            self.scales.iter_mut().for_each(|s| s.told = true);
         }
     }
 
@@ -712,7 +725,7 @@ impl Device {
                     for (i, scale) in self.scales.iter_mut().enumerate() {
                         // What is normal in a short window is so in a long one.
                         if i == 1 || !long {
-                            scale.tails.accept(*column, value * 2.0);
+                            scale.accept(*column, *value);
                         }
                     }
                 }
@@ -867,7 +880,9 @@ fn is_asking(key: &FlowKey, out: &Counters, back: &Counters) -> bool {
     if in_the_middle {
         return out.packets > 0 && other <= own;
     }
-    first && !serves && !(key.protocol == 6 && out.tcp_flags[1] > 0 && back.tcp_flags[1] > 0 && !first)
+    first
+        && !serves
+        && !(key.protocol == 6 && out.tcp_flags[1] > 0 && back.tcp_flags[1] > 0 && !first)
 }
 
 /// Multicast, broadcast, unspecified.

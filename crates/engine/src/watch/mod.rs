@@ -260,8 +260,7 @@ impl Watch {
             if let Some(told) = self.told.get_mut(&key) {
                 // Clocks become surer with every call.
                 let grows = matches!(found.subject, Subject::Clock(_) | Subject::Flow);
-                let rarer =
-                    !grows && found.score >= told.score + RARER && now >= told.at + AGAIN;
+                let rarer = !grows && found.score >= told.score + RARER && now >= told.at + AGAIN;
                 if now < told.at + self.config.repeat && !rarer {
                     told.since += 1;
                     self.suppressed += 1;
@@ -292,7 +291,7 @@ impl Watch {
     fn raise(&mut self, now: Nanos, unit: usize, found: Found, suppressed: u64) {
         let device = self.labels[unit].clone();
         let id = self.next_id;
-        self.next_id += 1;
+        self.next_id = self.next_id.saturating_add(1);
         let summary = found.novelty.sentence(&device, found.usual);
         if self.recent.len() == RECENT {
             self.recent.pop_front();

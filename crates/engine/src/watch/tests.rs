@@ -17,7 +17,10 @@ impl Scene {
         };
         let labels = vec!["home".to_owned(), "cam".to_owned()];
         let watch = Watch::new(config, labels, b"", Nanos::ZERO).expect("nothing stored");
-        Self { watch, port: 40_000 }
+        Self {
+            watch,
+            port: 40_000,
+        }
     }
 
     fn key(&self, last: u8, port: u16) -> FlowKey {
@@ -34,7 +37,11 @@ impl Scene {
 
     /// One connection, all of it in one second.
     fn connect(&mut self, at: f64, last: u8, port: u16, sent: u32, answered: bool) {
-        self.port = if self.port > 60_000 { 40_000 } else { self.port + 1 };
+        self.port = if self.port > 60_000 {
+            40_000
+        } else {
+            self.port + 1
+        };
         let at = Nanos::from_secs_f64(at);
         let (mut out, mut back) = (Counters::EMPTY, Counters::EMPTY);
         let sample = |bytes, flags| Sample {
@@ -97,7 +104,11 @@ fn a_scan_of_ports_is_told_once_while_it_runs() {
     assert!(a.at.0 < Nanos::from_secs(905), "{a:?}");
     assert_eq!((a.device.as_str(), a.severity), ("cam", Severity::High));
     assert!(a.summary.contains("ports within"), "{}", a.summary);
-    assert!(a.evidence.iter().any(|e| e.feature == "ports_tried" && e.value >= 8.0));
+    assert!(
+        a.evidence
+            .iter()
+            .any(|e| e.feature == "ports_tried" && e.value >= 8.0)
+    );
     assert!(s.watch.suppressed() > 0);
 }
 
@@ -144,7 +155,11 @@ fn an_upload_far_above_habits_is_told_with_its_target() {
         .find(|a| matches!(a.novelty, Novelty::Rate { .. }))
         .expect("an alert");
     assert!(a.at.0 <= Nanos::from_secs(3_020), "{a:?}");
-    assert!(a.summary.contains("most of it to 198.51.100.99"), "{}", a.summary);
+    assert!(
+        a.summary.contains("most of it to 198.51.100.99"),
+        "{}",
+        a.summary
+    );
     assert!(a.severity >= Severity::Medium);
 }
 
@@ -163,6 +178,7 @@ fn what_the_owner_calls_normal_is_not_told_again() {
     for a in &first {
         assert_eq!(s.watch.accept(a.id), Ok(a.summary.clone()));
     }
+    // The alert came early; what is normal is the whole of it, in windows of both lengths.
     s.habits(910, 40_000);
     assert_eq!(upload(&mut s, 40_000), []);
     assert!(matches!(
@@ -191,7 +207,10 @@ fn what_was_learnt_survives_a_restart_on_another_clock() {
     for i in 0..600u16 {
         s.connect(400.0 + f64::from(i) * 0.01, 7, 1 + i, 0, false);
     }
-    assert!(s.alerts().iter().any(|a| a.id > id), "learning is over already");
+    assert!(
+        s.alerts().iter().any(|a| a.id > id),
+        "learning is over already"
+    );
     // A device that is gone keeps its profile for when it comes back.
     let other = vec!["home".to_owned(), "plug".to_owned()];
     let w = Watch::new(config, other, &stored, Nanos::ZERO).expect("readable");
@@ -227,7 +246,13 @@ fn memory_is_bounded_under_a_flood() {
     let mut s = Scene::new(10);
     s.habits(0, 60);
     for i in 0..200_000u64 {
-        s.connect(60.0 + i as f64 / 10_000.0, (i % 250) as u8, (i % 60_000) as u16, 0, false);
+        s.connect(
+            60.0 + i as f64 / 10_000.0,
+            (i % 250) as u8,
+            (i % 60_000) as u16,
+            0,
+            false,
+        );
     }
     assert!(s.watch.skipped() > 0);
     let alerts = s.alerts();

@@ -111,6 +111,10 @@ pub(super) struct Scale {
     pub(super) unlearnt: u64,
     /// Columns that were reported or would have been.
     pub(super) novel: bool,
+    /// Something in it was reported, in this window or one of the other length.
+    pub(super) told: bool,
+    /// The most there was in such windows.
+    peaks: [f64; COLUMNS],
     pub(super) tails: Tails,
 }
 
@@ -129,6 +133,8 @@ impl Scale {
             ports: Distinct([0; 16]),
             unlearnt: 0,
             novel: false,
+            told: false,
+            peaks: [0.0; COLUMNS],
             tails: Tails::new(settings, if long { &LONG } else { &SHORT }),
         }
     }
@@ -153,12 +159,31 @@ impl Scale {
 
     /// Ends the running window, learns from it with the weight `times`, and from empty windows up to the one with `index`.
     pub(super) fn close(&mut self, index: u64, times: f64) {
+        self.note_peaks();
         self.tails.learn(&self.row(), times);
         let empty = index.saturating_sub(self.index).saturating_sub(1);
         if empty > 0 {
             self.tails.learn(&[0.0; COLUMNS], empty as f64);
         }
         self.begin(index);
+    }
+
+    fn note_peaks(&mut self) {
+        if self.told {
+            let row = self.row();
+            self.peaks
+                .iter_mut()
+                .zip(row)
+                .for_each(|(p, v)| *p = p.max(v));
+        }
+    }
+
+    /// Makes a value usual, and all that the windows reached of which something was reported since the last time; and twice as
+    /// much.
+    pub(super) fn accept(&mut self, column: usize, value: f64) {
+        self.note_peaks();
+        let most = std::mem::take(&mut self.peaks[column]).max(value);
+        self.tails.accept(column, most * 2.0);
     }
 
     /// Begins a window without learning from the one before.
@@ -169,6 +194,7 @@ impl Scale {
         self.ports = Distinct([0; 16]);
         self.unlearnt = 0;
         self.novel = false;
+        self.told = false;
     }
 }
 

@@ -19,8 +19,10 @@
 mod bytes;
 pub mod dissector;
 mod frames;
+pub mod history;
 pub mod key;
 pub mod ledger;
+pub mod model;
 pub mod nfstream;
 pub mod onnx;
 pub mod parse;
@@ -61,6 +63,6 @@ macro_rules! targets {
 }
 
 targets![
-    dissector, key, ledger, nfstream, onnx, parse, payload, rows, sink, table, trace, tunnels,
-    wire,
+    dissector, history, key, ledger, model, nfstream, onnx, parse, payload, rows, sink, table,
+    trace, tunnels, wire,
 ];
