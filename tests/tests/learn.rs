@@ -146,11 +146,17 @@ fn standard_input_gives_the_same_verdicts() -> Result<()> {
     learn("gmm", &[&capture], &["--false-alarm", "0.1"], &model)?;
     let file = good(
         "gateway",
-        &["classify", "--model", text(&model), text(&capture)],
+        &[
+            "classify",
+            "--model",
+            text(&model),
+            "--report-all",
+            text(&capture),
+        ],
     )?;
     ensure!(file.lines().count() > 2, "{file}");
     let mut piped = Command::new(program("gateway")?)
-        .args(["classify", "--model", text(&model), "-"])
+        .args(["classify", "--model", text(&model), "--report-all", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()?;
@@ -185,12 +191,12 @@ fn what_cannot_work_is_said_clearly() -> Result<()> {
         (
             "gateway",
             &["classify", "--model", model, nothing],
-            &["nothing", "capture"],
+            &["nothing", "not a pcap"],
         ),
         (
             "gateway",
             &["classify", "--model", model],
-            &["INPUT", "--live"],
+            &["INPUT"],
         ),
         (
             "gateway",

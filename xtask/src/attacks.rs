@@ -38,10 +38,22 @@ const ATTACKS: [Attack; 9] = [
     attack("nmap-syn", "nmap -n -Pn -sS -T4 -p 1-1000 @"),
     attack("nmap-xmas", "nmap -n -Pn -sX -T4 -p 1-500 @"),
     attack("nmap-version", "nmap -n -Pn -sV -p 80,443,5201 @"),
-    attack("nmap-slow", "nmap -n -Pn -sS --scan-delay 500ms --max-retries 0 -p 1-60 @"),
-    attack("hping-syn-flood", "hping3 -q -n -S -p 80 -i u1000 -c 5000 @"),
-    attack("hping-udp-flood", "hping3 -q -n --udp -p 53 -d 400 -i u1000 -c 5000 @"),
-    attack("hping-icmp-flood", "hping3 -q -n --icmp -d 200 -i u1000 -c 5000 @"),
+    attack(
+        "nmap-slow",
+        "nmap -n -Pn -sS --scan-delay 500ms --max-retries 0 -p 1-60 @",
+    ),
+    attack(
+        "hping-syn-flood",
+        "hping3 -q -n -S -p 80 -i u1000 -c 5000 @",
+    ),
+    attack(
+        "hping-udp-flood",
+        "hping3 -q -n --udp -p 53 -d 400 -i u1000 -c 5000 @",
+    ),
+    attack(
+        "hping-icmp-flood",
+        "hping3 -q -n --icmp -d 200 -i u1000 -c 5000 @",
+    ),
     attack("iperf-upload", "iperf3 -c @ -t 8 -b 20M"),
 ];
 
@@ -77,7 +89,11 @@ pub fn run(options: &Options) -> Result<()> {
         let took = record(&place.0, attack, &file)?;
         let bytes = fs::metadata(&file)?.len();
         ensure!(bytes > 1_000, "{}: next to nothing was sent", attack.name);
-        eprintln!("{}: {bytes} bytes in {:.1} s", attack.name, took.as_secs_f64());
+        eprintln!(
+            "{}: {bytes} bytes in {:.1} s",
+            attack.name,
+            took.as_secs_f64()
+        );
     }
     for mut server in servers {
         server.stop(Signal::SIGTERM, Duration::from_secs(5))?;

@@ -65,6 +65,6 @@ macro_rules! targets {
 }
 
 targets![
-    conf, dissector, history, key, ledger, model, nfstream, onnx, parse, payload, rows, sink, table,
-    trace, tunnel, tunnels, wire,
+    conf, dissector, history, key, ledger, model, nfstream, onnx, parse, payload, rows, sink,
+    table, trace, tunnel, tunnels, wire,
 ];
