@@ -193,11 +193,7 @@ fn what_cannot_work_is_said_clearly() -> Result<()> {
             &["classify", "--model", model, nothing],
             &["nothing", "not a pcap"],
         ),
-        (
-            "gateway",
-            &["classify", "--model", model],
-            &["INPUT"],
-        ),
+        ("gateway", &["classify", "--model", model], &["INPUT"]),
         (
             "gateway",
             &["classify", "--model", model, "--live", "lo", capture],

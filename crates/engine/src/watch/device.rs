@@ -880,9 +880,7 @@ fn is_asking(key: &FlowKey, out: &Counters, back: &Counters) -> bool {
     if in_the_middle {
         return out.packets > 0 && other <= own;
     }
-    first
-        && !serves
-        && !(key.protocol == 6 && out.tcp_flags[1] > 0 && back.tcp_flags[1] > 0 && !first)
+    first && !serves
 }
 
 /// Multicast, broadcast, unspecified.
