@@ -25,10 +25,13 @@
 pub mod attacker;
 pub mod captures;
 pub mod cover;
+pub mod defend;
 pub mod devices;
 pub mod features;
 pub mod generator;
+pub mod ipet_command;
 pub mod learn;
 pub mod learn_command;
 pub mod network;
+pub mod traces;
 pub mod windows;

@@ -10,6 +10,7 @@ use chaff_cover::{Demand, Generator as _, OnnxGenerator, Window, parity};
 use chaff_trainer::captures;
 use chaff_trainer::cover::{self, Config, Progress, Report};
 use chaff_trainer::devices::{Devices, Scope};
+use chaff_trainer::ipet_command;
 use chaff_trainer::learn_command;
 use chaff_trainer::windows::Shape;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -35,6 +36,8 @@ enum Command {
         after_long_help = "Example:\n  trainer perturb --model camera.onnx --slots 400 --seed 1 --output cover.csv"
     )]
     Perturb(Perturb),
+    /// Show what an observer sees of captures under a defence, as packet tables.
+    Defend(Box<ipet_command::Defend>),
     /// Turn captures into a table of flow features.
     Features(learn_command::Features),
     /// Learn what normal traffic looks like, for `gateway classify`.
@@ -131,6 +134,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Cover(args) => train(args),
         Command::Perturb(args) => perturb(&args),
+        Command::Defend(args) => ipet_command::run_defend(&args),
         Command::Features(args) => learn_command::run_features(args),
         Command::Learn(args) => learn_command::run_learn(&args),
     };
