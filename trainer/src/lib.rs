@@ -29,6 +29,7 @@ pub mod defend;
 pub mod devices;
 pub mod features;
 pub mod generator;
+pub mod ipet;
 pub mod ipet_command;
 pub mod learn;
 pub mod learn_command;

@@ -36,6 +36,8 @@ enum Command {
         after_long_help = "Example:\n  trainer perturb --model camera.onnx --slots 400 --seed 1 --output cover.csv"
     )]
     Perturb(Perturb),
+    /// Cut captures or iPET's traces into windows of slots, as NumPy arrays.
+    Windows(ipet_command::Windows),
     /// Show what an observer sees of captures under a defence, as packet tables.
     Defend(Box<ipet_command::Defend>),
     /// Turn captures into a table of flow features.
@@ -134,6 +136,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Cover(args) => train(args),
         Command::Perturb(args) => perturb(&args),
+        Command::Windows(args) => ipet_command::run_windows(&args),
         Command::Defend(args) => ipet_command::run_defend(&args),
         Command::Features(args) => learn_command::run_features(args),
         Command::Learn(args) => learn_command::run_learn(&args),

@@ -197,7 +197,9 @@ pub fn fit<T: Real>(
     let mut order: Vec<usize> = (0..train.len()).collect();
     let mut best: Option<(f64, Network<T>)> = None;
     let (mut waited, mut flat) = (0, 0);
+    let mut passes = 0;
     for epoch in 1..=how.epochs {
+        passes = epoch;
         for i in (1..order.len()).rev() {
             order.swap(i, rng.random_range(0..=i));
         }
@@ -229,7 +231,6 @@ pub fn fit<T: Real>(
             }
         }
     }
-    let passes = how.epochs;
     if let Some((_, kept)) = best {
         *net = kept;
     }
