@@ -377,7 +377,11 @@ mod tests {
             ("private", "fe80::1", true),
         ] {
             let h: Home = home.parse().expect("valid");
-            assert_eq!(h.contains(ip.parse().expect("address")), inside, "{home} {ip}");
+            assert_eq!(
+                h.contains(ip.parse().expect("address")),
+                inside,
+                "{home} {ip}"
+            );
         }
         assert!("10.0.0.0/33".parse::<Home>().is_err());
         assert!("10.0.0/8".parse::<Home>().is_err());

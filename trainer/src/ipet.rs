@@ -53,20 +53,30 @@ pub fn from_captures(
 ) -> Result<Vec<Timed>> {
     let mut out = Vec::new();
     for file in files {
-        let folder = file.parent().and_then(Path::file_name).and_then(|n| n.to_str()).unwrap_or("");
+        let folder = file
+            .parent()
+            .and_then(Path::file_name)
+            .and_then(|n| n.to_str())
+            .unwrap_or("");
         let first = first_frame(file)?;
         let mut found: BTreeMap<usize, Vec<Packet>> = BTreeMap::new();
         packets(file, notes, &mut |at, p| {
             let (from, to) = (p.key.source(), p.key.destination());
             let out = home.contains(from);
-            if out == home.contains(to) || !matches!(p.key.protocol, TCP | UDP) || p.sample.payload == 0 {
+            if out == home.contains(to)
+                || !matches!(p.key.protocol, TCP | UDP)
+                || p.sample.payload == 0
+            {
                 return;
             }
             // Seconds as tshark prints them: decimal, so rounded once.
             let time = at.since(first).as_secs_f64();
             for (device, dir) in devices.find(p, folder, Scope::All).into_iter().flatten() {
                 if (dir == Dir::Out) == out {
-                    found.entry(device).or_default().push((time, dir, f64::from(p.sample.payload)));
+                    found
+                        .entry(device)
+                        .or_default()
+                        .push((time, dir, f64::from(p.sample.payload)));
                 }
             }
         })?;
@@ -85,12 +95,16 @@ pub fn from_captures(
 }
 
 fn stem(file: &Path) -> String {
-    file.file_stem().and_then(|n| n.to_str()).unwrap_or("").to_owned()
+    file.file_stem()
+        .and_then(|n| n.to_str())
+        .unwrap_or("")
+        .to_owned()
 }
 
 fn first_frame(file: &Path) -> Result<Nanos> {
     let input = File::open(file).with_context(|| format!("while opening {}", file.display()))?;
-    let mut reader = Reader::new(input).with_context(|| format!("while reading {}", file.display()))?;
+    let mut reader =
+        Reader::new(input).with_context(|| format!("while reading {}", file.display()))?;
     let frame = reader.next(&mut Vec::new());
     Ok(frame.ok().flatten().map_or(Nanos::ZERO, |f| f.at))
 }
@@ -101,7 +115,12 @@ fn first_frame(file: &Path) -> Result<Nanos> {
 /// When a column is missing; the text names it.
 pub fn hosts(text: &str) -> Result<BTreeMap<String, String>> {
     let mut lines = text.trim_start_matches('\u{feff}').lines();
-    let header: Vec<&str> = lines.next().unwrap_or("").split('\t').map(str::trim).collect();
+    let header: Vec<&str> = lines
+        .next()
+        .unwrap_or("")
+        .split('\t')
+        .map(str::trim)
+        .collect();
     let column = |name: &str| {
         header
             .iter()
@@ -116,7 +135,8 @@ pub fn hosts(text: &str) -> Result<BTreeMap<String, String>> {
             continue;
         };
         for ip in ips.split("::").filter(|ip| !ip.is_empty()) {
-            out.entry(ip.to_owned()).or_insert_with(|| (*host).to_owned());
+            out.entry(ip.to_owned())
+                .or_insert_with(|| (*host).to_owned());
         }
     }
     Ok(out)
@@ -137,7 +157,8 @@ pub fn from_tables(
 ) -> Result<Vec<Timed>> {
     let mut out = Vec::new();
     for file in files {
-        let input = File::open(file).with_context(|| format!("while opening {}", file.display()))?;
+        let input =
+            File::open(file).with_context(|| format!("while opening {}", file.display()))?;
         let session = stem(file);
         let own = session
             .strip_prefix("day_")
@@ -165,7 +186,10 @@ fn table(
     Read::take(&mut input, MAX_LINE).read_line(&mut line)?;
     let header = line.trim_end().trim_start_matches('\u{feff}').to_owned();
     let mark = if header.contains('\t') { '\t' } else { ',' };
-    let names: Vec<&str> = header.split(mark).map(|c| c.trim().trim_matches('"')).collect();
+    let names: Vec<&str> = header
+        .split(mark)
+        .map(|c| c.trim().trim_matches('"'))
+        .collect();
     let column = |name: &str| names.iter().position(|c| *c == name);
     let need = |name: &str| column(name).with_context(|| format!("line 1: no column `{name}`"));
     let (time, from, to, protocol) = (
@@ -182,7 +206,11 @@ fn table(
     let mut out: BTreeMap<String, Vec<Packet>> = BTreeMap::new();
     for number in 2u64.. {
         line.clear();
-        if Read::take(&mut input, MAX_LINE).read_line(&mut line).with_context(|| format!("line {number}"))? == 0 {
+        if Read::take(&mut input, MAX_LINE)
+            .read_line(&mut line)
+            .with_context(|| format!("line {number}"))?
+            == 0
+        {
             break;
         }
         if line.trim().is_empty() {
@@ -200,7 +228,10 @@ fn table(
         }
         let seconds: f64 = match cell(time).parse() {
             Ok(t) if (0.0..=1e10).contains(&t) => t,
-            _ => bail!("line {number}: frame.time_relative is {:?}, wanted seconds", cell(time)),
+            _ => bail!(
+                "line {number}: frame.time_relative is {:?}, wanted seconds",
+                cell(time)
+            ),
         };
         let place = if is_udp { udp } else { tcp };
         let found = match outer(place) {
@@ -210,7 +241,11 @@ fn table(
                 _ => bail!("line {number}: {} is {text:?}, wanted bytes", names[place]),
             },
         };
-        let bytes = if length.is_none() && is_udp { found - 8.0 } else { found };
+        let bytes = if length.is_none() && is_udp {
+            found - 8.0
+        } else {
+            found
+        };
         if bytes == 0.0 {
             continue;
         }
@@ -222,7 +257,9 @@ fn table(
                 None => continue,
             },
         };
-        out.entry(device.to_owned()).or_default().push((seconds, dir, bytes));
+        out.entry(device.to_owned())
+            .or_default()
+            .push((seconds, dir, bytes));
     }
     Ok(out)
 }
@@ -285,20 +322,29 @@ fn floor_divide(a: f64, b: f64) -> f64 {
         return quotient;
     }
     let floor = quotient.floor();
-    if quotient - floor > 0.5 { floor + 1.0 } else { floor }
+    if quotient - floor > 0.5 {
+        floor + 1.0
+    } else {
+        floor
+    }
 }
 
 /// The bytes of a NumPy array of 64-bit floats (`.npy`, version 1.0).
 pub fn npy(shape: &[usize], numbers: impl IntoIterator<Item = f64>) -> Vec<u8> {
     let sizes: String = shape.iter().map(|n| format!("{n}, ")).collect();
-    let mut header = format!("{{'descr': '<f8', 'fortran_order': False, 'shape': ({}), }}", sizes.trim_end());
+    let mut header = format!(
+        "{{'descr': '<f8', 'fortran_order': False, 'shape': ({}), }}",
+        sizes.trim_end()
+    );
     let padding = 64 - (10 + header.len() + 1) % 64;
     header.push_str(&" ".repeat(padding % 64));
     header.push('\n');
     let mut out = b"\x93NUMPY\x01\x00".to_vec();
     out.extend((header.len() as u16).to_le_bytes());
     out.extend(header.as_bytes());
-    numbers.into_iter().for_each(|x| out.extend(x.to_le_bytes()));
+    numbers
+        .into_iter()
+        .for_each(|x| out.extend(x.to_le_bytes()));
     out
 }
 
@@ -321,7 +367,13 @@ mod tests {
         }
         assert_eq!(rows(0.3, 0.1).expect("valid"), 2);
         assert_eq!(rows(4.0, 0.1).expect("valid"), 40);
-        for (total, omega) in [(0.0, 0.1), (4.0, 0.0), (f64::NAN, 0.1), (0.1, 4.0), (1e9, 1.0)] {
+        for (total, omega) in [
+            (0.0, 0.1),
+            (4.0, 0.0),
+            (f64::NAN, 0.1),
+            (0.1, 4.0),
+            (1e9, 1.0),
+        ] {
             assert!(rows(total, omega).is_err(), "{total} {omega}");
         }
     }
@@ -335,12 +387,18 @@ mod tests {
             (29.5, Dir::In, 1.0),
         ];
         let w = windows(&packets, 4.0, 0.1).expect("windows");
-        assert_eq!(w.iter().map(|w| w.silence).collect::<Vec<_>>(), [0.0, 3.0, 20.5]);
+        assert_eq!(
+            w.iter().map(|w| w.silence).collect::<Vec<_>>(),
+            [0.0, 3.0, 20.5]
+        );
         assert_eq!(w[0].slots[..4], [0.0, 0.0, 1.0, 10.0]);
         // 1.0 // 0.1 is 9.
         assert_eq!(w[0].slots[36..40], [1.0, 7.0, 0.0, 0.0]);
         assert!(windows(&[], 4.0, 0.1).expect("no packet").is_empty());
-        assert_eq!(windows(&packets[..1], 4.0, 0.1).expect("one packet").len(), 1);
+        assert_eq!(
+            windows(&packets[..1], 4.0, 0.1).expect("one packet").len(),
+            1
+        );
     }
 
     #[test]
@@ -359,10 +417,19 @@ mod tests {
         assert_eq!(found["cam"], [(0.5, Dir::Out, 32.0)]);
         for (text, want) in [
             ("a,b\n", "no column `frame.time_relative`"),
-            ("frame.time_relative,ip.src,ip.dst,ip.proto,transport.len\nx,192.1,8.8,17,32\n", "line 2: frame.time_relative"),
-            ("frame.time_relative,ip.src,ip.dst,ip.proto,transport.len\n1,192.1,8.8,17,q\n", "line 2: transport.len"),
+            (
+                "frame.time_relative,ip.src,ip.dst,ip.proto,transport.len\nx,192.1,8.8,17,32\n",
+                "line 2: frame.time_relative",
+            ),
+            (
+                "frame.time_relative,ip.src,ip.dst,ip.proto,transport.len\n1,192.1,8.8,17,q\n",
+                "line 2: transport.len",
+            ),
         ] {
-            let e = format!("{:#}", table(text.as_bytes(), "x", None, "192").expect_err("refused"));
+            let e = format!(
+                "{:#}",
+                table(text.as_bytes(), "x", None, "192").expect_err("refused")
+            );
             assert!(e.contains(want), "{e}");
         }
     }
@@ -372,6 +439,9 @@ mod tests {
         let bytes = npy(&[2, 1], [1.0, 2.0]);
         assert_eq!((bytes.len() - 16) % 64, 0);
         let text = String::from_utf8_lossy(&bytes[10..bytes.len() - 16]);
-        assert!(text.contains("'shape': (2, 1,)") && text.ends_with('\n'), "{text}");
+        assert!(
+            text.contains("'shape': (2, 1,)") && text.ends_with('\n'),
+            "{text}"
+        );
     }
 }

@@ -417,7 +417,8 @@ pub fn run_windows(args: &Windows) -> Result<()> {
         let devices = devices(args.devices.as_deref(), &files)?;
         let reading = bar(files.len() as u64, "captures")?;
         let mut notes = Vec::new();
-        let found = ipet::from_captures(&files, &devices, &home, &mut notes, &mut || reading.inc(1))?;
+        let found =
+            ipet::from_captures(&files, &devices, &home, &mut notes, &mut || reading.inc(1))?;
         reading.finish_and_clear();
         notes.iter().for_each(|n| eprintln!("note: {n}"));
         found
@@ -431,17 +432,27 @@ pub fn run_windows(args: &Windows) -> Result<()> {
             let mut cutter = crate::windows::Cutter::new(shape, usize::MAX);
             let mut rng = stream(0, "unused: nothing is left out");
             for &(seconds, dir, bytes) in &t.packets {
-                cutter.push(Nanos((seconds * 1e9).round() as u64), dir, bytes.max(0.0) as u32, &mut rng);
+                cutter.push(
+                    Nanos((seconds * 1e9).round() as u64),
+                    dir,
+                    bytes.max(0.0) as u32,
+                    &mut rng,
+                );
             }
             cutter.finish(&mut rng)
         };
         for w in &windows {
-            names.push_str(&format!("{},{},{},{}\n", t.label, t.device, t.session, w.index));
+            names.push_str(&format!(
+                "{},{},{},{}\n",
+                t.label, t.device, t.session, w.index
+            ));
         }
         all.extend(windows);
     }
     if all.is_empty() {
-        bail!("no window: no TCP or UDP packet with payload between a listed device and the world outside the home");
+        bail!(
+            "no window: no TCP or UDP packet with payload between a listed device and the world outside the home"
+        );
     }
     let rows = all[0].slots.len() / crate::windows::COLUMNS;
     std::fs::create_dir_all(&args.output)
@@ -450,10 +461,22 @@ pub fn run_windows(args: &Windows) -> Result<()> {
         let path = args.output.join(name);
         std::fs::write(&path, bytes).with_context(|| format!("while writing {}", path.display()))
     };
-    let numbers = all.iter().flat_map(|w| w.slots.iter().map(|v| f64::from(*v)));
-    write("windows.npy", &ipet::npy(&[all.len(), rows, crate::windows::COLUMNS], numbers))?;
-    write("silence.npy", &ipet::npy(&[all.len()], all.iter().map(|w| w.silence)))?;
+    let numbers = all
+        .iter()
+        .flat_map(|w| w.slots.iter().map(|v| f64::from(*v)));
+    write(
+        "windows.npy",
+        &ipet::npy(&[all.len(), rows, crate::windows::COLUMNS], numbers),
+    )?;
+    write(
+        "silence.npy",
+        &ipet::npy(&[all.len()], all.iter().map(|w| w.silence)),
+    )?;
     write("windows.csv", names.as_bytes())?;
-    println!("{} windows of {rows} slots from {} traces", all.len(), traces.len());
+    println!(
+        "{} windows of {rows} slots from {} traces",
+        all.len(),
+        traces.len()
+    );
     Ok(())
 }

@@ -38,7 +38,8 @@ impl<T: Real> Network<T> {
                     let outputs = c.bias.value.nrows();
                     let tapped: Vec<f32> = (0..outputs * features * c.taps)
                         .map(|i| {
-                            let (o, f, k) = (i / (features * c.taps), i / c.taps % features, i % c.taps);
+                            let (o, f, k) =
+                                (i / (features * c.taps), i / c.taps % features, i % c.taps);
                             single(c.weights.value[[o, k * features + f]])
                         })
                         .collect();
@@ -116,7 +117,8 @@ fn lstm<T: Real>(pair: &[Lstm<T>; 2], inputs: usize) -> Recurrent {
             .flat_map(|&g| rows(g).flat_map(|r| r.iter().map(|v| single(*v)).collect::<Vec<_>>()))
             .collect()
     };
-    let both = |part: fn(&Lstm<T>) -> &Array2<T>| pair.iter().flat_map(|l| blocks(part(l))).collect();
+    let both =
+        |part: fn(&Lstm<T>) -> &Array2<T>| pair.iter().flat_map(|l| blocks(part(l))).collect();
     Recurrent {
         cell: Cell::Lstm,
         directions: 2,

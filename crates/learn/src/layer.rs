@@ -158,7 +158,12 @@ pub struct Dense<T> {
 
 impl<T: Real> Dense<T> {
     /// Weights after Glorot, bias zero.
-    pub fn new(inputs: usize, outputs: usize, activation: Activation, rng: &mut dyn RngCore) -> Self {
+    pub fn new(
+        inputs: usize,
+        outputs: usize,
+        activation: Activation,
+        rng: &mut dyn RngCore,
+    ) -> Self {
         Self {
             weights: Parameter::glorot(outputs, inputs, rng),
             bias: Parameter::zeros(outputs, 1),
@@ -181,7 +186,13 @@ impl<T: Real> Dense<T> {
     /// Adds to the gradients; gives the derivative by the input of the last [`Dense::forward`].
     pub fn backward(&mut self, mut dy: Array2<T>) -> Array2<T> {
         self.activation.pull(&mut dy, &self.y);
-        general_mat_mul(T::one(), &dy, &self.x.t(), T::one(), &mut self.weights.gradient);
+        general_mat_mul(
+            T::one(),
+            &dy,
+            &self.x.t(),
+            T::one(),
+            &mut self.weights.gradient,
+        );
         add_sums(&mut self.bias.gradient, dy.view());
         self.weights.value.t().dot(&dy)
     }
@@ -298,19 +309,39 @@ pub enum Layer<T> {
 
 impl<T: Real> Layer<T> {
     /// [`Dense`].
-    pub fn dense(inputs: usize, outputs: usize, activation: Activation, rng: &mut dyn RngCore) -> Self {
+    pub fn dense(
+        inputs: usize,
+        outputs: usize,
+        activation: Activation,
+        rng: &mut dyn RngCore,
+    ) -> Self {
         Self::Dense(Box::new(Dense::new(inputs, outputs, activation, rng)))
     }
 
     /// A pair of [`Lstm`]s with `units` each, `2 * units` rows. `penalty` is that of their input weights.
-    pub fn bi_lstm(inputs: usize, units: usize, sequence: bool, penalty: f64, rng: &mut dyn RngCore) -> Self {
-        let mut pair = [Lstm::new(inputs, units, false, rng), Lstm::new(inputs, units, true, rng)];
+    pub fn bi_lstm(
+        inputs: usize,
+        units: usize,
+        sequence: bool,
+        penalty: f64,
+        rng: &mut dyn RngCore,
+    ) -> Self {
+        let mut pair = [
+            Lstm::new(inputs, units, false, rng),
+            Lstm::new(inputs, units, true, rng),
+        ];
         pair.iter_mut().for_each(|l| l.weights.penalty = penalty);
         Self::BiLstm(Box::new(pair), sequence)
     }
 
     /// [`Gru`].
-    pub fn gru(inputs: usize, units: usize, sequence: bool, penalty: f64, rng: &mut dyn RngCore) -> Self {
+    pub fn gru(
+        inputs: usize,
+        units: usize,
+        sequence: bool,
+        penalty: f64,
+        rng: &mut dyn RngCore,
+    ) -> Self {
         let mut gru = Gru::new(inputs, units, rng);
         gru.weights.penalty = penalty;
         Self::Gru(Box::new(gru), sequence)
@@ -359,14 +390,21 @@ impl<T: Real> Layer<T> {
                 let both = if *sequence {
                     [forth.view(), back.view()]
                 } else {
-                    [cut(forth.view(), .., n - batch..), cut(back.view(), .., ..batch)]
+                    [
+                        cut(forth.view(), .., n - batch..),
+                        cut(back.view(), .., ..batch),
+                    ]
                 };
                 stack(&both)
             }
             Self::Gru(gru, sequence) => {
                 let h = gru.forward(x, batch);
                 let n = h.ncols();
-                if *sequence { h } else { cut(h.view(), .., n - batch..).to_owned() }
+                if *sequence {
+                    h
+                } else {
+                    cut(h.view(), .., n - batch..).to_owned()
+                }
             }
             Self::Conv1d(c) => c.forward(x, batch),
             Self::MaxPool(first) => {
@@ -399,7 +437,11 @@ impl<T: Real> Layer<T> {
                 };
                 let keep = T::of(1.0 / (1.0 - *share));
                 *mask = Array2::from_shape_simple_fn(x.raw_dim(), || {
-                    if rng.random::<f64>() < *share { T::zero() } else { keep }
+                    if rng.random::<f64>() < *share {
+                        T::zero()
+                    } else {
+                        keep
+                    }
                 });
                 x * &*mask
             }

@@ -60,7 +60,9 @@ impl<T: Real> Network<T> {
                 Layer::Flatten => {
                     let f = *rows;
                     let steps = d.nrows() / f.max(1);
-                    Array2::from_shape_fn((f, steps * batch), |(i, j)| d[[j / batch * f + i, j % batch]])
+                    Array2::from_shape_fn((f, steps * batch), |(i, j)| {
+                        d[[j / batch * f + i, j % batch]]
+                    })
                 }
                 _ => layer.backward(d, batch),
             };
@@ -78,6 +80,29 @@ impl<T: Real> Network<T> {
         self.parameters().iter().map(|p| p.value.len()).sum()
     }
 
+    /// All that is learned as one list, in order of layers.
+    pub fn weights(&mut self) -> Vec<f32> {
+        let all = self.parameters();
+        all.iter()
+            .flat_map(|p| p.value.iter().map(|v| v.f64() as f32))
+            .collect()
+    }
+
+    /// Sets all that is learned from such a list. Gives whether it had the right length and held only finite numbers; otherwise
+    /// nothing changes.
+    pub fn set_weights(&mut self, weights: &[f32]) -> bool {
+        if weights.len() != self.size() || !weights.iter().all(|w| w.is_finite()) {
+            return false;
+        }
+        let mut from = weights.iter();
+        for p in self.parameters() {
+            for (value, w) in p.value.iter_mut().zip(&mut from) {
+                *value = T::of(f64::from(*w));
+            }
+        }
+        true
+    }
+
     /// Goes one step down the gradients and sets them to zero.
     pub fn step(&mut self, how: &mut Optimizer) {
         how.advance();
@@ -87,7 +112,9 @@ impl<T: Real> Network<T> {
     /// Sets the gradients to zero.
     pub fn clear(&mut self) {
         let zero = T::zero();
-        self.parameters().into_iter().for_each(|p| p.gradient.fill(zero));
+        self.parameters()
+            .into_iter()
+            .for_each(|p| p.gradient.fill(zero));
     }
 
     /// Sum of the penalties on weights.
@@ -106,8 +133,7 @@ impl<T: Real> Network<T> {
                 out = Array2::zeros((logits.nrows(), samples.len()));
             }
             let at = k * SCORE_BATCH;
-            cut_mut(out.view_mut(), .., at..at + part.len())
-                .assign(&softmax(&logits));
+            cut_mut(out.view_mut(), .., at..at + part.len()).assign(&softmax(&logits));
         }
         out
     }
@@ -115,7 +141,10 @@ impl<T: Real> Network<T> {
     /// The most probable class of each sample.
     pub fn classify(&mut self, samples: &Samples) -> Vec<usize> {
         let p = self.probabilities(samples);
-        p.columns().into_iter().map(|c| best(c.iter().copied())).collect()
+        p.columns()
+            .into_iter()
+            .map(|c| best(c.iter().copied()))
+            .collect()
     }
 
     /// Share of samples whose most probable class is theirs; 0 without samples.

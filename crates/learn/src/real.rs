@@ -2,7 +2,13 @@ use ndarray::{LinalgScalar, ScalarOperand};
 
 /// A floating-point type that networks compute with.
 pub trait Real:
-    LinalgScalar + ScalarOperand + PartialOrd + std::ops::Neg<Output = Self> + std::ops::AddAssign + Send + Sync
+    LinalgScalar
+    + ScalarOperand
+    + PartialOrd
+    + std::ops::Neg<Output = Self>
+    + std::ops::AddAssign
+    + Send
+    + Sync
 {
     /// From a double, rounded.
     fn of(x: f64) -> Self;

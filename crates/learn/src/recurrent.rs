@@ -88,7 +88,10 @@ impl<T: Real> Lstm<T> {
             let mut c = &i * &g;
             if let Some(b) = before {
                 let past = cut(cell.view(), .., b..b + batch);
-                Zip::from(&mut c).and(&f).and(&past).for_each(|c, f, p| *c += *f * *p);
+                Zip::from(&mut c)
+                    .and(&f)
+                    .and(&past)
+                    .for_each(|c, f, p| *c += *f * *p);
             }
             cut_mut(cell.view_mut(), .., now()).assign(&c);
             c.mapv_inplace(tanh);
@@ -123,13 +126,20 @@ impl<T: Real> Lstm<T> {
                 .and(&shown)
                 .for_each(|c, d, o, s| *c += *d * *o * (one - *s * *s));
             // Derivative by what enters gate k: that by the gate's value, `a * b`, bent back.
-            let mut put = |k: usize, a: ArrayView2<'_, T>, b: ArrayView2<'_, T>, v: ArrayView2<'_, T>| {
-                let rows = k * units..(k + 1) * units;
-                let z = cut_mut(dz.view_mut(), rows, now());
-                Zip::from(z).and(&a).and(&b).and(&v).for_each(|z, a, b, v| {
-                    *z = *a * *b * if k == 2 { one - *v * *v } else { *v * (one - *v) };
-                });
-            };
+            let mut put =
+                |k: usize, a: ArrayView2<'_, T>, b: ArrayView2<'_, T>, v: ArrayView2<'_, T>| {
+                    let rows = k * units..(k + 1) * units;
+                    let z = cut_mut(dz.view_mut(), rows, now());
+                    Zip::from(z).and(&a).and(&b).and(&v).for_each(|z, a, b, v| {
+                        *z = *a
+                            * *b
+                            * if k == 2 {
+                                one - *v * *v
+                            } else {
+                                *v * (one - *v)
+                            };
+                    });
+                };
             put(0, carry.view(), g, i);
             if let Some(b) = before {
                 put(1, carry.view(), cut(self.cell.view(), .., b..b + batch), f);
@@ -248,7 +258,13 @@ impl<T: Real> Gru<T> {
                 Some(b) => cut(self.hidden.view(), .., b..b + batch).to_owned(),
                 None => Array2::zeros((units, batch)),
             };
-            let gate = |g: usize| cut(self.gates.view(), g * units..(g + 1) * units, at..at + batch);
+            let gate = |g: usize| {
+                cut(
+                    self.gates.view(),
+                    g * units..(g + 1) * units,
+                    at..at + batch,
+                )
+            };
             let (z, r, c) = (gate(0), gate(1), gate(2));
             let d = cut(dh.view(), .., now()).to_owned();
             // Before the nonlinearities: update, candidate, reset.

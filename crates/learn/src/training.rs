@@ -77,7 +77,10 @@ impl Samples {
                 x[[value, step * batch + b]] = T::of(f64::from(*v));
             }
         }
-        let extra = places.iter().map(|&i| T::of(f64::from(self.extra[i]))).collect();
+        let extra = places
+            .iter()
+            .map(|&i| T::of(f64::from(self.extra[i])))
+            .collect();
         (x, extra, places.iter().map(|&i| self.classes[i]).collect())
     }
 }
@@ -147,7 +150,10 @@ impl Optimizer {
                 second,
             };
         }
-        let (now, next) = (Self::momentum(steps), Self::momentum(steps.saturating_add(1)));
+        let (now, next) = (
+            Self::momentum(steps),
+            Self::momentum(steps.saturating_add(1)),
+        );
         Coefficients {
             gradient: (1.0 - now) / (1.0 - self.schedule),
             momentum: next / (1.0 - self.schedule * next),
@@ -300,11 +306,17 @@ mod tests {
         let logits = net.forward(x.clone(), &extra, None);
         let (_, d) = cross_entropy(&logits, &classes);
         let dx = net.backward(d);
-        let gradients: Vec<Array2<f64>> =
-            net.parameters().iter().map(|p| p.gradient.clone()).collect();
+        let gradients: Vec<Array2<f64>> = net
+            .parameters()
+            .iter()
+            .map(|p| p.gradient.clone())
+            .collect();
         let h = 1e-6;
         for (k, g) in gradients.iter().enumerate() {
-            assert!(g.iter().any(|v| *v != 0.0), "{name}: parameter {k} has no gradient");
+            assert!(
+                g.iter().any(|v| *v != 0.0),
+                "{name}: parameter {k} has no gradient"
+            );
             for (i, j) in (0..g.nrows()).flat_map(|i| (0..g.ncols()).map(move |j| (i, j))) {
                 let keep = net.parameters()[k].value[[i, j]];
                 let at = |net: &mut Network<f64>, v: f64| {
@@ -314,7 +326,10 @@ mod tests {
                 let want = (at(&mut net, keep + h) - at(&mut net, keep - h)) / (2.0 * h);
                 net.parameters()[k].value[[i, j]] = keep;
                 let found = g[[i, j]];
-                assert!((found - want).abs() < 1e-8, "{name} {k} [{i},{j}]: {found} {want}");
+                assert!(
+                    (found - want).abs() < 1e-8,
+                    "{name} {k} [{i},{j}]: {found} {want}"
+                );
             }
         }
         for (i, j) in (0..x.nrows()).flat_map(|i| (0..x.ncols()).map(move |j| (i, j))) {
@@ -322,7 +337,11 @@ mod tests {
             up[[i, j]] += h;
             down[[i, j]] -= h;
             let want = (loss(&mut net, &up) - loss(&mut net, &down)) / (2.0 * h);
-            assert!((dx[[i, j]] - want).abs() < 1e-8, "{name} x[{i},{j}]: {} {want}", dx[[i, j]]);
+            assert!(
+                (dx[[i, j]] - want).abs() < 1e-8,
+                "{name} x[{i},{j}]: {} {want}",
+                dx[[i, j]]
+            );
         }
     }
 
@@ -336,10 +355,16 @@ mod tests {
                 Layer::dense(5, 4, Activation::None, r),
             ]
         };
-        let mut layers = vec![Layer::bi_lstm(3, 4, true, 0.0, r), Layer::bi_lstm(8, 3, false, 0.0, r)];
+        let mut layers = vec![
+            Layer::bi_lstm(3, 4, true, 0.0, r),
+            Layer::bi_lstm(8, 3, false, 0.0, r),
+        ];
         layers.extend(end(6, r));
         check("lstm", layers);
-        let mut layers = vec![Layer::gru(3, 4, true, 0.0, r), Layer::gru(4, 3, false, 0.0, r)];
+        let mut layers = vec![
+            Layer::gru(3, 4, true, 0.0, r),
+            Layer::gru(4, 3, false, 0.0, r),
+        ];
         layers.extend(end(3, r));
         check("gru", layers);
         let mut layers = vec![

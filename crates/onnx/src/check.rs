@@ -634,7 +634,9 @@ impl Node<'_> {
             Some(list) if a.r#type == Some(attribute::INTS) && list.len() <= MAX_RANK => {
                 Ok(Some(list))
             }
-            _ => Err(self.fail(format!("attribute {name:?} is no short list of whole numbers"))),
+            _ => Err(self.fail(format!(
+                "attribute {name:?} is no short list of whole numbers"
+            ))),
         }
     }
 
@@ -707,7 +709,10 @@ impl Node<'_> {
         let &[steps, 1, inputs] = self.floats(0)? else {
             return Err(self.fail("the input must be steps x 1 x values"));
         };
-        let Some(h) = usize::try_from(units).ok().filter(|h| (1..=4096).contains(h)) else {
+        let Some(h) = usize::try_from(units)
+            .ok()
+            .filter(|h| (1..=4096).contains(h))
+        else {
             return Err(self.fail(format!("hidden_size is {units}")));
         };
         let want: [(&str, Vec<usize>); 3] = [
@@ -761,7 +766,10 @@ impl Node<'_> {
         if taps > steps {
             return Err(self.fail(format!("{taps} taps over {steps} steps")));
         }
-        Ok((vec![1, outputs, steps - taps + 1], vec![ints("kernel_shape", &[taps])]))
+        Ok((
+            vec![1, outputs, steps - taps + 1],
+            vec![ints("kernel_shape", &[taps])],
+        ))
     }
 
     /// Over one dimension, no padding.

@@ -186,7 +186,11 @@ impl Graph {
 
     /// Adds a convolution over the last dimension of `1 x inputs x steps` with weights of `outputs x inputs x taps`.
     pub fn conv(&mut self, x: &Value, weights: &Value, bias: &Value, taps: usize) -> Value {
-        self.node("Conv", &[x, weights, bias], vec![ints("kernel_shape", &[taps])])
+        self.node(
+            "Conv",
+            &[x, weights, bias],
+            vec![ints("kernel_shape", &[taps])],
+        )
     }
 
     /// Adds the maximum of every `size` steps of `1 x channels x steps`.

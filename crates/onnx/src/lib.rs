@@ -66,4 +66,6 @@ pub use inspect::{Inspected, inspect};
 #[cfg(feature = "runtime")]
 pub use model::Model;
 pub use scan::MAX_FILE;
-pub use signature::{Golden, IPET_ATTACKER, IPET_GENERATOR, IPET_SLOTS, SIGNATURE_VERSION, Signature};
+pub use signature::{
+    Golden, IPET_ATTACKER, IPET_GENERATOR, IPET_SLOTS, SIGNATURE_VERSION, Signature,
+};
