@@ -29,6 +29,8 @@ pub mod captures;
 pub mod cover;
 pub mod defend;
 pub mod devices;
+pub mod evaluate;
+pub mod evaluate_command;
 pub mod features;
 pub mod forest;
 pub mod generator;

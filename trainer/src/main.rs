@@ -11,6 +11,7 @@ use chaff_trainer::attack_command;
 use chaff_trainer::captures;
 use chaff_trainer::cover::{self, Config, Progress, Report};
 use chaff_trainer::devices::{Devices, Scope};
+use chaff_trainer::evaluate_command;
 use chaff_trainer::ipet_command;
 use chaff_trainer::learn_command;
 use chaff_trainer::staged::{self, Staged};
@@ -43,6 +44,8 @@ enum Command {
     Windows(ipet_command::Windows),
     /// Train an attacker on some sessions, try it on the others: table, picture, model file.
     Attack(Box<attack_command::Attack>),
+    /// Try attackers on defences: one table and one picture of accuracy over cost.
+    Evaluate(Box<evaluate_command::Evaluate>),
     /// Show what an observer sees of captures under a defence, as packet tables.
     Defend(Box<ipet_command::Defend>),
     /// Turn captures into a table of flow features.
@@ -158,6 +161,7 @@ fn main() -> ExitCode {
         Command::Cover(args) => train(args),
         Command::Perturb(args) => perturb(&args),
         Command::Attack(args) => attack_command::run_attack(&args),
+        Command::Evaluate(args) => evaluate_command::run_evaluate(&args),
         Command::Windows(args) => ipet_command::run_windows(&args),
         Command::Defend(args) => ipet_command::run_defend(&args),
         Command::Features(args) => learn_command::run_features(args),
