@@ -120,7 +120,7 @@ pub fn evaluate(
         let mut scores: [Vec<Score>; 3] = Default::default();
         for &seed in &options.seeds {
             let mut rng = stream(seed, "evaluate");
-            let defended = apply(defence, traces, seed)?;
+            let defended = apply(defence, traces, seed, &world)?;
             costs.push(cost(traces, &defended, &world));
             let grow = |table: &Table, kind: Kind, rng: &mut dyn RngCore| {
                 Forest::fit(table, &world.labels, kind, options.trees, rng, &mut || {})
@@ -141,7 +141,7 @@ pub fn evaluate(
                 &mut rng,
             );
             for copy in 1..=options.copies {
-                let more = apply(defence, traces, seed + 1_000_003 * copy as u64)?;
+                let more = apply(defence, traces, seed.wrapping_add(1_000_003 * copy as u64), &world)?;
                 let more = world.table(&more, &parts, Features::MultiScale, options.cap, &mut rng);
                 for (i, &class) in more.train.y.iter().enumerate() {
                     tables.train.push(more.train.row(i), class);
@@ -186,8 +186,16 @@ pub fn evaluate(
     })
 }
 
-fn apply(defence: &Defence, traces: &[Trace], seed: u64) -> Result<Vec<Trace>> {
-    traces.iter().map(|t| defence.apply(t, seed)).collect()
+/// Labels that no attacker knows are left as they are: there may be no generator for them.
+fn apply(defence: &Defence, traces: &[Trace], seed: u64, world: &World) -> Result<Vec<Trace>> {
+    let one = |t: &Trace| {
+        if world.labels.contains(&t.label) {
+            defence.apply(t, seed)
+        } else {
+            Ok(t.clone())
+        }
+    };
+    traces.iter().map(one).collect()
 }
 
 fn recall(scores: &[Score], labels: usize) -> Vec<f64> {

@@ -133,8 +133,8 @@ pub fn bar(total: u64, what: &'static str) -> Result<ProgressBar> {
 /// Settings of the envelope.
 #[derive(Args)]
 pub struct EnvelopeArgs {
-    /// Envelope: mean cover, packets/s and direction.
-    #[arg(long, default_value_t = 2.0)]
+    /// Envelope: mean cover, packets/s and direction. With this rate and mix a device gets about 2 kB/s.
+    #[arg(long, default_value_t = 3.6)]
     rate: f64,
     /// Envelope: tick of the release clock, ms; 0 for none. Delays real packets by up to a tick.
     #[arg(long, default_value_t = 4.0)]
@@ -143,7 +143,7 @@ pub struct EnvelopeArgs {
     #[arg(long, value_delimiter = ',', default_values_t = [128, 576, 1420])]
     sizes: Vec<u32>,
     /// Envelope: weights of these sizes in the cover.
-    #[arg(long, value_delimiter = ',', default_values_t = [3.0, 0.6, 0.6])]
+    #[arg(long, value_delimiter = ',', default_values_t = [3.0, 0.4, 0.2])]
     mix: Vec<f64>,
     /// Envelope: standard deviation of the logarithm of a segment's rate.
     #[arg(long, default_value_t = 1.5)]
