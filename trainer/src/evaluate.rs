@@ -141,7 +141,12 @@ pub fn evaluate(
                 &mut rng,
             );
             for copy in 1..=options.copies {
-                let more = apply(defence, traces, seed.wrapping_add(1_000_003 * copy as u64), &world)?;
+                let more = apply(
+                    defence,
+                    traces,
+                    seed.wrapping_add(1_000_003 * copy as u64),
+                    &world,
+                )?;
                 let more = world.table(&more, &parts, Features::MultiScale, options.cap, &mut rng);
                 for (i, &class) in more.train.y.iter().enumerate() {
                     tables.train.push(more.train.row(i), class);

@@ -69,6 +69,12 @@ impl<T: Real> Parameter<T> {
         Self::new(value)
     }
 
+    /// Sets the optimizer's moments to zero.
+    pub(crate) fn forget(&mut self) {
+        self.first.fill(T::zero());
+        self.second.fill(T::zero());
+    }
+
     pub(crate) fn penalty(&self) -> f64 {
         if self.penalty == 0.0 {
             return 0.0;

@@ -117,6 +117,12 @@ impl<T: Real> Network<T> {
             .for_each(|p| p.gradient.fill(zero));
     }
 
+    /// Forgets gradients and the optimizer's moments, for training with a new [`Optimizer`].
+    pub fn forget(&mut self) {
+        self.clear();
+        self.parameters().into_iter().for_each(Parameter::forget);
+    }
+
     /// Sum of the penalties on weights.
     pub fn penalty(&mut self) -> f64 {
         self.parameters().iter().map(|p| p.penalty()).sum()

@@ -190,7 +190,7 @@ impl Default for Fit {
     }
 }
 
-/// Trains by cross-entropy; calls `tick` after each pass with its number (from 1) and the mean loss. Gives the number of passes.
+/// Trains by cross-entropy with a new Adam; calls `tick` after each pass with its number (from 1) and the mean loss. Gives the number of passes.
 pub fn fit<T: Real>(
     net: &mut Network<T>,
     train: &Samples,
@@ -199,6 +199,7 @@ pub fn fit<T: Real>(
     rng: &mut dyn RngCore,
     tick: &mut dyn FnMut(usize, f64),
 ) -> usize {
+    net.forget();
     let mut optimizer = Optimizer::adam(how.rate);
     let mut order: Vec<usize> = (0..train.len()).collect();
     let mut best: Option<(f64, Network<T>)> = None;
