@@ -67,6 +67,9 @@ fn capture(path: &Path, seconds: u64, shift: u64) {
         if ms % 300 == 0 {
             packets.push((ms + 7 + shift, frame(1, true, 500)));
         }
+        if ms % 9000 == 0 {
+            packets.push((ms + 3, frame(2, true, 30)));
+        }
         if ms % 9000 < 1500 {
             packets.push((ms + 11, frame(2, false, 90)));
         }
