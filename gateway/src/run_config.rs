@@ -51,6 +51,7 @@ pub fn engine(file: &File) -> anyhow::Result<Config> {
             } else {
                 0
             },
+            processes: file.flows.processes,
             drain_grace: Nanos::from_secs(5).max(file.flows.drain.0 + Nanos::from_secs(1)),
             ..TableConfig::default()
         },

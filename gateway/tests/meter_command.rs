@@ -582,6 +582,62 @@ fn filters_choose_packets_and_wrong_ones_are_told() {
     assert!(said.stderr.contains("syntax error"), "{}", said.stderr);
 }
 
+/// A query for `www.example.org`, type A, as nDPI wants it: a whole message.
+fn dns_query(port: u16) -> Vec<u8> {
+    let mut message = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in ["www", "example", "org"] {
+        message.push(label.len() as u8);
+        message.extend(label.as_bytes());
+    }
+    message.extend([0, 0, 1, 0, 1]);
+    let mut frame = datagram(9, port);
+    frame.truncate(42);
+    frame[17] = (28 + message.len()) as u8;
+    frame[39] = (8 + message.len()) as u8;
+    frame.extend(message);
+    frame
+}
+
+#[test]
+fn ndpi_names_applications_where_the_system_has_it() {
+    let desk = Desk::new();
+    let flows: Vec<_> = (1..=200).map(|p| dns_query(5_000 + p)).collect();
+    desk.put("a.pcap", &pcap(&[flows, vec![datagram(9, 6000)]].concat()));
+    let wrong = desk.meter("a.pcap --output - --plugin ndpi:packets=0");
+    assert_eq!(
+        wrong.error(2),
+        "error: plugin ndpi: `packets=0`: there is one option, packets=1..255"
+    );
+    for profile in ["native", "nfstream"] {
+        let said = desk.meter(&format!(
+            "a.pcap --output {profile}.csv --plugin ndpi:packets=8 --profile {profile} --quiet"
+        ));
+        if said.code == 3 {
+            assert!(
+                said.error(3)
+                    .starts_with("error: plugin ndpi needs libndpi 4.2"),
+                "{}",
+                said.stderr
+            );
+            println!("skipped: {}", said.stderr.trim());
+            return;
+        }
+        assert_eq!(said.code, 0, "{}", said.stderr);
+        let text = desk.text(&format!("{profile}.csv"));
+        let mut lines = text.lines();
+        let names: Vec<_> = lines.next().expect("a header").split(',').collect();
+        let at = names.iter().position(|n| n.ends_with("ndpi_application"));
+        let at = at.expect("the column");
+        let mut dns = 0;
+        for line in lines {
+            let cells: Vec<_> = line.split(',').collect();
+            assert_eq!(cells.len(), names.len());
+            dns += u32::from(cells[at..at + 3] == ["DNS", "Network", "0"]);
+        }
+        assert_eq!(dns, 200, "{profile}");
+    }
+}
+
 #[test]
 fn anonymised_columns_are_the_same_under_one_key_and_others_without() {
     let desk = Desk::new();

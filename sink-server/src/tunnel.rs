@@ -122,6 +122,7 @@ fn tunnel(conf: &Conf, file: &TunnelFile, limits: &SinkConfig) -> anyhow::Result
         profile: file.bins,
         mtu: conf.mtu.unwrap_or(defaults.mtu),
         hold: chaff_abi::Nanos::from_millis(file.hold_ms),
+        clock: chaff_abi::Nanos::from_millis(file.clock_ms),
         downlink: DownlinkConfig {
             lease: limits.lease,
             ratio: limits.ratio,

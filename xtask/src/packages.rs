@@ -26,10 +26,28 @@ pub const NETNS: &[Package] = &[
     package("util-linux", "nsenter"),
 ];
 
+/// What the tunnel needs, and what its tests and its benchmark compare with and look through.
+pub const TUNNEL: &[Package] = &[
+    package("nftables", "nft"),
+    package("iputils-ping", "ping"),
+    package("tcpdump", "tcpdump"),
+    package("wireguard-go", "wireguard-go"),
+    package("wireguard-tools", "wg"),
+];
+
+/// What the benchmark of the tunnel sends with.
+pub const TUNNEL_BENCH: &[Package] = &[package("iperf3", "iperf3")];
+
 /// What the demo uses besides the namespaces: a witness on the uplink, and the picture as PNG.
 pub const DEMO: &[Package] = &[
     package("tcpdump", "tcpdump"),
     package("librsvg2-bin", "rsvg-convert"),
+];
+
+/// Libraries that the programs use where they are: without them their tests say "skipped".
+pub const OPTIONAL: &[Package] = &[
+    package("libpcap0.8", "/usr/lib/x86_64-linux-gnu/libpcap.so.0.8"),
+    package("libndpi4.2", "/usr/lib/x86_64-linux-gnu/libndpi.so.4.2"),
 ];
 
 /// What the benchmarks compare with.

@@ -93,8 +93,12 @@ fn prepare(use_root: bool) -> Result<()> {
     packages::ensure(packages::BUILD)?;
     if use_root {
         packages::ensure(packages::NETNS)?;
+        packages::ensure(packages::TUNNEL)?;
         if let Err(error) = packages::ensure(packages::DEMO) {
             eprintln!("without the picture as PNG: {error:#}");
+        }
+        if let Err(error) = packages::ensure(packages::OPTIONAL) {
+            eprintln!("without the tests of optional libraries: {error:#}");
         }
     }
     Ok(())

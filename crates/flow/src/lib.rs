@@ -50,5 +50,5 @@ pub use packet::{
     Fragment, Ignored, Layer, Link, MAX_DEPTH, MAX_EXTENSIONS, MAX_LABELS, MAX_TAGS, Packet,
     ParseError, Parser, ParserConfig, TcpFacts, Tunnel, TunnelKind, parse,
 };
-pub use record::{EndReason, Record};
+pub use record::{EndReason, Process, Record};
 pub use table::{Table, TableConfig, TableStats};

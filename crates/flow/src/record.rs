@@ -48,6 +48,15 @@ impl EndReason {
     }
 }
 
+/// A process of the host that the traffic is metered on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Process id in the host's outermost pid namespace.
+    pub pid: u32,
+    /// Name, at most 15 bytes, as the kernel keeps it for the thread that made the socket.
+    pub name: String,
+}
+
 /// One flow, or one part of a flow that was cut by the active timeout.
 ///
 /// The initiator is whoever sent the first packet; it stays the initiator in every part.
@@ -94,6 +103,8 @@ pub struct Record {
     pub hints: Option<Box<Hints>>,
     /// Values of the plugins' columns.
     pub plugin_values: Vec<Value>,
+    /// Whose socket on this host it is. A table leaves it empty: who knows of sockets fills it in.
+    pub process: Option<Process>,
 }
 
 impl Record {

@@ -91,6 +91,7 @@ fn everything() -> TableConfig {
         statistics: true,
         splt: 5,
         dissect: 20,
+        processes: true,
         ..TableConfig::default()
     }
 }

@@ -179,6 +179,7 @@ impl Model {
             splt: Vec::new(),
             hints: None,
             plugin_values: Vec::new(),
+            process: None,
         }
     }
 

@@ -46,6 +46,10 @@ pub struct Datagram {
     pub peer: usize,
     /// What it is.
     pub class: Class,
+    /// When a real packet came to this end.
+    pub came: Nanos,
+    /// The number that a real packet came with; 0 for everything else.
+    pub tag: u32,
     pub(crate) bytes: Packet,
 }
 
@@ -136,6 +140,16 @@ impl Tunnel {
                 value: config.hold.0,
                 allowed: "0 to 1 s, with room for 4 packets at least",
             });
+        }
+        if config.clock > Nanos::from_millis(100) {
+            return Err(ConfigError::Range {
+                field: "clock (ns)",
+                value: config.clock.0,
+                allowed: "0 to 100 ms",
+            });
+        }
+        if let Some(e) = &config.envelope {
+            chaff_cover::Envelope::new(e.clone(), [0; 32], now).map_err(ConfigError::Envelope)?;
         }
         let secret = key.secret();
         let public = x25519::PublicKey::from(&secret);
@@ -239,6 +253,11 @@ impl Tunnel {
     /// Takes an inner packet from this end's side. Packets beyond the MTU are dropped and counted: the interface in
     /// front tells senders the MTU.
     pub fn handle_inner(&mut self, now: Nanos, packet: &[u8]) {
+        self.handle_tagged(now, packet, 0);
+    }
+
+    /// As [`Tunnel::handle_inner`], with a number that the [`Datagram`] will carry, for whoever wants to know what became of it.
+    pub fn handle_tagged(&mut self, now: Nanos, packet: &[u8], tag: u32) {
         let now = self.advance(now);
         let Some(found) = inner::parse(packet) else {
             self.report.no_peer += 1;
@@ -255,7 +274,7 @@ impl Tunnel {
         };
         let bin = self.bins.fit(found.len);
         self.with(number, |peer, shared| match bin {
-            Some(bin) => peer.send_real(now, &packet[..found.len], bin, shared),
+            Some(bin) => peer.send_real(now, &packet[..found.len], tag, bin, shared),
             None => *peer.report.real_dropped.entry("too_big").or_default() += 1,
         });
     }
@@ -279,6 +298,8 @@ impl Tunnel {
                     to: from,
                     peer: 0,
                     class: Class::Handshake,
+                    came: now,
+                    tag: 0,
                     bytes: cookie.into(),
                 });
                 return;
@@ -354,7 +375,7 @@ impl Tunnel {
 
     /// Plans a dummy to peer `peer` for `due`; its size is drawn when it is due, or a waiting real packet takes its place.
     pub fn plan(&mut self, peer: usize, due: Nanos, stream: u16) {
-        self.with(peer, |p, _| p.plan(due, stream));
+        self.with(peer, |p, _| p.plan(due, stream, 0));
     }
 
     /// Asks peer `peer` to send dummies: when, and of which stream. The request rides on dummies that are sent anyway,
@@ -378,10 +399,15 @@ impl Tunnel {
         }
     }
 
-    /// Starts a handshake with a peer whose address is known.
+    /// Starts a handshake with a peer whose address is known, unless one is under way: two at the same moment are a replay to
+    /// the far end.
     pub fn initiate(&mut self, now: Nanos, peer: usize) {
         let now = self.advance(now);
-        self.with(peer, |p, s| p.initiate(now, s));
+        self.with(peer, |p, s| {
+            if p.waiting_since().is_none() {
+                p.initiate(now, s);
+            }
+        });
     }
 
     /// Tells that the network took no more packets: cover stands back for a moment.
@@ -420,6 +446,11 @@ impl Tunnel {
         if let Some(p) = self.peers.first_mut() {
             p.budget().set_month(month);
         }
+    }
+
+    /// Multiplies the rate of the envelopes from their next epoch on, 0 to 16: how a volume lasts for its time.
+    pub fn scale_cover(&mut self, scale: f64) {
+        self.peers.iter_mut().for_each(|p| p.scale_cover(scale));
     }
 
     /// The month's budget with what is used of it; begins a new month when it is time.

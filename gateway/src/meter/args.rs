@@ -22,7 +22,9 @@ use super::ring::RingOptions;
 
 /// Turns captures, or the traffic of an interface, into flow records.
 #[derive(clap::Args, Clone, Debug, Default)]
-#[command(after_long_help = "\
+#[command(
+    override_usage = "gateway meter [OPTIONS] INPUT...\n       gateway meter [OPTIONS] --live INTERFACE",
+    after_long_help = "\
 Examples:
   gateway meter home.pcap --output flows.csv
   gateway meter monday.pcap tuesday.pcapng.gz --output flows.parquet --idle-timeout 60
@@ -30,6 +32,7 @@ Examples:
   gateway meter home.pcap --output - --format jsonl --filter 'tcp port 443' | head
   gateway meter home.pcap --output flows.csv --anonymize src_ip,dst_ip,src_mac,dst_mac --anonymize-mode prefix
   gateway meter --live eth0 --output flows.csv --rotate-every 3600 --report-interval 60
+  gateway meter --live eth0 --output flows.csv --processes                 with the process behind each socket of this machine
   gateway meter home.pcap --output ipfix://10.0.0.5:4739
   gateway meter --explain --profile nfstream --statistics                  which columns there will be
 
@@ -39,7 +42,8 @@ Exit codes:
   0  done
   1  an input was damaged (what came before the damage is in the output), or the output could not be written on
   2  wrong usage, no such file, not a capture, a wrong filter
-  3  no libpcap for a filter, no privilege for an interface")]
+  3  no libpcap for a filter, no privilege for an interface"
+)]
 pub struct Args {
     /// Captures (pcap, pcapng, packed with gzip or not), read one after another as one source; `-` is standard input.
     #[arg(value_name = "INPUT", required_unless_present_any = ["live", "explain"], conflicts_with = "live")]
@@ -106,7 +110,8 @@ pub struct Args {
     /// [default: 0, nfstream 20]
     #[arg(long, value_name = "N", help_heading = "Columns")]
     pub dissect: Option<u8>,
-    /// Add a plugin: slicer, splt, dhcp, mdns, ja4, wavelet; options behind a colon, as in `slicer:limit=4`.
+    /// Add a plugin: slicer, splt, dhcp, mdns, ja4, wavelet, or ndpi where libndpi 4.2 is installed; options behind a
+    /// colon, as in `slicer:limit=4`.
     #[arg(long, value_name = "NAME[:KEY=VALUE,...]", help_heading = "Columns")]
     pub plugin: Vec<String>,
 
@@ -154,10 +159,10 @@ pub struct Args {
     #[arg(long, value_name = "INTERFACE", help_heading = "Live")]
     pub live: Option<String>,
     /// Stop after so many seconds.
-    #[arg(long, value_name = "SECONDS", requires = "live", value_parser = seconds, help_heading = "Live")]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, help_heading = "Live")]
     pub duration: Option<Nanos>,
     /// Stop after so many packets.
-    #[arg(long, value_name = "N", requires = "live", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Live")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Live")]
     pub max_packets: Option<u64>,
     /// Whether packets for other machines are metered too.
     #[arg(long, value_name = "BOOL", default_value = "true", action = clap::ArgAction::Set, help_heading = "Live")]
@@ -165,11 +170,16 @@ pub struct Args {
     /// Bytes kept of each packet.
     #[arg(long, value_name = "BYTES", default_value = "65535", value_parser = clap::value_parser!(u32).range(64..=262_144), help_heading = "Live")]
     pub snaplen: u32,
-    /// Room for packets that wait, such as 64M.
-    #[arg(long, value_name = "BYTES", default_value = "16M", value_parser = size, help_heading = "Live")]
+    /// Room for packets that wait, 2M to 4G.
+    #[arg(long, value_name = "BYTES", default_value = "16M", value_parser = buffer, help_heading = "Live")]
     pub buffer_size: u64,
+    /// Add columns with the process of this machine whose socket each flow is: its id and name. Traffic that is forwarded
+    /// belongs to none. Exact with root (or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN), Linux 5.15 and cgroup version 2; else
+    /// from /proc, which misses sockets that live for less than 0.1 s.
+    #[arg(long, help_heading = "Live")]
+    pub processes: bool,
     /// Print a line of JSON with the counts to standard error every so many seconds.
-    #[arg(long, value_name = "SECONDS", requires = "live", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Live")]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Live")]
     pub report_interval: Option<u32>,
 
     /// Where to write what was read, metered and ignored, as JSON.
@@ -284,12 +294,31 @@ fn size(text: &str) -> Result<u64, String> {
     }
 }
 
+fn buffer(text: &str) -> Result<u64, String> {
+    match size(text) {
+        Ok(bytes) if (2 << 20..=4 << 30).contains(&bytes) => Ok(bytes),
+        _ => Err("expected 2M to 4G, such as 64M".into()),
+    }
+}
+
 impl Args {
     /// The meter that these options describe.
     ///
     /// # Errors
     /// Options that do not go together, a wrong plugin, a device table that cannot be read.
     pub fn meter(&self) -> anyhow::Result<Meter> {
+        let of_live = [
+            ("--processes", self.processes),
+            ("--duration", self.duration.is_some()),
+            ("--max-packets", self.max_packets.is_some()),
+            ("--report-interval", self.report_interval.is_some()),
+        ];
+        if let Some((flag, _)) = of_live.iter().find(|(_, given)| *given)
+            && self.live.is_none()
+            && !self.explain
+        {
+            bail!("{flag} needs --live: it is for interfaces, not for captures");
+        }
         match self.profile {
             Profile::Native => self.native(),
             Profile::Nfstream => self.nfstream(),
@@ -316,6 +345,7 @@ impl Args {
             statistics: self.statistics,
             splt: self.splt.unwrap_or(0),
             dissect: self.dissect.unwrap_or(0).into(),
+            processes: self.processes,
             max_flows: self.cache_flows.map_or(defaults.max_flows, |n| n as usize),
             hash_seed: random_word()?,
             ..defaults
@@ -342,6 +372,7 @@ impl Args {
             splt: self.splt.unwrap_or(0),
             decode_tunnels: self.decode_tunnels,
             dissect: self.dissect.unwrap_or(20),
+            processes: self.processes,
             max_cached: self.cache_flows.map_or(defaults.max_cached, |n| n as usize),
             hash_seed: random_word()?,
             ..defaults
@@ -419,7 +450,7 @@ impl Args {
         Some(LiveOptions {
             interface: self.live.clone()?,
             ring: RingOptions {
-                buffer: self.buffer_size.min(4 << 30) as usize,
+                buffer: self.buffer_size as usize,
                 snaplen: self.snaplen,
                 promiscuous: self.promiscuous,
             },
@@ -492,6 +523,11 @@ fn whole_seconds(flag: &str, time: Nanos) -> anyhow::Result<u32> {
 
 /// `NAME[:KEY=VALUE,...]`.
 fn plugin(text: &str) -> anyhow::Result<Extension> {
+    if let Some(options) = text.strip_prefix("ndpi:") {
+        return Ok(super::ndpi::plugin(Some(options))?);
+    } else if text == "ndpi" {
+        return Ok(super::ndpi::plugin(None)?);
+    }
     Ok(Extension::built_in(&text.replacen(':', ",", 1))?)
 }
 

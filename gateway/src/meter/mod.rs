@@ -10,6 +10,7 @@ pub mod filter;
 pub mod input;
 pub mod libpcap;
 pub mod live;
+pub mod ndpi;
 pub mod output;
 pub mod pipeline;
 pub mod profile;
@@ -36,10 +37,14 @@ use filter::Filter;
 use input::{Captures, Source, explain, is_dash};
 use libpcap::FilterError;
 use live::Live;
+use ndpi::NdpiError;
 use output::{Opened, Place};
 use pipeline::{Counts, Pipeline, PipelineError, Rows};
 use profile::Meter;
 use report::{Progress, Summary, cpu_seconds, peak_memory};
+
+use crate::processes::Processes;
+use crate::sys_net::{interfaces, there_are};
 
 /// Exit code of an input that is damaged or an output that fails.
 const FAILED: u8 = 1;
@@ -100,9 +105,18 @@ fn filter_code(error: &FilterError) -> u8 {
     }
 }
 
+fn plugin_code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref() {
+        Some(NdpiError::Missing | NdpiError::Revision(_)) => MISSING,
+        _ => USAGE,
+    }
+}
+
 fn work(args: &Args) -> anyhow::Result<u8> {
     let started = Instant::now();
-    let mut meter = args.meter().or_code(USAGE)?;
+    let made = args.meter();
+    let code = made.as_ref().err().map_or(USAGE, plugin_code);
+    let mut meter = made.or_code(code)?;
     let columns = meter.columns();
     if args.explain {
         say(&markdown(&columns))?;
@@ -110,9 +124,11 @@ fn work(args: &Args) -> anyhow::Result<u8> {
     }
     let plan = args.output().or_code(USAGE)?;
     let links = check_inputs(args, &plan.place).or_code(USAGE)?;
-    let filter = open_filter(args, &links)?;
+    let mut filter = open_filter(args, &links)?;
     let (anonymizer, columns) = anonymizer(args, columns)?;
-    let mut source = open_source(args)?;
+    // Before the first packet: a socket that is made later is seen being made.
+    let processes = args.processes.then(|| open_processes(args));
+    let mut source = open_source(args, filter.as_mut())?;
     let opened = plan.open(&columns).or_code(match plan.place {
         Place::Collector(_) => FAILED,
         Place::Stdout | Place::File(_) => USAGE,
@@ -132,6 +148,7 @@ fn work(args: &Args) -> anyhow::Result<u8> {
         max_flows: args.max_flows,
         writer_thread: threads > 1,
         live: args.live.is_some(),
+        processes,
         watch: Box::new(watch(args, &progress, started)),
     };
     let rows = Rows::new(meter.rows(), anonymizer, output);
@@ -332,7 +349,8 @@ fn anonymizer(
     Ok((Some(anonymizer), columns))
 }
 
-fn open_source(args: &Args) -> anyhow::Result<Box<dyn Source>> {
+/// Opens the captures or the interface; of the latter the filter learns what its frames are.
+fn open_source(args: &Args, filter: Option<&mut Filter>) -> anyhow::Result<Box<dyn Source>> {
     let Some(options) = args.interface() else {
         return Ok(Box::new(Captures::new(args.input.clone())));
     };
@@ -341,26 +359,44 @@ fn open_source(args: &Args) -> anyhow::Result<Box<dyn Source>> {
         signal_hook::flag::register(signal, stop.clone()).context("cannot catch signals")?;
     }
     let interface = options.interface.clone();
-    match Live::open(options, stop) {
-        Ok(live) => Ok(Box::new(live)),
-        Err(e) => {
-            let code = if e.kind() == io::ErrorKind::PermissionDenied {
-                MISSING
-            } else {
-                USAGE
-            };
-            let hint = if code == MISSING {
-                " (it needs root or CAP_NET_RAW)"
-            } else {
-                ""
-            };
-            Err(Failure {
-                text: format!("cannot meter {interface}{hint}: {e}"),
-                code,
-            }
-            .into())
-        }
+    let live = Live::open(options, stop).map_err(|e| unopened(&interface, &e))?;
+    if let Some(filter) = filter {
+        // Not with the first frame, which may be long in coming.
+        filter.prepare(live.link()).map(drop).or_code(USAGE)?;
     }
+    Ok(Box::new(live))
+}
+
+/// Why an interface was not opened, and what would help.
+fn unopened(interface: &str, error: &io::Error) -> Failure {
+    let (code, hint) = match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => (MISSING, " (it needs root or CAP_NET_RAW)".to_owned()),
+        Some(libc::ENODEV) => (USAGE, format!(" ({})", there_are(&interfaces()))),
+        Some(libc::ENETDOWN) => (USAGE, format!(" (ip link set {interface} up)")),
+        _ => (USAGE, String::new()),
+    };
+    Failure {
+        text: format!("cannot meter {interface}{hint}: {error}"),
+        code,
+    }
+}
+
+/// What tells processes, and a word where it cannot tell all.
+fn open_processes(args: &Args) -> Processes {
+    let keep = Duration::from_nanos(args.idle_timeout.0) + Duration::from_secs(5);
+    let processes = Processes::open(keep);
+    if let Some(why) = processes.why_inexact() {
+        eprintln!(
+            "note: processes are read from /proc ten times a second, which misses sockets that live shorter and those of \
+             other network namespaces{}: {why}",
+            if nix::unistd::geteuid().is_root() {
+                ""
+            } else {
+                " and users"
+            },
+        );
+    }
+    processes
 }
 
 fn threads(args: &Args) -> u8 {

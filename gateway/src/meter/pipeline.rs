@@ -17,6 +17,7 @@ use super::filter::Filter;
 use super::input::{Event, Source};
 use super::libpcap::FilterError;
 use super::profile::{Flow, Meter, RowMaker};
+use crate::processes::Processes;
 
 /// Flows a batch.
 const BATCH: usize = 256;
@@ -255,6 +256,8 @@ pub struct Pipeline<'p> {
     pub writer_thread: bool,
     /// Somebody waits for the rows: they reach the output within about a second.
     pub live: bool,
+    /// Who tells whose socket a flow is.
+    pub processes: Option<Processes>,
     /// Called now and then and in quiet moments, with what was counted so far.
     pub watch: Box<Watch<'p>>,
 }
@@ -351,7 +354,10 @@ impl Pipeline<'_> {
         counts: &mut Counts,
         now: Nanos,
     ) -> Result<(), End> {
-        while let Some(flow) = meter.poll() {
+        while let Some(mut flow) = meter.poll() {
+            if let Some(processes) = &self.processes {
+                flow.find_process(processes);
+            }
             way.take(now, flow)?;
             counts.flows += 1;
             if self.max_flows.is_some_and(|max| counts.flows >= max) {

@@ -125,7 +125,7 @@ impl Summary {
             sum.push(format!("{} {}", grouped(n), reason.replace('_', " ")));
         }
         let mut text = format!("{} packets = {}\n", grouped(c.packets_in), sum.join(" + "));
-        if let Some(dropped) = self.dropped() {
+        if let Some(dropped) = self.dropped().filter(|n| *n > 0) {
             text += &format!(
                 "{} more were dropped by the kernel before they came\n",
                 grouped(dropped)

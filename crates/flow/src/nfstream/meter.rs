@@ -96,6 +96,9 @@ impl Meter {
     pub fn columns(&self) -> Vec<Column> {
         let mut all = columns::columns(&self.config);
         all.extend(self.plugins.columns("udps."));
+        if self.config.processes {
+            all.extend(columns::processes());
+        }
         all
     }
 
@@ -283,6 +286,7 @@ impl Meter {
             sequence: extras.sequence,
             hints: extras.dissection.finish(),
             extra,
+            process: None,
         });
         self.stats.flows += 1;
     }

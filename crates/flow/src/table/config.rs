@@ -36,6 +36,8 @@ pub struct TableConfig {
     pub splt: u16,
     /// First packets that are looked into for [`Record::hints`]. Default 0, none.
     pub dissect: u16,
+    /// Whether the columns have [`Record::process`], which the caller fills in. Default no.
+    pub processes: bool,
     /// Key of the hash function; a gateway gives a random one so that nobody can aim at one bucket. No output depends on it.
     pub hash_seed: u64,
 }
@@ -55,6 +57,7 @@ impl Default for TableConfig {
             activity_gap: Nanos::from_secs(5),
             splt: 0,
             dissect: 0,
+            processes: false,
             hash_seed: 0,
         }
     }

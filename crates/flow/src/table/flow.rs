@@ -262,6 +262,7 @@ impl Flow {
             splt: Vec::new(),
             hints: None,
             plugin_values: Vec::new(),
+            process: None,
         }
     }
 }

@@ -17,6 +17,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed expectation is a finding")]
 
 mod bytes;
+pub mod conf;
 pub mod dissector;
 mod frames;
 pub mod key;
@@ -30,6 +31,7 @@ pub mod rows;
 pub mod sink;
 pub mod table;
 pub mod trace;
+pub mod tunnel;
 pub mod tunnels;
 pub mod wire;
 
@@ -61,6 +63,6 @@ macro_rules! targets {
 }
 
 targets![
-    dissector, key, ledger, nfstream, onnx, parse, payload, rows, sink, table, trace, tunnels,
-    wire,
+    conf, dissector, key, ledger, nfstream, onnx, parse, payload, rows, sink, table, trace, tunnel,
+    tunnels, wire,
 ];
