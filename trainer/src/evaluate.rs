@@ -497,11 +497,14 @@ fn attack_homes(
         }
         auc(&scores)
     });
-    let mut presence = vec![vec![0.0; world.labels.len()]; test.len()];
+    // By label, then home.
+    let mut presence: Vec<Vec<f64>> = Vec::new();
     let (mut active, mut present) = (Vec::new(), Vec::new());
     for class in 0..world.labels.len() {
         let truth = |home: &HomeTrace, m: usize| home.active[class][m];
+        let mut column = vec![0.0; test.len()];
         let Some(forest) = learn(&truth, rng) else {
+            presence.push(column);
             continue;
         };
         let (mut scores, mut there) = (Vec::new(), Vec::new());
@@ -514,9 +517,10 @@ fn attack_homes(
             let mut top = p.clone();
             top.sort_by(|a, b| b.total_cmp(a));
             top.truncate(top.len().div_ceil(4));
-            presence[h][class] = crate::score::mean(&top);
-            there.push((presence[h][class], home.present[class]));
+            column[h] = crate::score::mean(&top);
+            there.push((column[h], home.present[class]));
         }
+        presence.push(column);
         if scores.iter().any(|s| s.1) {
             active.push(auc(&scores));
         }
@@ -527,7 +531,7 @@ fn attack_homes(
     let mut hits = 0.0;
     for (h, (_, home)) in test.iter().enumerate() {
         let mut order: Vec<usize> = (0..world.labels.len()).collect();
-        order.sort_by(|&a, &b| presence[h][b].total_cmp(&presence[h][a]));
+        order.sort_by(|&a, &b| presence[b][h].total_cmp(&presence[a][h]));
         let top = order
             .iter()
             .take(options.devices)
