@@ -5,7 +5,9 @@ use std::io::{BufReader, BufWriter};
 use std::time::Instant;
 
 use chaff_privacy::{Entropy, Epsilon, Ledger};
-use chaff_synth::{Engine, Method, Options, PrivateOptions, Unit, fit, fit_private, read_csv, write_csv};
+use chaff_synth::{
+    Engine, Method, Options, PrivateOptions, Unit, fit, fit_private, read_csv, write_csv,
+};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -29,8 +31,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         };
         fit_private(&table, &options, &mut tables, None, (epsilon.value(), 1e-5))?
     } else {
-        let method = if how == "marginal" { Method::Marginal } else { Method::Sequence };
-        fit(&table, &Options { method, fresh_addresses: how != "keep", seed })?
+        let method = if how == "marginal" {
+            Method::Marginal
+        } else {
+            Method::Sequence
+        };
+        fit(
+            &table,
+            &Options {
+                method,
+                fresh_addresses: how != "keep",
+                seed,
+            },
+        )?
     };
     let fitted = start.elapsed();
     let drawn = model.sample(table.records.len(), seed)?;

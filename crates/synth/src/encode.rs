@@ -27,7 +27,9 @@ pub(crate) const PACKETS: usize = 8;
 pub(crate) const SIZE: usize = 9;
 pub(crate) const DURATION: usize = 10;
 pub(crate) const HOPS: usize = 11;
-pub(crate) const FIELDS: usize = 12;
+/// The protocol's number, which the service fixes: a parent of tables, not drawn.
+pub(crate) const PROTOCOL: usize = 12;
+pub(crate) const FIELDS: usize = 13;
 
 pub(crate) type Symbols = [u32; FIELDS];
 
@@ -154,6 +156,7 @@ impl Encoder {
             PACKETS => self.packets.len(),
             SIZE => self.sizes.len(),
             DURATION => self.durations.len(),
+            PROTOCOL => 256,
             _ => self.hops.len(),
         };
         n as u32
@@ -206,6 +209,8 @@ impl Encoder {
     pub(crate) fn service(&self, r: &Record) -> (u8, u32, u32) {
         if has_ports(r.protocol) {
             (r.protocol, self.port(r.src_port), self.port(r.dst_port))
+        } else if matches!(r.protocol, 1 | 58) && r.dst_port != 0 {
+            (r.protocol, self.port(0), self.port(r.dst_port))
         } else {
             (r.protocol, 0, 0)
         }
@@ -240,6 +245,7 @@ impl Encoder {
         s[PACKETS] = self.packets.find(r.packets);
         s[SIZE] = self.sizes.find(size_code(r));
         s[DURATION] = self.durations.find(r.duration_us);
+        s[PROTOCOL] = u32::from(r.protocol);
         s[HOPS] = index.hops.get(&(r.ttl, r.tos)).copied().unwrap_or(0);
         s
     }

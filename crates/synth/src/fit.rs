@@ -11,7 +11,7 @@ use crate::grid::Grid;
 use crate::marginal;
 use crate::model::{Info, Method, Model, Paid, Privacy, Unit};
 use crate::state::{State, levels};
-use crate::table::{Record, Table};
+use crate::table::{Record, Table, has_ports};
 use crate::{SynthError, rules};
 
 /// What a fit without differential privacy takes.
@@ -239,7 +239,12 @@ pub fn fit_private(
             *count <= max_records
         });
     }
-    table.records.iter_mut().for_each(rules::settle);
+    for r in &mut table.records {
+        rules::settle(r);
+        if !has_ports(r.protocol) {
+            r.dst_port = 0;
+        }
+    }
     let mut model = marginal::fit(&table, options, tables)?;
     let mut public = vec![
         "addresses that mean the same everywhere, kinds of addresses, protocol rules, ranges of ports".to_owned(),

@@ -126,29 +126,36 @@ impl Grid {
                 rho / levels as f64,
             )?;
             let mut next = Vec::new();
-            // Light neighbours become one bin.
-            let mut light: Option<(u64, u64, f64)> = None;
+            // Light neighbours become one bin, which has no weight unless their sum stands out.
+            let mut light: Option<(u64, u64, f64, f64)> = None;
+            let close = |run: Option<(u64, u64, f64, f64)>, done: &mut Vec<(u64, u64, f64)>| {
+                if let Some((low, high, sum, cells)) = run {
+                    let real = sum > 2.0 * sigma * cells.sqrt();
+                    done.push((low, high, if real { sum } else { 0.0 }));
+                }
+            };
             for ((low, high), noisy) in open.iter().zip(&counts) {
                 let noisy = *noisy as f64;
                 if noisy < 3.0 * sigma {
                     light = Some(match light {
-                        Some((l, h, n)) if h + 1 == *low => (l, *high, n + noisy.max(0.0) * 0.25),
-                        Some(other) => {
-                            done.push(other);
-                            (*low, *high, noisy.max(0.0) * 0.25)
+                        Some((l, h, sum, cells)) if h + 1 == *low => {
+                            (l, *high, sum + noisy, cells + 1.0)
                         }
-                        None => (*low, *high, noisy.max(0.0) * 0.25),
+                        before => {
+                            close(before, &mut done);
+                            (*low, *high, noisy, 1.0)
+                        }
                     });
                     continue;
                 }
-                done.extend(light.take());
+                close(light.take(), &mut done);
                 if level + 1 < levels && low < high && noisy > 8.0 * sigma {
                     next.extend(eighths(*low, *high));
                 } else {
                     done.push((*low, *high, noisy));
                 }
             }
-            done.extend(light);
+            close(light, &mut done);
             open = next;
         }
         done.sort_unstable_by_key(|(low, _, _)| *low);

@@ -30,9 +30,9 @@ pub(crate) fn plan(large: bool) -> Vec<Vec<Vec<usize>>> {
     };
     set(SRC, &[&[SERVICE]]);
     set(DST, &[&[SERVICE]]);
-    set(PACKETS, &[&[SERVICE]]);
-    set(SIZE, &[&[SERVICE]]);
-    set(DURATION, &[&[SERVICE]]);
+    set(PACKETS, &[&[PROTOCOL]]);
+    set(SIZE, &[&[PROTOCOL]]);
+    set(DURATION, &[&[PROTOCOL]]);
     if large {
         set(SERVICE, &[&[LABEL]]);
         set(TIME, &[&[LABEL]]);
@@ -500,7 +500,7 @@ fn times(
         }
     };
     let width = high - low + 1;
-    let parts = width.min(32);
+    let parts = width.min(8);
     let start: Vec<(u64, u64)> = (0..parts)
         .map(|i| {
             let edge =
@@ -612,7 +612,7 @@ fn noisy_level(
             place /= w;
         }
         let whole = match parents {
-            [one] => ones[*one].get(of[0] as usize).copied().unwrap_or(0.0),
+            [one] if *one != PROTOCOL => ones[*one].get(of[0] as usize).copied().unwrap_or(0.0),
             _ => row.iter().sum(),
         };
         let k = of.iter().fold(key(&[parents.len() as u64]), |h, s| {

@@ -13,7 +13,7 @@ pub(crate) fn port_allowed(port: u16, protocol: u8) -> bool {
     match protocol {
         17 => !TCP_ONLY.contains(&port),
         6 => !UDP_ONLY.contains(&port),
-        _ => true,
+        _ => !TCP_ONLY.contains(&port) && !UDP_ONLY.contains(&port),
     }
 }
 
@@ -30,7 +30,11 @@ pub(crate) fn settle(r: &mut Record) {
         r.src_port = r.src_port.max(1);
         r.dst_port = r.dst_port.max(1);
     } else {
-        (r.src_port, r.dst_port) = (0, 0);
+        r.src_port = 0;
+        // NetFlow's place for the type and code of ICMP.
+        if !matches!(r.protocol, 1 | 58) {
+            r.dst_port = 0;
+        }
     }
 }
 

@@ -80,6 +80,12 @@ pub(crate) fn marginal(model: &Model, count: usize, seed: u64) -> Table {
         for field in marginal::ORDER {
             marginal::contexts(&model.parents, field, &s, &mut keys);
             s[field] = draw_known(model, field, &keys, &mut rng);
+            if field == SERVICE {
+                s[PROTOCOL] = e
+                    .services
+                    .get(s[SERVICE] as usize)
+                    .map_or(0, |p| u32::from(p.0));
+            }
         }
         let mut r = e.values(&s, &mut rng);
         let host = |symbol: u32, pool: &[f64], rng: &mut ChaCha8Rng| {
@@ -137,7 +143,7 @@ pub(crate) fn sequence(model: &Model, count: usize, seed: u64) -> Table {
         let mut s = [0; FIELDS];
         s[TIME] = bin;
         let mut ports = None;
-        for field in (0..FIELDS).filter(|f| *f != TIME) {
+        for field in (0..FIELDS).filter(|f| !matches!(*f, TIME | PROTOCOL)) {
             if field == SAME && state.pair(s[SRC], s[DST]).is_none() {
                 continue;
             }

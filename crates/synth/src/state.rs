@@ -112,7 +112,7 @@ impl State {
                 ]);
                 add(&[n(SRC), n(DST), of(before, SERVICE), turned]);
                 add(&[n(SRC), n(DST)]);
-                add(&[n(SRC), of(source, SERVICE)]);
+                add(&[n(SRC)]);
                 add(&[n(DST), kind(SRC)]);
                 add(&[kind(SRC), kind(DST)]);
             }
@@ -164,7 +164,7 @@ impl State {
 /// How many contexts [`State::contexts`] gives for a field.
 pub(crate) fn levels(field: usize) -> usize {
     match field {
-        TIME => 0,
+        TIME | PROTOCOL => 0,
         LABEL | SAME | SRC_RANGE | DST_RANGE => 4,
         SERVICE => 7,
         SRC | DST | PACKETS | SIZE | DURATION => 6,
