@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chaff_privacy::Tables;
 
 use crate::address::{COMMON, pseudonym};
+use crate::capture::Capture;
 use crate::chain::Chain;
 use crate::encode::*;
 use crate::grid::Grid;
@@ -12,7 +13,7 @@ use crate::marginal;
 use crate::model::{Info, Method, Model, Paid, Privacy, Unit};
 use crate::state::{State, levels};
 use crate::table::{Record, Table, has_ports};
-use crate::{SynthError, rules};
+use crate::{SynthError, packets, rules};
 
 /// What a fit without differential privacy takes.
 #[derive(Clone, Debug)]
@@ -84,7 +85,20 @@ pub fn fit(table: &Table, options: &Options) -> Result<Model, SynthError> {
         parents,
         pools: [Vec::new(), Vec::new()],
         chains,
+        packets: None,
     })
+}
+
+/// As [`fit`], and learns the packets inside the flows, for [`crate::write_pcap`].
+///
+/// # Errors
+/// As [`fit`].
+pub fn fit_capture(capture: &Capture, options: &Options) -> Result<Model, SynthError> {
+    let mut model = fit(&capture.table, options)?;
+    let (packets, chains) = packets::learn(capture, &model.encoder);
+    model.packets = Some(packets);
+    model.chains.extend(chains);
+    Ok(model)
 }
 
 fn exact_encoder(table: &Table) -> Encoder {

@@ -328,6 +328,7 @@ pub(crate) fn fit(
         parents,
         pools,
         chains,
+        packets: None,
     })
 }
 

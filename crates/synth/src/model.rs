@@ -6,6 +6,7 @@ use crate::SynthError;
 use crate::address::mix;
 use crate::chain::{Chain, Level};
 use crate::encode::{Encoder, FIELDS};
+use crate::packets::{GAP_SYMBOLS, PacketModel};
 use crate::sample;
 use crate::table::Table;
 
@@ -136,7 +137,9 @@ pub struct Model {
     pub(crate) parents: Vec<Vec<Vec<usize>>>,
     /// Weights of unknown sources and destinations, by rank; empty when all hosts are known.
     pub(crate) pools: [Vec<f64>; 2],
+    /// One for each field; of captures then those of packet sizes and gaps.
     pub(crate) chains: Vec<Chain>,
+    pub(crate) packets: Option<PacketModel>,
 }
 
 /// A model that draws traces.
@@ -176,6 +179,7 @@ struct Header {
     encoder: Encoder,
     parents: Vec<Vec<Vec<usize>>>,
     pools: [Vec<f64>; 2],
+    packets: Option<PacketModel>,
 }
 
 fn checksum(bytes: &[u8]) -> u64 {
@@ -197,6 +201,7 @@ impl Model {
             encoder: self.encoder.clone(),
             parents: self.parents.clone(),
             pools: self.pools.clone(),
+            packets: self.packets.clone(),
         };
         let json = serde_json::to_vec(&header).map_err(|e| SynthError::Model(e.to_string()))?;
         if json.len() > MAX_HEADER {
@@ -249,7 +254,13 @@ impl Model {
         let header: Header = serde_json::from_slice(input.take(length)?)
             .map_err(|e| SynthError::Model(e.to_string()))?;
         let mut chains = Vec::new();
-        for field in 0..FIELDS {
+        let more = header.packets.as_ref().map(|p| p.sizes.len() as u32);
+        for field in 0..FIELDS + if more.is_some() { 2 } else { 0 } {
+            let limit = match (field.checked_sub(FIELDS), more) {
+                (Some(0), Some(sizes)) => sizes,
+                (Some(_), _) => GAP_SYMBOLS,
+                _ => header.encoder.size(field),
+            };
             let mut chain = Chain::default();
             for _ in 0..input.number()?.min(16) {
                 let (keys, symbols) = (input.number()?, input.number()?);
@@ -260,7 +271,7 @@ impl Model {
                     sums: input.array(symbols, f32::from_le_bytes)?,
                     rest: input.array(keys, f32::from_le_bytes)?,
                 };
-                if !level.valid(header.encoder.size(field)) {
+                if !level.valid(limit) {
                     return Err(bad("a table has impossible content"));
                 }
                 chain.levels.push(level);
@@ -272,6 +283,7 @@ impl Model {
             encoder,
             parents,
             pools,
+            packets,
         } = header;
         let known = |f: &usize| *f < FIELDS;
         if info.version != 1 {
@@ -281,6 +293,7 @@ impl Model {
             )));
         }
         if !encoder.valid()
+            || packets.as_ref().is_some_and(|p| !p.sizes.valid())
             || !input.0.is_empty()
             || !pools.iter().flatten().all(|w| w.is_finite() && *w >= 0.0)
             || !parents.iter().flatten().flatten().all(known)
@@ -297,6 +310,7 @@ impl Model {
             parents,
             pools,
             chains,
+            packets,
         })
     }
 }
