@@ -13,7 +13,6 @@ pub mod export;
 pub mod generators;
 pub mod hints;
 pub mod injector;
-pub mod ledger_file;
 pub mod meter;
 pub mod privileges;
 pub mod processes;

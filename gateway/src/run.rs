@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use chaff_abi::{CoverPeer, DeviceKey, MeterConfig, Nanos, Reason, SLOT_RING, SlotCounters};
 use chaff_engine::{Event, Gateway, Parts, Releases, TelemetryConfig, mapped};
+use chaff_privacy::file::LedgerFile;
 use chaff_privacy::Epsilon;
 use chaff_wire::Key;
 use rand::{Rng, SeedableRng, TryRngCore};
@@ -28,7 +29,6 @@ use crate::datapath::{
 use crate::export::{Exports, Paths};
 use crate::hints::Hints;
 use crate::injector::{Injector, InjectorOptions};
-use crate::ledger_file::LedgerFile;
 use crate::privileges::{self, Identity, PrivilegeError};
 use crate::sys_net::{RecvBatch, open_cover_socket, recv_batch};
 use crate::tunnel::TunnelSide;

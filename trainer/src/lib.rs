@@ -31,4 +31,5 @@ pub mod generator;
 pub mod learn;
 pub mod learn_command;
 pub mod network;
+pub mod synth_command;
 pub mod windows;

@@ -10,8 +10,8 @@ use chaff_cover::{Demand, Generator as _, OnnxGenerator, Window, parity};
 use chaff_trainer::captures;
 use chaff_trainer::cover::{self, Config, Progress, Report};
 use chaff_trainer::devices::{Devices, Scope};
-use chaff_trainer::learn_command;
 use chaff_trainer::windows::Shape;
+use chaff_trainer::{learn_command, synth_command};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -39,6 +39,9 @@ enum Command {
     Features(learn_command::Features),
     /// Learn what normal traffic looks like, for `gateway classify`.
     Learn(Box<learn_command::Learn>),
+    /// Synthetic header traces, with or without differential privacy.
+    #[command(subcommand)]
+    Synth(synth_command::Synth),
 }
 
 #[derive(Args)]
@@ -133,6 +136,7 @@ fn main() -> ExitCode {
         Command::Perturb(args) => perturb(&args),
         Command::Features(args) => learn_command::run_features(args),
         Command::Learn(args) => learn_command::run_learn(&args),
+        Command::Synth(args) => synth_command::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

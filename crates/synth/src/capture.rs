@@ -38,6 +38,16 @@ pub struct Capture {
     pub(crate) steps: Vec<Step>,
 }
 
+impl Capture {
+    /// A flow table, of whose packets nothing is known.
+    pub fn of_table(table: Table) -> Self {
+        Self {
+            table,
+            ..Self::default()
+        }
+    }
+}
+
 /// Reads a capture: pcap or pcapng, packed with gzip or not. Tunnels are not looked into.
 ///
 /// # Errors

@@ -53,6 +53,8 @@ pub(crate) struct Encoder {
     pub(crate) labels: Vec<String>,
     pub(crate) label_column: Option<String>,
     pub(crate) capture: bool,
+    /// Protocols without ports keep what exporters put there.
+    pub(crate) odd_ports: bool,
     /// Unit of start times and of durations, µs.
     pub(crate) units_us: (u64, u64),
     pub(crate) time: Grid,
@@ -207,10 +209,8 @@ impl Encoder {
     }
 
     pub(crate) fn service(&self, r: &Record) -> (u8, u32, u32) {
-        if has_ports(r.protocol) {
+        if self.odd_ports || has_ports(r.protocol) {
             (r.protocol, self.port(r.src_port), self.port(r.dst_port))
-        } else if matches!(r.protocol, 1 | 58) && r.dst_port != 0 {
-            (r.protocol, self.port(0), self.port(r.dst_port))
         } else {
             (r.protocol, 0, 0)
         }
@@ -323,7 +323,7 @@ impl Encoder {
         };
         let unit = self.units_us.1;
         let (ttl, tos) = self.hops.get(s[HOPS] as usize).copied().unwrap_or((64, 0));
-        let ports = has_ports(protocol);
+        let ports = self.odd_ports || has_ports(protocol);
         let mut port = |symbol, range| {
             if ports {
                 self.draw_port(symbol, range, protocol, rng)

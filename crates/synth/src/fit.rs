@@ -12,7 +12,7 @@ use crate::grid::Grid;
 use crate::marginal;
 use crate::model::{Info, Method, Model, Paid, Privacy, Unit};
 use crate::state::{State, levels};
-use crate::table::{Record, Table, has_ports};
+use crate::table::{Record, Table};
 use crate::{SynthError, packets, rules};
 
 /// What a fit without differential privacy takes.
@@ -59,12 +59,12 @@ pub fn fit(table: &Table, options: &Options) -> Result<Model, SynthError> {
             r.src = pseudonym(options.seed, r.src);
             r.dst = pseudonym(options.seed, r.dst);
         }
-        rules::settle(r);
+        rules::settle(r, options.method == Method::Sequence);
     }
     if table.labels.is_empty() {
         table.labels.push(String::new());
     }
-    let encoder = exact_encoder(&table);
+    let encoder = exact_encoder(&table, options.method == Method::Sequence);
     let (parents, chains) = match options.method {
         Method::Marginal => {
             let parents = marginal::plan(true);
@@ -101,7 +101,7 @@ pub fn fit_capture(capture: &Capture, options: &Options) -> Result<Model, SynthE
     Ok(model)
 }
 
-fn exact_encoder(table: &Table) -> Encoder {
+fn exact_encoder(table: &Table, odd_ports: bool) -> Encoder {
     let records = &table.records;
     let n = records.len();
     let mut ports: BTreeMap<u16, usize> = BTreeMap::new();
@@ -141,6 +141,7 @@ fn exact_encoder(table: &Table) -> Encoder {
         labels: table.labels.clone(),
         label_column: table.label_column.clone(),
         capture: table.capture,
+        odd_ports,
         units_us: table.resolution_us(),
         time,
         time_weights,
@@ -220,7 +221,8 @@ fn sequences(records: &[Record], encoder: &Encoder) -> Vec<Chain> {
 
 /// Learns with differential privacy: everything that the model holds of the data comes through `tables`.
 ///
-/// The sensitivity of `tables` must be [`Unit::most`].
+/// The sensitivity of `tables` must be [`Unit::most`]. `paid` is the (ε, δ) that `tables` was bought with and
+/// `ledger_entry` the entry that paid; both go into the model, whose account is checked against them.
 ///
 /// # Errors
 /// [`SynthError::Empty`] (before anything is spent), [`SynthError::Option`], [`SynthError::Release`].
@@ -254,10 +256,7 @@ pub fn fit_private(
         });
     }
     for r in &mut table.records {
-        rules::settle(r);
-        if !has_ports(r.protocol) {
-            r.dst_port = 0;
-        }
+        rules::settle(r, false);
     }
     let mut model = marginal::fit(&table, options, tables)?;
     let mut public = vec![

@@ -237,6 +237,7 @@ pub(crate) fn fit(
         labels: table.labels.clone(),
         label_column: table.label_column.clone(),
         capture: table.capture,
+        odd_ports: false,
         units_us: (1, 1),
         time,
         time_weights,

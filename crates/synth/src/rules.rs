@@ -18,8 +18,9 @@ pub(crate) fn port_allowed(port: u16, protocol: u8) -> bool {
 }
 
 /// Makes counters possible: at least one packet, headers fit, no packet above 65,535 bytes, no duration for one packet,
-/// ports exactly where the protocol has them.
-pub(crate) fn settle(r: &mut Record) {
+/// ports where the protocol has them.
+/// Other protocols keep what exporters put there (types, identifiers) when `odd_ports`, otherwise have none.
+pub(crate) fn settle(r: &mut Record, odd_ports: bool) {
     r.packets = r.packets.clamp(1, 1 << 40);
     let least = header_bytes(r.protocol, r.src.is_ipv6() || r.dst.is_ipv6());
     r.bytes = r.bytes.clamp(least * r.packets, 65_535 * r.packets);
@@ -29,12 +30,8 @@ pub(crate) fn settle(r: &mut Record) {
     if has_ports(r.protocol) {
         r.src_port = r.src_port.max(1);
         r.dst_port = r.dst_port.max(1);
-    } else {
-        r.src_port = 0;
-        // NetFlow's place for the type and code of ICMP.
-        if !matches!(r.protocol, 1 | 58) {
-            r.dst_port = 0;
-        }
+    } else if !odd_ports {
+        (r.src_port, r.dst_port) = (0, 0);
     }
 }
 
@@ -51,7 +48,7 @@ mod tests {
             duration_us: 9,
             ..Record::default()
         };
-        settle(&mut r);
+        settle(&mut r, false);
         assert_eq!(
             (r.packets, r.bytes, r.duration_us, r.src_port),
             (1, 40, 0, 1)
@@ -63,7 +60,7 @@ mod tests {
             src_port: 5,
             ..Record::default()
         };
-        settle(&mut r);
+        settle(&mut r, false);
         assert_eq!((r.bytes, r.src_port), (131_070, 0));
         assert!(!port_allowed(80, 17) && port_allowed(443, 17) && !port_allowed(123, 6));
     }

@@ -57,7 +57,7 @@ fn pick(sums: &[f64], u: f64) -> usize {
 fn table(model: &Model, mut records: Vec<Record>) -> Table {
     let e = &model.encoder;
     for r in &mut records {
-        rules::settle(r);
+        rules::settle(r, e.odd_ports);
     }
     records.sort_by_key(|r| r.start_us);
     Table {
