@@ -110,6 +110,9 @@ pub struct Sample {
     /// Format; default: by the file's name, otherwise csv.
     #[arg(long, value_enum)]
     format: Option<Format>,
+    /// Captures with whole packets, their payloads zeros; otherwise packets are cut after their headers.
+    #[arg(long)]
+    payloads: bool,
     /// IPv4 addresses as NetShare writes them, as numbers.
     #[arg(long)]
     numeric_addresses: bool,
@@ -393,9 +396,10 @@ fn run_sample(args: &Sample) -> Result<()> {
             write_csv(out, &drawn, args.numeric_addresses).with_context(written)?;
             None
         }
-        Format::Pcap => {
-            Some(write_pcap(out, &drawn, Some(&model), args.seed).with_context(written)?)
-        }
+        Format::Pcap => Some(
+            write_pcap(out, &drawn, Some(&model), args.seed, args.payloads)
+                .with_context(written)?,
+        ),
     };
     if !to_stdout {
         let sidecar = json!({

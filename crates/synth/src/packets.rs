@@ -120,7 +120,8 @@ pub(crate) fn learn(capture: &Capture, encoder: &Encoder) -> (PacketModel, [Chai
 /// Largest gap symbol plus one.
 pub(crate) const GAP_SYMBOLS: u32 = GAPS;
 
-/// Writes flows as packets: a capture of raw IP with whole packets, payloads of zeros, and right lengths and checksums.
+/// Writes flows as packets: a capture of raw IP with right lengths and checksums. Payloads are zeros; only with `payloads`
+/// are they in the file, otherwise packets are cut after their headers, as header traces are.
 ///
 /// A flow has exactly its number of packets, the first at its start, the last at its end. TCP connections open with SYN
 /// and close with FIN where the flow is long enough; sequence numbers count the payload, acknowledgements what the other
@@ -134,6 +135,7 @@ pub fn write_pcap(
     table: &Table,
     model: Option<&Model>,
     seed: u64,
+    payloads: bool,
 ) -> Result<u64, SynthError> {
     let total = table
         .records
@@ -196,10 +198,31 @@ pub fn write_pcap(
         let id = ids.entry(r.src).or_insert_with(|| rng.random());
         *id = id.wrapping_add(1);
         build(r, p, *id, &mut sent, &mut bytes);
-        writer.write(Nanos(p.at.saturating_mul(1000)), &bytes, bytes.len())?;
+        let kept = if payloads {
+            bytes.len()
+        } else {
+            headers(r, &bytes).min(bytes.len())
+        };
+        writer.write(
+            Nanos(p.at.saturating_mul(1000)),
+            &bytes[..kept],
+            bytes.len(),
+        )?;
     }
     writer.into_inner()?;
     Ok(packets.len() as u64)
+}
+
+/// Bytes that are kept of a packet when payloads are not.
+fn headers(r: &Record, packet: &[u8]) -> usize {
+    let ip = if r.src.is_ipv6() { 40 } else { 20 };
+    ip + match r.protocol {
+        4 => 20,
+        6 => packet.get(ip + 12).map_or(20, |b| usize::from(b >> 4) * 4),
+        41 => 40,
+        47 => 4,
+        _ => 8,
+    }
 }
 
 /// Protocols that need more than their header to be well formed.

@@ -129,7 +129,16 @@ fn absurd_counters_become_possible() {
         }
     }
     let model = fit(&table, &options(Method::Sequence)).unwrap();
-    assert!(write_pcap(Vec::new(), &model.sample(300, 1).unwrap(), Some(&model), 1).is_err());
+    assert!(
+        write_pcap(
+            Vec::new(),
+            &model.sample(300, 1).unwrap(),
+            Some(&model),
+            1,
+            false
+        )
+        .is_err()
+    );
 }
 
 #[test]
@@ -169,7 +178,7 @@ fn what_is_written_is_read_back() {
 
     let drawn = model.sample(200, 4).unwrap();
     let mut capture = Vec::new();
-    let packets = write_pcap(&mut capture, &drawn, Some(&model), 4).unwrap();
+    let packets = write_pcap(&mut capture, &drawn, Some(&model), 4, false).unwrap();
     assert_eq!(
         packets,
         drawn.records.iter().map(|r| r.packets).sum::<u64>()
