@@ -253,7 +253,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         model.names().len()
     );
     let input = match (&args.live, &args.input) {
-        (Some(interface), _) => Input::Interface(interface, open_live(args, interface)?),
+        (Some(interface), _) => Input::Interface(interface, Box::new(open_live(args, interface)?)),
         (None, Some(path)) if path != Path::new("-") => {
             let shown = path.display();
             let file = File::open(path).with_context(|| format!("while opening {shown}"))?;
@@ -346,7 +346,7 @@ fn classify(
             .map(|e| format!("in {path}: {e}"))
         }
         (Input::Interface(name, live), Profile::Native(settings)) => {
-            listen(live, settings, &mut judge, out)?.map(|e| format!("on {name}: {e}"))
+            listen(*live, settings, &mut judge, out)?.map(|e| format!("on {name}: {e}"))
         }
         (Input::Interface(..), Profile::Netml { .. }) => bail!(
             "the model has netml's features, which are known only at a capture's end: --live needs a model of the native \
@@ -370,7 +370,7 @@ fn classify(
 /// Where packets come from.
 enum Input<'a> {
     Capture(&'a Path, Box<Reader<BufReader<Box<dyn Read>>>>),
-    Interface(&'a str, Live),
+    Interface(&'a str, Box<Live>),
 }
 
 impl<'a> Input<'a> {

@@ -15,7 +15,6 @@ pub mod file_id;
 pub mod generators;
 pub mod hints;
 pub mod injector;
-pub mod ledger_file;
 pub mod meter;
 pub mod privileges;
 pub mod processes;

@@ -17,6 +17,7 @@ use anyhow::{Context, bail};
 use chaff_abi::{CoverPeer, DeviceKey, MeterConfig, Nanos, Reason};
 use chaff_engine::{Gateway, Parts, Releases, TelemetryConfig, mapped};
 use chaff_privacy::Epsilon;
+use chaff_privacy::file::LedgerFile;
 use chaff_wire::Key;
 use rand::{Rng, SeedableRng, TryRngCore};
 use rand_chacha::ChaCha20Rng;
@@ -28,7 +29,6 @@ use crate::datapath::{
 };
 use crate::export::{Exports, Paths};
 use crate::injector::{Injector, InjectorOptions};
-use crate::ledger_file::LedgerFile;
 use crate::privileges::{self, Identity, PrivilegeError};
 use crate::processes::Processes;
 use crate::sys_net::{interfaces, open_cover_socket, there_are};

@@ -44,5 +44,6 @@ pub mod packet_attacks;
 pub mod picture;
 pub mod score;
 pub mod staged;
+pub mod synth_command;
 pub mod traces;
 pub mod windows;

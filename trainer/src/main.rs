@@ -15,6 +15,7 @@ use chaff_trainer::evaluate_command;
 use chaff_trainer::ipet_command;
 use chaff_trainer::learn_command;
 use chaff_trainer::staged::{self, Staged};
+use chaff_trainer::synth_command;
 use chaff_trainer::windows::Shape;
 use chaff_trainer::{nets, traces};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -52,6 +53,9 @@ enum Command {
     Features(learn_command::Features),
     /// Learn what normal traffic looks like, for `gateway classify`.
     Learn(Box<learn_command::Learn>),
+    /// Synthetic header traces, with or without differential privacy.
+    #[command(subcommand)]
+    Synth(synth_command::Synth),
 }
 
 #[derive(Args)]
@@ -166,6 +170,7 @@ fn main() -> ExitCode {
         Command::Defend(args) => ipet_command::run_defend(&args),
         Command::Features(args) => learn_command::run_features(args),
         Command::Learn(args) => learn_command::run_learn(&args),
+        Command::Synth(args) => synth_command::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

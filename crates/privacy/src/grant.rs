@@ -6,11 +6,12 @@ use crate::{Epsilon, Mechanism, Noise, Released};
 const USER: &str = "one user";
 
 /// The right to one release, paid for and stored. Using it consumes it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 #[must_use = "the budget is already spent"]
 pub struct Grant {
     label: String,
     epsilon: Epsilon,
+    delta: f64,
     entry: u64,
 }
 
@@ -113,10 +114,11 @@ impl Bounds {
 }
 
 impl Grant {
-    pub(crate) fn new(label: &str, epsilon: Epsilon, entry: u64) -> Self {
+    pub(crate) fn new(label: &str, epsilon: Epsilon, delta: f64, entry: u64) -> Self {
         Self {
             label: label.to_owned(),
             epsilon,
+            delta,
             entry,
         }
     }
@@ -124,6 +126,11 @@ impl Grant {
     /// What was paid.
     pub fn epsilon(&self) -> Epsilon {
         self.epsilon
+    }
+
+    /// δ that was paid; 0 for a pure release.
+    pub fn delta(&self) -> f64 {
+        self.delta
     }
 
     /// What it was paid for.
@@ -269,7 +276,7 @@ mod tests {
     use rand_chacha::rand_core::SeedableRng;
 
     fn grant(epsilon: f64) -> Grant {
-        Grant::new("test", Epsilon::new(epsilon).unwrap(), 1)
+        Grant::new("test", Epsilon::new(epsilon).unwrap(), 0.0, 1)
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub struct Ledger {
     total: Epsilon,
     delta: f64,
     spent: u64,
+    /// Sum of the entries' δ, rounded up.
+    spent_delta: f64,
     head: Head,
     to_store: Option<ToStore>,
     cut: Option<CutLine>,
@@ -118,7 +120,7 @@ pub enum LedgerError {
 }
 
 /// Why nothing was spent. A refused question leaves no trace in the ledger.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refused {
     /// It would exceed the total.
@@ -130,6 +132,16 @@ pub enum Refused {
         left_nanos: u64,
         /// The ledger's total.
         total: Epsilon,
+    },
+    /// It would exceed the total δ.
+    #[error("privacy budget: asked for delta {asked}, left {left} of {total}")]
+    OverDelta {
+        /// Asked for.
+        asked: f64,
+        /// What is left.
+        left: f64,
+        /// The ledger's total.
+        total: f64,
     },
     /// It is not known what storage holds: [`Ledger::to_store`] was not done, or storing an earlier entry failed.
     /// Opening the ledger again from storage settles it.
@@ -152,6 +164,9 @@ struct EntryLine {
     #[serde(rename = "label")]
     _label: String,
     epsilon: Epsilon,
+    /// Absent for a pure release.
+    #[serde(default)]
+    delta: f64,
     spent: Epsilon,
 }
 
@@ -183,6 +198,7 @@ impl Ledger {
             total,
             delta,
             spent: 0,
+            spent_delta: 0.0,
             head: Head::default(),
             to_store: None,
             cut: None,
@@ -238,6 +254,10 @@ impl Ledger {
                 .ok_or(LedgerError::OverSpent { line })?;
             if entry.spent.nanos() != self.spent {
                 return Err(format("the running sum is wrong"));
+            }
+            self.spent_delta = add_delta(self.spent_delta, entry.delta);
+            if !(entry.delta >= 0.0 && self.spent_delta <= self.delta_limit()) {
+                return Err(LedgerError::OverSpent { line });
             }
         }
         self.head = Head {
@@ -307,7 +327,7 @@ impl Ledger {
         if let Some(epsilon) = legible_epsilon(tail)
             && epsilon.nanos() <= self.left_nanos()
         {
-            let (line, head) = self.next_line(RECOVERED, epsilon);
+            let (line, head) = self.next_line(RECOVERED, epsilon, 0.0);
             append = line;
             self.spent += epsilon.nanos();
             self.head = head;
@@ -317,13 +337,18 @@ impl Ledger {
         Ok(())
     }
 
-    fn next_line(&self, label: &str, epsilon: Epsilon) -> (Vec<u8>, Head) {
+    fn next_line(&self, label: &str, epsilon: Epsilon, delta: f64) -> (Vec<u8>, Head) {
         let entry = self.head.entry + 1;
         // A JSON string has no raw control characters or quotes, so a line is one line and its fields are found.
         let label = serde_json::Value::from(label);
         let spent = Decimal(self.spent + epsilon.nanos());
+        let delta = if delta > 0.0 {
+            format!(",\"delta\":{delta:?}")
+        } else {
+            String::new()
+        };
         let body = format!(
-            "{{\"entry\":{entry},\"label\":{label},\"epsilon\":{epsilon},\"spent\":{spent}"
+            "{{\"entry\":{entry},\"label\":{label},\"epsilon\":{epsilon}{delta},\"spent\":{spent}"
         );
         let (line, hash) = finish_line(&self.head.hash, body);
         (line, Head { entry, hash })
@@ -351,6 +376,41 @@ impl Ledger {
     /// # Errors
     /// [`Refused`]; then nothing changed.
     pub fn spend(&mut self, label: &str, epsilon: Epsilon) -> Result<PendingGrant<'_>, Refused> {
+        self.spend_both(label, epsilon, 0.0)
+    }
+
+    /// Charges (ε, δ) for a group of approximate releases, for [`Grant::into_tables`]. Sums of ε and of δ are both kept
+    /// within the ledger's (basic composition).
+    ///
+    /// # Errors
+    /// [`Refused`]; then nothing changed. A `delta` that is not above 0 is refused as well.
+    pub fn spend_approximate(
+        &mut self,
+        label: &str,
+        epsilon: Epsilon,
+        delta: f64,
+    ) -> Result<PendingGrant<'_>, Refused> {
+        if !(delta > 0.0 && add_delta(self.spent_delta, delta) <= self.delta_limit()) {
+            return Err(Refused::OverDelta {
+                asked: delta,
+                left: (self.delta - self.spent_delta).max(0.0),
+                total: self.delta,
+            });
+        }
+        self.spend_both(label, epsilon, delta)
+    }
+
+    /// The ledger's δ with room for the rounding of sums of decimals.
+    fn delta_limit(&self) -> f64 {
+        self.delta * (1.0 + 1e-9)
+    }
+
+    fn spend_both(
+        &mut self,
+        label: &str,
+        epsilon: Epsilon,
+        delta: f64,
+    ) -> Result<PendingGrant<'_>, Refused> {
         if self.in_doubt || self.to_store.is_some() {
             return Err(Refused::InDoubt);
         }
@@ -361,13 +421,13 @@ impl Ledger {
                 total: self.total,
             });
         }
-        let (entry, head) = self.next_line(label, epsilon);
+        let (entry, head) = self.next_line(label, epsilon, delta);
         self.in_doubt = true;
         Ok(PendingGrant {
             ledger: self,
             entry,
             head,
-            grant: Grant::new(label, epsilon, head.entry),
+            grant: Grant::new(label, epsilon, delta, head.entry),
         })
     }
 
@@ -379,6 +439,11 @@ impl Ledger {
     /// The δ the ledger was set up with.
     pub fn delta(&self) -> f64 {
         self.delta
+    }
+
+    /// Sum of the δ that was spent, rounded up.
+    pub fn spent_delta(&self) -> f64 {
+        self.spent_delta
     }
 
     /// What was spent, in billionths of ε.
@@ -426,6 +491,7 @@ impl PendingGrant<'_> {
     /// States that the entry is durable; the expense counts and the grant can be used.
     pub fn stored(self) -> Grant {
         self.ledger.spent += self.grant.epsilon().nanos();
+        self.ledger.spent_delta = add_delta(self.ledger.spent_delta, self.grant.delta());
         self.ledger.head = self.head;
         self.ledger.in_doubt = false;
         self.grant
@@ -435,6 +501,11 @@ impl PendingGrant<'_> {
     pub fn abandon(self) {
         self.ledger.in_doubt = false;
     }
+}
+
+/// A sum of δ, rounded up.
+fn add_delta(a: f64, b: f64) -> f64 {
+    if b == 0.0 { a } else { (a + b).next_up() }
 }
 
 fn chain(previous: &[u8; 32], body: &[u8]) -> [u8; 32] {

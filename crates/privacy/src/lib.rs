@@ -1,7 +1,8 @@
 //! The privacy budget and the only way to make a differentially private number.
 //!
 //! Rows of (user, value) go in, a [`Released`] value comes out, and the [`Ledger`] pays for it first. In Chaff's data
-//! flow this is the last step before telemetry leaves the gateway. The crate knows nothing of packets, does no I/O and
+//! flow this is the last step before telemetry leaves the gateway. The crate knows nothing of packets, does no I/O (but
+//! for the feature `file`, which keeps a ledger in a file) and
 //! depends on no other Chaff crate, so an audit of the privacy claim reads only this crate and OpenDP.
 //!
 //! ```
@@ -30,10 +31,11 @@
 //! ever released from one ledger is ε-differentially private for that relation, ε being the ledger's total, for any
 //! order of questions and when later questions depend on earlier answers (sequential composition of pure ε; the sum of
 //! ε is a valid filter under full adaptivity: Rogers, Roth, Ullman, Vadhan, "Privacy Odometers and Filters", 2016).
+//! With [`Ledger::spend_approximate`] it is (ε, δ), δ being the sum of what those releases paid.
 //! A label is stored and released in the clear: it must not depend on the data.
 //!
 //! # What it does not do
-//! No approximate (δ > 0) mechanism exists yet; a ledger only records the δ it was set up with. The hash chain finds
+//! The approximate (δ > 0) mechanism is [`Tables`]; numbers go through [`Grant::sum`] and its like. The hash chain finds
 //! accidents and careless edits, not an owner who recomputes it: there is no key. Time per release is not constant.
 //! The noise generator of a live release is OpenDP's: without OpenSSL that is ChaCha20 keyed by the operating system
 //! and rekeyed every 64 KiB, which the `rand` crate calls cryptographic and OpenDP's documentation does not.
@@ -41,13 +43,17 @@
 #![warn(missing_docs)]
 
 mod epsilon;
+#[cfg(feature = "file")]
+pub mod file;
 mod grant;
 mod ledger;
 mod noise;
 mod released;
+mod zcdp;
 
 pub use epsilon::{Epsilon, EpsilonError};
 pub use grant::{Bounds, BoundsError, Grant, ReleaseError};
 pub use ledger::{CutLine, Head, Ledger, LedgerError, PendingGrant, Refused, ToStore};
 pub use noise::Noise;
 pub use released::{Mechanism, Released};
+pub use zcdp::{Charge, Entropy, Tables, epsilon_of_rho, rho_of_epsilon};

@@ -122,7 +122,7 @@ fn ratio(sensitivity: u64, epsilon: Epsilon) -> (u128, u128) {
 /// Draws from the discrete Laplace distribution of scale `t / s`, exactly, with integers only.
 ///
 /// Source: Canonne, Kamath, Steinke, "The Discrete Gaussian for Differential Privacy" (2020), algorithm 2.
-fn discrete_laplace(rng: &mut dyn RngCore, t: u128, s: u128) -> i128 {
+pub(crate) fn discrete_laplace(rng: &mut dyn RngCore, t: u128, s: u128) -> i128 {
     loop {
         let u = below(rng, t);
         if !bernoulli_exp(rng, u, t) {
@@ -143,7 +143,7 @@ fn discrete_laplace(rng: &mut dyn RngCore, t: u128, s: u128) -> i128 {
 }
 
 /// True with probability exp(-numerator / denominator), for `numerator <= denominator` (same paper, algorithm 1).
-fn bernoulli_exp(rng: &mut dyn RngCore, numerator: u128, denominator: u128) -> bool {
+pub(crate) fn bernoulli_exp(rng: &mut dyn RngCore, numerator: u128, denominator: u128) -> bool {
     let mut k: u128 = 1;
     // Reaching k has probability below 1 / k!, and denominator * k stays far below 2^128.
     while below(rng, denominator * k) < numerator {
@@ -153,7 +153,7 @@ fn bernoulli_exp(rng: &mut dyn RngCore, numerator: u128, denominator: u128) -> b
 }
 
 /// A uniform number below `n` (`n >= 1`), by rejection.
-fn below(rng: &mut dyn RngCore, n: u128) -> u128 {
+pub(crate) fn below(rng: &mut dyn RngCore, n: u128) -> u128 {
     let mask = u128::MAX.checked_shr((n - 1).leading_zeros()).unwrap_or(0);
     loop {
         let mut bits = u128::from(rng.next_u64());

@@ -22,10 +22,10 @@ use crate::control::{self, Request};
 use crate::datapath::{HookInUse, ReasonCounts, SlotView, clock_triple, now_monotonic};
 use crate::export::Exports;
 use crate::hints::Hints;
-use crate::ledger_file::LedgerFile;
 use crate::processes::Processes;
 use crate::sys_net::{RecvBatch, recv_batch};
 use crate::tunnel::TunnelSide;
+use chaff_privacy::file::LedgerFile;
 
 /// Time after which a sink that never answered is worth a word.
 const SILENCE: Nanos = Nanos::from_secs(10);

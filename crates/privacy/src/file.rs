@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use chaff_privacy::{CutLine, Epsilon, Grant, Head, Ledger, LedgerError, Refused};
+use crate::{CutLine, Epsilon, Grant, Head, Ledger, LedgerError, PendingGrant, Refused};
 
 /// A larger ledger is not read: about 300,000 entries.
 const MAX_BYTES: u64 = 64 << 20;
@@ -170,7 +170,27 @@ impl LedgerFile {
     /// # Errors
     /// [`LedgerFileError::Refused`] by the budget, [`LedgerFileError::Io`] by the disk.
     pub fn spend(&mut self, label: &str, epsilon: Epsilon) -> Result<Grant, LedgerFileError> {
-        let pending = self.ledger.spend(label, epsilon)?;
+        self.store(|ledger| ledger.spend(label, epsilon))
+    }
+
+    /// As [`LedgerFile::spend`], for approximate releases: [`Ledger::spend_approximate`].
+    ///
+    /// # Errors
+    /// As [`LedgerFile::spend`].
+    pub fn spend_approximate(
+        &mut self,
+        label: &str,
+        epsilon: Epsilon,
+        delta: f64,
+    ) -> Result<Grant, LedgerFileError> {
+        self.store(|ledger| ledger.spend_approximate(label, epsilon, delta))
+    }
+
+    fn store(
+        &mut self,
+        spend: impl FnOnce(&mut Ledger) -> Result<PendingGrant<'_>, Refused>,
+    ) -> Result<Grant, LedgerFileError> {
+        let pending = spend(&mut self.ledger)?;
         let entry_len = pending.entry().len() as u64;
         if let Err(source) = self.file.write_all_at(pending.entry(), self.len) {
             // Part of the line may be there. Only when it is surely gone was nothing spent.

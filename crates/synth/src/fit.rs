@@ -1,0 +1,323 @@
+//! Learning a model.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chaff_privacy::Tables;
+
+use crate::address::{COMMON, pseudonym};
+use crate::capture::Capture;
+use crate::chain::Chain;
+use crate::encode::*;
+use crate::grid::Grid;
+use crate::marginal;
+use crate::model::{Info, Method, Model, Paid, Privacy, Unit};
+use crate::state::{State, levels};
+use crate::table::{Record, Table};
+use crate::{SynthError, packets, rules};
+
+/// What a fit without differential privacy takes.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Which method.
+    pub method: Method,
+    /// Replace addresses by made-up ones of the same kind and neighbourhood before anything is learned.
+    pub fresh_addresses: bool,
+    /// Key of the made-up addresses.
+    pub seed: u64,
+}
+
+/// What a fit with differential privacy takes; all of it is public.
+#[derive(Clone, Debug)]
+pub struct PrivateOptions {
+    /// Whose records are hidden.
+    pub unit: Unit,
+    /// The labels that may occur, known without looking at the data; others count as the first. `None`: no labels.
+    pub labels: Option<Vec<String>>,
+    /// First and last start time, µs since 1970, when they are public; otherwise they are found, and paid for.
+    pub time_range_us: Option<(u64, u64)>,
+    /// The label column's name, and whether the input is a capture.
+    pub label_column: Option<String>,
+}
+
+fn check(table: &Table) -> Result<(), SynthError> {
+    if table.records.is_empty() {
+        return Err(SynthError::Empty);
+    }
+    Ok(())
+}
+
+/// Learns from the records as they are. There is **no** formal privacy guarantee.
+///
+/// # Errors
+/// [`SynthError::Empty`].
+pub fn fit(table: &Table, options: &Options) -> Result<Model, SynthError> {
+    check(table)?;
+    let mut table = table.clone();
+    table.sort();
+    for r in &mut table.records {
+        if options.fresh_addresses {
+            r.src = pseudonym(options.seed, r.src);
+            r.dst = pseudonym(options.seed, r.dst);
+        }
+        rules::settle(r, options.method == Method::Sequence);
+    }
+    if table.labels.is_empty() {
+        table.labels.push(String::new());
+    }
+    let encoder = exact_encoder(&table, options.method == Method::Sequence);
+    let (parents, chains) = match options.method {
+        Method::Marginal => {
+            let parents = marginal::plan(true);
+            let chains = exact_marginals(&table.records, &encoder, &parents);
+            (parents, chains)
+        }
+        Method::Sequence => (Vec::new(), sequences(&table.records, &encoder)),
+    };
+    Ok(Model {
+        info: Info {
+            version: 1,
+            method: options.method,
+            records: table.records.len() as u64,
+            fresh_addresses: options.fresh_addresses,
+            privacy: None,
+        },
+        encoder,
+        parents,
+        pools: [Vec::new(), Vec::new()],
+        chains,
+        packets: None,
+    })
+}
+
+/// As [`fit`], and learns the packets inside the flows, for [`crate::write_pcap`].
+///
+/// # Errors
+/// As [`fit`].
+pub fn fit_capture(capture: &Capture, options: &Options) -> Result<Model, SynthError> {
+    let mut model = fit(&capture.table, options)?;
+    let (packets, chains) = packets::learn(capture, &model.encoder);
+    model.packets = Some(packets);
+    model.chains.extend(chains);
+    Ok(model)
+}
+
+fn exact_encoder(table: &Table, odd_ports: bool) -> Encoder {
+    let records = &table.records;
+    let n = records.len();
+    let mut ports: BTreeMap<u16, usize> = BTreeMap::new();
+    let mut hosts = BTreeSet::new();
+    let mut hops = BTreeSet::new();
+    for r in records {
+        *ports.entry(r.src_port).or_default() += 1;
+        if r.dst_port != r.src_port {
+            *ports.entry(r.dst_port).or_default() += 1;
+        }
+        hosts.extend([r.src, r.dst]);
+        hops.insert((r.ttl, r.tos));
+    }
+    for common in &COMMON {
+        hosts.remove(common);
+    }
+    let often = (n / 4000).max(4);
+    let known = |(port, count): (u16, usize)| {
+        (count >= often || (port < 1024 && count >= 2) || port == 0).then_some(port)
+    };
+    let (atom, group) = ((n / 2048).max(5), (n / 1024).max(8));
+    let grid = |value: &dyn Fn(&Record) -> u64| {
+        Grid::exact(records.iter().map(value).collect(), atom, group, u64::MAX)
+    };
+    let (first, last) = (records[0].start_us, records[n - 1].start_us);
+    let time = Grid::exact(
+        records.iter().map(|r| r.start_us).collect(),
+        usize::MAX,
+        (n / 1024).max(16),
+        ((last - first) / 512).max(1),
+    );
+    let mut time_weights = vec![0.0; time.len()];
+    for r in records {
+        time_weights[time.find(r.start_us) as usize] += 1.0;
+    }
+    let mut encoder = Encoder {
+        labels: table.labels.clone(),
+        label_column: table.label_column.clone(),
+        capture: table.capture,
+        odd_ports,
+        units_us: table.resolution_us(),
+        time,
+        time_weights,
+        ports: ports.into_iter().filter_map(known).collect(),
+        services: Vec::new(),
+        hosts: Hosts::Addresses(hosts.into_iter().collect()),
+        packets: grid(&|r| r.packets),
+        sizes: grid(&size_code),
+        durations: grid(&|r| r.duration_us),
+        hops: hops.into_iter().collect(),
+    };
+    let services: BTreeSet<_> = records.iter().map(|r| encoder.service(r)).collect();
+    encoder.services = services.into_iter().collect();
+    encoder
+}
+
+fn exact_marginals(
+    records: &[Record],
+    encoder: &Encoder,
+    parents: &[Vec<Vec<usize>>],
+) -> Vec<Chain> {
+    let index = encoder.index();
+    let symbols: Vec<Symbols> = records.iter().map(|r| encoder.symbols(&index, r)).collect();
+    (0..FIELDS)
+        .map(|field| {
+            if !marginal::ORDER.contains(&field) {
+                return Chain::default();
+            }
+            let keys = |row: usize, out: &mut [u64]| {
+                let mut all = Vec::with_capacity(out.len());
+                marginal::contexts(parents, field, &symbols[row], &mut all);
+                out.copy_from_slice(&all);
+            };
+            Chain::exact(parents[field].len(), symbols.len(), keys, |row| {
+                symbols[row][field]
+            })
+        })
+        .collect()
+}
+
+fn sequences(records: &[Record], encoder: &Encoder) -> Vec<Chain> {
+    let index = encoder.index();
+    let mut symbols: Vec<Symbols> = records.iter().map(|r| encoder.symbols(&index, r)).collect();
+    let mut chains = Vec::new();
+    for field in 0..FIELDS {
+        let depth = levels(field);
+        let mut keys: Vec<u64> = Vec::with_capacity(depth * records.len());
+        let mut rows: Vec<u32> = Vec::new();
+        let mut state = State::default();
+        let mut contexts = Vec::new();
+        for (row, r) in records.iter().enumerate() {
+            let s = &mut symbols[row];
+            let ports = (r.src_port, r.dst_port);
+            let pair = state.pair(s[SRC], s[DST]);
+            if field == SAME {
+                s[SAME] = pair.map_or(0, |last| {
+                    let (a, b) = last.ports;
+                    let turned = if last.from == s[SRC] { (a, b) } else { (b, a) };
+                    u32::from(turned == ports)
+                });
+            }
+            if depth > 0 && (field != SAME || pair.is_some()) {
+                state.contexts(encoder, field, s, &mut contexts);
+                keys.extend(&contexts);
+                rows.push(row as u32);
+            }
+            let s = symbols[row];
+            state.push(&s, ports);
+        }
+        let of = |i: usize, out: &mut [u64]| out.copy_from_slice(&keys[i * depth..(i + 1) * depth]);
+        chains.push(Chain::exact(depth, rows.len(), of, |i| {
+            symbols[rows[i] as usize][field]
+        }));
+    }
+    chains
+}
+
+/// Learns with differential privacy: everything that the model holds of the data comes through `tables`.
+///
+/// The sensitivity of `tables` must be [`Unit::most`]. `paid` is the (ε, δ) that `tables` was bought with and
+/// `ledger_entry` the entry that paid; both go into the model, whose account is checked against them.
+///
+/// # Errors
+/// [`SynthError::Empty`] (before anything is spent), [`SynthError::Option`], [`SynthError::Release`].
+pub fn fit_private(
+    table: &Table,
+    options: &PrivateOptions,
+    tables: &mut Tables,
+    ledger_entry: Option<u64>,
+    paid: (f64, f64),
+) -> Result<Model, SynthError> {
+    check(table)?;
+    if options.unit.most() == 0 || options.unit.most() != tables.sensitivity() {
+        return Err(SynthError::Option {
+            name: "unit",
+            why: format!(
+                "a unit has {} records, the noise is for {}",
+                options.unit.most(),
+                tables.sensitivity()
+            ),
+        });
+    }
+    let mut table = table.clone();
+    table.sort();
+    relabel(&mut table, options);
+    if let Unit::SourceHost { max_records } = options.unit {
+        let mut seen: BTreeMap<_, u32> = BTreeMap::new();
+        table.records.retain(|r| {
+            let count = seen.entry(r.src).or_default();
+            *count += 1;
+            *count <= max_records
+        });
+    }
+    for r in &mut table.records {
+        rules::settle(r, false);
+    }
+    let mut model = marginal::fit(&table, options, tables)?;
+    let mut public = vec![
+        "addresses that mean the same everywhere, kinds of addresses, protocol rules, ranges of ports".to_owned(),
+        "counters and durations lie in powers of two up to 2^53; times to 1 us".to_owned(),
+        match &options.labels {
+            Some(labels) => format!("the set of labels: {}", labels.join(", ")),
+            None => "labels are not learned".to_owned(),
+        },
+        match options.time_range_us {
+            Some((a, b)) => format!("all records start from {a} to {b} us since 1970"),
+            None => "records start from 1970 to 2255; the range is paid for".to_owned(),
+        },
+    ];
+    if table.capture {
+        public.push("every packet has time to live 64 and type of service 0".to_owned());
+    }
+    let unit = match options.unit {
+        Unit::Record => "one record",
+        Unit::SourceHost { .. } => "all records of one source address",
+    };
+    let privacy = Privacy {
+        epsilon: paid.0,
+        delta: paid.1,
+        unit: options.unit,
+        relation: format!("{unit} added or removed"),
+        rho: tables.rho(),
+        releases: tables
+            .charges()
+            .iter()
+            .map(|c| Paid {
+                name: c.name.clone(),
+                cells: c.cells,
+                sigma: c.sigma,
+                rho: c.rho,
+            })
+            .collect(),
+        public_assumptions: public,
+        ledger_entry,
+        simulated: tables.simulated(),
+    };
+    privacy.verify()?;
+    model.info.privacy = Some(privacy);
+    Ok(model)
+}
+
+/// Labels as the public list has them.
+fn relabel(table: &mut Table, options: &PrivateOptions) {
+    let public = options
+        .labels
+        .clone()
+        .filter(|l| !l.is_empty())
+        .unwrap_or_else(|| vec![String::new()]);
+    let to: Vec<u32> = table
+        .labels
+        .iter()
+        .map(|text| public.iter().position(|p| p == text).unwrap_or(0) as u32)
+        .collect();
+    for r in &mut table.records {
+        r.label = to.get(r.label as usize).copied().unwrap_or(0);
+    }
+    table.labels = public;
+    table.label_column = options.labels.as_ref().and(options.label_column.clone());
+}

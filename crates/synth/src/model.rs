@@ -1,0 +1,342 @@
+//! A fitted model: what it says of itself, and its file.
+
+use serde::{Deserialize, Serialize};
+
+use crate::SynthError;
+use crate::address::mix;
+use crate::chain::{Chain, Level};
+use crate::encode::{Encoder, FIELDS};
+use crate::packets::{GAP_SYMBOLS, PacketModel};
+use crate::sample;
+use crate::table::Table;
+
+const MAGIC: &[u8; 8] = b"CHAFSYN1";
+/// The largest header of a model file, bytes.
+const MAX_HEADER: usize = 256 << 20;
+
+/// Which method learns and draws.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// Low-dimensional tables, records drawn one by one without memory; the only one with differential privacy.
+    Marginal,
+    /// Record after record in time, given what source and pair of hosts did before.
+    Sequence,
+}
+
+/// Whose records the privacy guarantee hides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unit {
+    /// One record (one-way flow).
+    Record,
+    /// All records with one source address, of which the first `max_records` in time are used.
+    SourceHost {
+        /// At most so many of a host.
+        max_records: u32,
+    },
+}
+
+impl Unit {
+    /// The most records of one unit.
+    pub fn most(self) -> u32 {
+        match self {
+            Self::Record => 1,
+            Self::SourceHost { max_records } => max_records,
+        }
+    }
+}
+
+/// One release that the model was made from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Paid {
+    /// What was counted.
+    pub name: String,
+    /// Cells that got noise.
+    pub cells: usize,
+    /// σ of the discrete Gaussian, counts.
+    pub sigma: f64,
+    /// Its zCDP cost.
+    pub rho: f64,
+}
+
+/// What is promised, and on what it rests.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Privacy {
+    /// ε of the (ε, δ) guarantee, for everything in the model together.
+    pub epsilon: f64,
+    /// δ.
+    pub delta: f64,
+    /// Whose records are hidden.
+    pub unit: Unit,
+    /// Neighbouring inputs.
+    pub relation: String,
+    /// zCDP budget that (ε, δ) gives.
+    pub rho: f64,
+    /// Every release; nothing else of the data is in the model.
+    pub releases: Vec<Paid>,
+    /// What was taken as known without looking at the data.
+    pub public_assumptions: Vec<String>,
+    /// The ledger's entry that paid.
+    pub ledger_entry: Option<u64>,
+    /// The noise came from a given seed and protects nobody.
+    pub simulated: bool,
+}
+
+impl Privacy {
+    /// Recomputes the accounting from the list of releases.
+    ///
+    /// # Errors
+    /// [`SynthError::Model`], saying which number is wrong: a release that claims less than sensitivity² / 2σ², or a sum
+    /// that costs more than (ε, δ).
+    pub fn verify(&self) -> Result<(), SynthError> {
+        let most = f64::from(self.unit.most());
+        let mut sum = 0.0;
+        for paid in &self.releases {
+            let cost = most * most / (2.0 * paid.sigma * paid.sigma);
+            if !(paid.sigma > 0.0 && paid.rho >= cost * (1.0 - 1e-9)) {
+                return Err(SynthError::Model(format!(
+                    "accounting: release {:?} with sigma {} costs rho {cost}, it claims {}",
+                    paid.name, paid.sigma, paid.rho
+                )));
+            }
+            sum += cost;
+        }
+        let epsilon = chaff_privacy::epsilon_of_rho(sum, self.delta);
+        if epsilon.is_nan() || epsilon > self.epsilon * (1.0 + 1e-9) {
+            return Err(SynthError::Model(format!(
+                "accounting: the releases cost epsilon {epsilon} at delta {}, the model claims {}",
+                self.delta, self.epsilon
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// What a model says of itself; also the side-car of what is drawn from it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Info {
+    /// Version of the format: 1.
+    pub version: u32,
+    /// Which method.
+    pub method: Method,
+    /// Records that were learned from: noisy with privacy. The default number to draw.
+    pub records: u64,
+    /// Whether addresses are made up.
+    pub fresh_addresses: bool,
+    /// The differential privacy guarantee; `None`: there is none.
+    pub privacy: Option<Privacy>,
+}
+
+/// A fitted model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Model {
+    pub(crate) info: Info,
+    pub(crate) encoder: Encoder,
+    /// Of the marginal method: the parents of each field's tables, longest first.
+    pub(crate) parents: Vec<Vec<Vec<usize>>>,
+    /// Weights of unknown sources and destinations, by rank; empty when all hosts are known.
+    pub(crate) pools: [Vec<f64>; 2],
+    /// One for each field; of captures then those of packet sizes and gaps.
+    pub(crate) chains: Vec<Chain>,
+    pub(crate) packets: Option<PacketModel>,
+}
+
+/// A model that draws traces.
+pub trait Engine {
+    /// What it says of itself.
+    fn info(&self) -> &Info;
+
+    /// Draws exactly `records` records, in order of time. The same model, number and seed give the same records.
+    ///
+    /// # Errors
+    /// [`SynthError::TooMany`] above [`crate::MAX_RECORDS`].
+    fn sample(&self, records: usize, seed: u64) -> Result<Table, SynthError>;
+}
+
+impl Engine for Model {
+    fn info(&self) -> &Info {
+        &self.info
+    }
+
+    fn sample(&self, records: usize, seed: u64) -> Result<Table, SynthError> {
+        if records > crate::MAX_RECORDS {
+            return Err(SynthError::TooMany {
+                what: "records",
+                limit: crate::MAX_RECORDS,
+            });
+        }
+        Ok(match self.info.method {
+            Method::Marginal => sample::marginal(self, records, seed),
+            Method::Sequence => sample::sequence(self, records, seed),
+        })
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    info: Info,
+    encoder: Encoder,
+    parents: Vec<Vec<Vec<usize>>>,
+    pools: [Vec<f64>; 2],
+    packets: Option<PacketModel>,
+}
+
+fn checksum(bytes: &[u8]) -> u64 {
+    bytes.chunks(8).fold(1, |h, c| {
+        let mut word = [0; 8];
+        word[..c.len()].copy_from_slice(c);
+        mix(h ^ u64::from_le_bytes(word))
+    })
+}
+
+impl Model {
+    /// The model file: magic, header as JSON, tables, checksum; little-endian.
+    ///
+    /// # Errors
+    /// [`SynthError::Model`] when it is larger than what is read back.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, SynthError> {
+        let header = Header {
+            info: self.info.clone(),
+            encoder: self.encoder.clone(),
+            parents: self.parents.clone(),
+            pools: self.pools.clone(),
+            packets: self.packets.clone(),
+        };
+        let json = serde_json::to_vec(&header).map_err(|e| SynthError::Model(e.to_string()))?;
+        if json.len() > MAX_HEADER {
+            return Err(SynthError::Model("its header is too large".to_owned()));
+        }
+        let mut out = MAGIC.to_vec();
+        let number = |out: &mut Vec<u8>, n: usize| out.extend((n as u32).to_le_bytes());
+        number(&mut out, json.len());
+        out.extend(json);
+        for chain in &self.chains {
+            number(&mut out, chain.levels.len());
+            for level in &chain.levels {
+                number(&mut out, level.keys.len());
+                number(&mut out, level.symbols.len());
+                level.keys.iter().for_each(|k| out.extend(k.to_le_bytes()));
+                level
+                    .starts
+                    .iter()
+                    .for_each(|k| out.extend(k.to_le_bytes()));
+                level
+                    .symbols
+                    .iter()
+                    .for_each(|k| out.extend(k.to_le_bytes()));
+                level.sums.iter().for_each(|k| out.extend(k.to_le_bytes()));
+                level.rest.iter().for_each(|k| out.extend(k.to_le_bytes()));
+            }
+        }
+        let sum = checksum(&out);
+        out.extend(sum.to_le_bytes());
+        Ok(out)
+    }
+
+    /// Reads a model file; whatever the bytes, drawing from the result is safe.
+    ///
+    /// # Errors
+    /// [`SynthError::Model`], also when the accounting of a private model does not add up.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, SynthError> {
+        let bad = |what: &str| SynthError::Model(what.to_owned());
+        let body = bytes
+            .strip_prefix(MAGIC)
+            .ok_or_else(|| bad("it does not begin with CHAFSYN1"))?;
+        let (signed, sum) = bytes
+            .split_last_chunk::<8>()
+            .ok_or_else(|| bad("it is cut"))?;
+        if checksum(signed) != u64::from_le_bytes(*sum) {
+            return Err(bad("it is cut or damaged (checksum)"));
+        }
+        let mut input = Input(&body[..body.len() - 8]);
+        let length = input.number()?;
+        let header: Header = serde_json::from_slice(input.take(length)?)
+            .map_err(|e| SynthError::Model(e.to_string()))?;
+        let mut chains = Vec::new();
+        let more = header.packets.as_ref().map(|p| p.sizes.len() as u32);
+        for field in 0..FIELDS + if more.is_some() { 2 } else { 0 } {
+            let limit = match (field.checked_sub(FIELDS), more) {
+                (Some(0), Some(sizes)) => sizes,
+                (Some(_), _) => GAP_SYMBOLS,
+                _ => header.encoder.size(field),
+            };
+            let mut chain = Chain::default();
+            for _ in 0..input.number()?.min(16) {
+                let (keys, symbols) = (input.number()?, input.number()?);
+                let level = Level {
+                    keys: input.array(keys, u64::from_le_bytes)?,
+                    starts: input.array(keys.saturating_add(1), u32::from_le_bytes)?,
+                    symbols: input.array(symbols, u32::from_le_bytes)?,
+                    sums: input.array(symbols, f32::from_le_bytes)?,
+                    rest: input.array(keys, f32::from_le_bytes)?,
+                };
+                if !level.valid(limit) {
+                    return Err(bad("a table has impossible content"));
+                }
+                chain.levels.push(level);
+            }
+            chains.push(chain);
+        }
+        let Header {
+            info,
+            encoder,
+            parents,
+            pools,
+            packets,
+        } = header;
+        let known = |f: &usize| *f < FIELDS;
+        if info.version != 1 {
+            return Err(SynthError::Model(format!(
+                "its version is {}, not 1",
+                info.version
+            )));
+        }
+        if !encoder.valid()
+            || packets.as_ref().is_some_and(|p| !p.sizes.valid())
+            || !input.0.is_empty()
+            || !pools.iter().flatten().all(|w| w.is_finite() && *w >= 0.0)
+            || !parents.iter().flatten().flatten().all(known)
+            || (info.method == Method::Marginal && parents.len() != FIELDS)
+        {
+            return Err(bad("its parts do not fit together"));
+        }
+        if let Some(privacy) = &info.privacy {
+            privacy.verify()?;
+        }
+        Ok(Self {
+            info,
+            encoder,
+            parents,
+            pools,
+            chains,
+            packets,
+        })
+    }
+}
+
+struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    fn take(&mut self, n: usize) -> Result<&'a [u8], SynthError> {
+        let (head, tail) = self
+            .0
+            .split_at_checked(n)
+            .ok_or_else(|| SynthError::Model("it is cut".to_owned()))?;
+        self.0 = tail;
+        Ok(head)
+    }
+
+    fn number(&mut self) -> Result<usize, SynthError> {
+        Ok(self.array(1, u32::from_le_bytes)?[0] as usize)
+    }
+
+    fn array<T, const N: usize>(
+        &mut self,
+        n: usize,
+        read: fn([u8; N]) -> T,
+    ) -> Result<Vec<T>, SynthError> {
+        let bytes = self.take(n.saturating_mul(N))?;
+        Ok(bytes.as_chunks::<N>().0.iter().map(|c| read(*c)).collect())
+    }
+}

@@ -1,0 +1,213 @@
+//! The privacy claims: what is charged, what is kept, and that a broken account is found.
+
+use chaff_privacy::{Entropy, Epsilon, Ledger, Tables, epsilon_of_rho, rho_of_epsilon};
+use chaff_synth::{
+    Engine, Method, Model, Options, PrivateOptions, Record, SynthError, Table, Unit, fidelity, fit,
+    fit_private,
+};
+
+const DELTA: f64 = 1e-5;
+
+fn tables(epsilon: f64, sensitivity: u32, seed: u64) -> Tables {
+    let epsilon = Epsilon::new(epsilon).unwrap();
+    let mut ledger = Ledger::open(epsilon, DELTA, &[]).unwrap();
+    ledger.mark_stored();
+    let grant = ledger
+        .spend_approximate("test", epsilon, DELTA)
+        .unwrap()
+        .stored();
+    grant.into_tables(sensitivity, Entropy::Seed(seed)).unwrap()
+}
+
+/// Web, name look-ups and pings of 40 hosts.
+fn trace(n: u64) -> Table {
+    let records = (0..n)
+        .map(|i| {
+            let (protocol, port, packets) = match i % 5 {
+                0 => (17, 53, 1),
+                1 => (1, 0, 4),
+                _ => (6, 443, 5 + i % 30),
+            };
+            Record {
+                start_us: 1_458_298_072_000_000 + i * 50_000,
+                duration_us: if packets > 1 { 1000 * (i % 977) } else { 0 },
+                packets,
+                bytes: packets * (60 + i % 700),
+                src: std::net::Ipv4Addr::new(192, 168, 1, (i * i % 40) as u8).into(),
+                dst: std::net::Ipv4Addr::new(203, 0, 113, (i % 9) as u8).into(),
+                src_port: if port == 0 {
+                    0
+                } else {
+                    40_000 + (i * 7919 % 20_000) as u16
+                },
+                dst_port: port,
+                protocol,
+                label: (i % 5 == 0) as u32,
+                ..Record::default()
+            }
+        })
+        .collect();
+    Table {
+        records,
+        labels: vec!["web".into(), "dns".into()],
+        label_column: Some("type".into()),
+        capture: false,
+    }
+}
+
+fn private(unit: Unit) -> PrivateOptions {
+    PrivateOptions {
+        unit,
+        labels: Some(vec!["web".into(), "dns".into()]),
+        time_range_us: None,
+        label_column: Some("type".into()),
+    }
+}
+
+fn fitted(table: &Table, epsilon: f64, unit: Unit, seed: u64) -> Model {
+    fit_private(
+        table,
+        &private(unit),
+        &mut tables(epsilon, unit.most(), seed),
+        None,
+        (epsilon, DELTA),
+    )
+    .unwrap()
+}
+
+#[test]
+fn every_release_is_charged_and_the_sum_is_within_epsilon() {
+    for unit in [Unit::Record, Unit::SourceHost { max_records: 8 }] {
+        for n in [1, 30, 3000, 12_000] {
+            let model = fitted(&trace(n), 2.0, unit, n);
+            let privacy = model.info().privacy.clone().unwrap();
+            let spent: f64 = privacy.releases.iter().map(|r| r.rho).sum();
+            assert!(epsilon_of_rho(spent, DELTA) <= 2.0);
+            assert!(privacy.simulated && !privacy.public_assumptions.is_empty());
+            let drawn = model.sample(321, 5).unwrap();
+            assert_eq!(
+                (drawn.records.len(), &drawn),
+                (321, &model.sample(321, 5).unwrap())
+            );
+            let again = Model::from_bytes(&model.to_bytes().unwrap()).unwrap();
+            assert_eq!(again.sample(321, 5).unwrap(), drawn);
+        }
+    }
+}
+
+#[test]
+fn no_address_of_the_input_comes_out() {
+    let table = trace(4000);
+    let model = fitted(&table, 8.0, Unit::Record, 1);
+    let bytes = String::from_utf8_lossy(&model.to_bytes().unwrap()).into_owned();
+    assert!(!bytes.contains("192.168.1.") && !bytes.contains("203.0.113."));
+    let drawn = model.sample(4000, 1).unwrap();
+    for r in &drawn.records {
+        assert!(
+            table
+                .records
+                .iter()
+                .all(|t| t.src != r.src && t.dst != r.dst)
+        );
+    }
+    assert!(fidelity(&table, &drawn).unwrap().pair_tvd < 0.5);
+}
+
+#[test]
+fn a_broken_account_is_found() {
+    let mut privacy = fitted(&trace(500), 1.0, Unit::Record, 3)
+        .info()
+        .privacy
+        .clone()
+        .unwrap();
+    privacy.verify().unwrap();
+    let good = privacy.clone();
+    // Noise that is smaller than what was paid for.
+    privacy.releases[4].sigma /= 2.0;
+    assert!(matches!(privacy.verify(), Err(SynthError::Model(_))));
+    // A release that was forgotten in the claim: the same budget twice.
+    privacy.clone_from(&good);
+    privacy.releases.extend(good.releases.clone());
+    assert!(privacy.verify().is_err());
+    // A unit of more records than the noise hides.
+    privacy.clone_from(&good);
+    privacy.unit = Unit::SourceHost { max_records: 2 };
+    assert!(privacy.verify().is_err());
+    // A smaller ε than was spent.
+    privacy.clone_from(&good);
+    privacy.epsilon = 0.5;
+    assert!(privacy.verify().is_err());
+    // The noise must be for the unit that the model claims.
+    let mut wrong = tables(1.0, 1, 1);
+    let options = private(Unit::SourceHost { max_records: 8 });
+    assert!(fit_private(&trace(50), &options, &mut wrong, None, (1.0, DELTA)).is_err());
+    assert_eq!(wrong.charges().len(), 0);
+}
+
+/// The most that the log ratio of an event's frequency on two inputs exceeds ε, after δ, less six standard errors.
+fn excess(with: &[i64], without: &[i64], epsilon: f64) -> f64 {
+    let n = with.len() as f64;
+    let mut worst = f64::NEG_INFINITY;
+    for k in -60..60 {
+        let p = with.iter().filter(|v| **v >= k).count() as f64;
+        let q = without.iter().filter(|v| **v >= k).count() as f64;
+        if p >= 300.0 && q >= 300.0 {
+            let error = (1.0 / p + 1.0 / q).sqrt();
+            worst = worst.max(((p - n * DELTA) / q).ln() - 6.0 * error - epsilon);
+        }
+    }
+    worst
+}
+
+#[test]
+fn an_audit_from_outside_tells_right_noise_from_too_little() {
+    // A host with 6 records is added. Noise for 6 records hides it; noise for one record (the bug) does not.
+    let rho = rho_of_epsilon(Epsilon::new(0.5).unwrap(), DELTA);
+    let draws = |sensitivity: u32, count: i64| -> Vec<i64> {
+        let mut budget = tables(50_000.0, sensitivity, u64::from(sensitivity) + count as u64);
+        (0..60_000)
+            .map(|_| {
+                let mut cell = [count];
+                budget.release("audit", &mut cell, rho).unwrap();
+                cell[0]
+            })
+            .collect()
+    };
+    let right = excess(&draws(6, 6), &draws(6, 0), 0.5);
+    assert!(right <= 0.0, "{right}");
+    let broken = excess(&draws(1, 6), &draws(1, 0), 0.5);
+    assert!(broken > 0.0, "{broken}");
+}
+
+#[test]
+fn copies_stay_within_the_natural_range() {
+    let table = trace(6000);
+    let half = |odd: u64| Table {
+        records: table
+            .records
+            .iter()
+            .zip(0u64..)
+            .filter(|(_, i)| i % 2 == odd)
+            .map(|(r, _)| *r)
+            .collect(),
+        ..table.clone()
+    };
+    let (train, held) = (half(0), half(1));
+    for fresh_addresses in [true, false] {
+        let options = Options {
+            method: Method::Sequence,
+            fresh_addresses,
+            seed: 1,
+        };
+        let drawn = fit(&train, &options).unwrap().sample(3000, 2).unwrap();
+        let seen = fidelity(&train, &drawn).unwrap().copies;
+        let unseen = fidelity(&held, &drawn).unwrap().copies;
+        let natural = fidelity(&train, &held).unwrap().copies;
+        // Drawn records meet the learned ones no more often than held-out records do, and no more than records they
+        // have not seen by more than one in fifty.
+        assert!(
+            seen <= natural + 0.02 && seen <= unseen + 0.02,
+            "{seen} {unseen} {natural}"
+        );
+    }
+}
