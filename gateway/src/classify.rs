@@ -1,11 +1,14 @@
-//! `gateway classify`: flows of a capture with score, verdict and the reason for it.
+//! `gateway classify`: flows of a capture or an interface with score, verdict and the reason for it.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use chaff_flow::features::{Profile, native};
 use chaff_novelty::{MatRef, Model};
 use chaff_trace::Reader;
@@ -14,12 +17,19 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::file_id::FileId;
+use crate::meter::input::{Event, Source};
+use crate::meter::live::{Live, LiveOptions};
+use crate::meter::ring::RingOptions;
+
+/// Memory for packets of an interface that wait for their turn, bytes.
+const RING: usize = 16 << 20;
 
 /// Options of `gateway classify`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   gateway classify --model home.model today.pcap
   tcpdump -i lan0 -U -w - | gateway classify --model home.model - --format json --report-all
+  gateway classify --model home.model --live lan0 --duration 3600          as root, until then or Ctrl-C
 
 A model comes from `trainer learn`. Columns: times in seconds since the epoch, score (higher is stranger), verdict
 NORMAL or ANOMALY, and the reason: the columns that make the flow strange, their values, what is usual (5 % to 95 % of
@@ -27,7 +37,14 @@ the training flows), and how much of the score is due to them. Exit code 1: the 
 classified.")]
 pub struct Args {
     /// Capture (pcap, pcapng, packed with gzip or not); `-` is standard input.
-    pub input: PathBuf,
+    #[arg(required_unless_present = "live", conflicts_with = "live")]
+    pub input: Option<PathBuf>,
+    /// Interface to read from instead, until SIGINT or SIGTERM; needs CAP_NET_RAW.
+    #[arg(long, value_name = "INTERFACE")]
+    pub live: Option<String>,
+    /// With --live: stop after so many seconds.
+    #[arg(long, value_name = "SECONDS", requires = "live", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    pub duration: Option<u64>,
     /// Model.
     #[arg(long, short)]
     pub model: PathBuf,
@@ -101,6 +118,19 @@ struct Judge<'m> {
 }
 
 impl Judge<'_> {
+    /// Judges the flows that have ended.
+    fn all(&mut self, meter: &mut native::Meter, out: &mut dyn Write) -> Result<()> {
+        let mut any = false;
+        while let Some(row) = meter.poll() {
+            self.judge(&Flow::from(row), out)?;
+            any = true;
+        }
+        if any {
+            out.flush()?;
+        }
+        Ok(())
+    }
+
     fn judge(&mut self, flow: &Flow, out: &mut dyn Write) -> Result<()> {
         let score = self
             .model
@@ -222,18 +252,18 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         profile.names().len(),
         model.names().len()
     );
-    let input: Box<dyn Read> = if args.input == Path::new("-") {
-        Box::new(std::io::stdin().lock())
-    } else {
-        let path = args.input.display();
-        Box::new(File::open(&args.input).with_context(|| format!("while opening {path}"))?)
+    let input = match (&args.live, &args.input) {
+        (Some(interface), _) => Input::Interface(interface, open_live(args, interface)?),
+        (None, Some(path)) if path != Path::new("-") => {
+            let shown = path.display();
+            let file = File::open(path).with_context(|| format!("while opening {shown}"))?;
+            Input::capture(path, Box::new(file))?
+        }
+        _ => Input::capture(Path::new("-"), Box::new(std::io::stdin().lock()))?,
     };
-    let path = args.input.display();
-    let mut reader =
-        Reader::new(BufReader::new(input)).with_context(|| format!("while reading {path}"))?;
     // Only now: what is no capture overwrites nothing.
     let mut out = BufWriter::new(open_output(args)?);
-    match classify(args, &model, profile, &mut reader, &mut out) {
+    match classify(args, &model, profile, input, &mut out) {
         // Whoever reads the verdicts has seen enough.
         Err(e) if is_broken_pipe(&e) => Ok(ExitCode::SUCCESS),
         done => done,
@@ -246,11 +276,12 @@ fn open_output(args: &Args) -> Result<Box<dyn Write>> {
     }
     let path = args.output.display();
     let output = FileId::of(&args.output);
-    let input = match args.input.as_path() {
-        dash if dash == Path::new("-") => Path::new("/dev/stdin"),
+    let input = match args.input.as_deref() {
+        Some(dash) if dash == Path::new("-") => Some(Path::new("/dev/stdin")),
         input => input,
     };
-    for (other, what) in [(input, "input"), (&args.model, "model")] {
+    let inputs = input.map(|path| (path, "input"));
+    for (other, what) in inputs.into_iter().chain([(args.model.as_path(), "model")]) {
         anyhow::ensure!(
             output.is_none() || FileId::of(other) != output,
             "{path} is {what} and output"
@@ -276,7 +307,7 @@ fn classify(
     args: &Args,
     model: &Model,
     profile: Profile,
-    reader: &mut Reader<impl Read>,
+    input: Input<'_>,
     out: &mut dyn Write,
 ) -> Result<ExitCode> {
     let mut judge = Judge {
@@ -294,18 +325,33 @@ fn classify(
             "start_s,end_s,src_ip,src_port,dst_ip,dst_port,protocol,score,verdict,reason"
         )?;
     }
-    let path = args.input.display();
-    let damage = match profile {
-        Profile::Native(settings) => stream(reader, settings, &mut judge, out)?,
-        Profile::Netml { .. } => {
-            let request = Request::Exactly(profile);
-            let (table, damage) = features::extract_until_damage(reader, &request, None)
-                .with_context(|| format!("in {path}"))?;
-            for flow in &table.flows {
-                judge.judge(flow, out)?;
+    // Whoever waits for verdicts sees the header at once.
+    out.flush()?;
+    let damage = match (input, profile) {
+        (Input::Capture(path, mut reader), profile) => {
+            let path = path.display();
+            match profile {
+                Profile::Native(settings) => stream(&mut *reader, settings, &mut judge, out)?,
+                Profile::Netml { .. } => {
+                    let request = Request::Exactly(profile);
+                    let (table, damage) =
+                        features::extract_until_damage(&mut *reader, &request, None)
+                            .with_context(|| format!("in {path}"))?;
+                    for flow in &table.flows {
+                        judge.judge(flow, out)?;
+                    }
+                    damage
+                }
             }
-            damage
+            .map(|e| format!("in {path}: {e}"))
         }
+        (Input::Interface(name, live), Profile::Native(settings)) => {
+            listen(live, settings, &mut judge, out)?.map(|e| format!("on {name}: {e}"))
+        }
+        (Input::Interface(..), Profile::Netml { .. }) => bail!(
+            "the model has netml's features, which are known only at a capture's end: --live needs a model of the native \
+             profile (trainer learn --profile native)"
+        ),
     };
     out.flush()?;
     eprintln!(
@@ -314,11 +360,73 @@ fn classify(
     );
     Ok(match damage {
         Some(e) => {
-            eprintln!("gateway: in {path}: {e}");
+            eprintln!("gateway: {e}");
             ExitCode::from(1)
         }
         None => ExitCode::SUCCESS,
     })
+}
+
+/// Where packets come from.
+enum Input<'a> {
+    Capture(&'a Path, Box<Reader<BufReader<Box<dyn Read>>>>),
+    Interface(&'a str, Live),
+}
+
+impl<'a> Input<'a> {
+    /// A capture whose head is one.
+    fn capture(path: &'a Path, bytes: Box<dyn Read>) -> Result<Self> {
+        let reader = Reader::new(BufReader::new(bytes));
+        let reader = reader.with_context(|| format!("while reading {}", path.display()))?;
+        Ok(Self::Capture(path, Box::new(reader)))
+    }
+}
+
+fn open_live(args: &Args, interface: &str) -> Result<Live> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot catch signals")?;
+    }
+    let options = LiveOptions {
+        interface: interface.to_owned(),
+        ring: RingOptions {
+            buffer: RING,
+            // Headers are enough: lengths are those that the headers tell.
+            snaplen: 256,
+            promiscuous: true,
+        },
+        duration: args.duration.map(Duration::from_secs),
+        max_packets: None,
+    };
+    Live::open(options, stop).with_context(|| format!("while opening the interface {interface}"))
+}
+
+/// Judges flows of an interface as they end; gives what ended it early.
+fn listen(
+    mut live: Live,
+    settings: native::Settings,
+    judge: &mut Judge<'_>,
+    out: &mut dyn Write,
+) -> Result<Option<String>> {
+    let mut meter = native::Meter::new(settings, native::Limits::default())?;
+    loop {
+        match live.next() {
+            Event::Frame(frame, bytes) => {
+                features::observe(&mut meter, &frame, bytes);
+            }
+            Event::Quiet(at) => meter.handle_timeout(at),
+            Event::End => break,
+        }
+        judge.all(&mut meter, out)?;
+    }
+    meter.finish();
+    judge.all(&mut meter, out)?;
+    let input = live.inputs().pop().unwrap_or_default();
+    let dropped = input.dropped.unwrap_or(0);
+    if dropped > 0 {
+        eprintln!("gateway: the kernel dropped {dropped} packets: verdicts came too slowly");
+    }
+    Ok(input.error)
 }
 
 /// Judges flows as they end; gives what is wrong with the capture from some packet on.
@@ -337,19 +445,10 @@ fn stream<R: Read>(
             Ok(None) => break None,
             Err(e) => break Some(e),
         }
-        let mut any = false;
-        while let Some(row) = meter.poll() {
-            judge.judge(&Flow::from(row), out)?;
-            any = true;
-        }
-        if any {
-            out.flush()?;
-        }
+        judge.all(&mut meter, out)?;
     };
     meter.finish();
-    while let Some(row) = meter.poll() {
-        judge.judge(&Flow::from(row), out)?;
-    }
+    judge.all(&mut meter, out)?;
     Ok(damage)
 }
 

@@ -280,12 +280,18 @@ pub struct Flows {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Alerts {
-    /// Report new destinations and rates of listed devices.
+    /// Report what listed devices never did before: scans, uploads, calls by a clock, odd connections.
     pub enabled: bool,
-    /// Time in which a device's habits are learnt.
+    /// Time in which a device's habits are learnt and nothing is reported; learning goes on afterwards.
     pub learn: Duration,
-    /// How many times busier than ever before an interval of 10 s must be.
+    /// How rare something must be to be reported, 5 to 40: minus the natural logarithm of its probability in 10 s.
+    pub threshold: f64,
+    /// How many times busier than ever before an interval must be to be reported.
     pub rate_factor: f64,
+    /// The same thing is not reported again for this long, unless it becomes 20 times rarer.
+    pub repeat: Duration,
+    /// Alerts of a device in an hour at most, 1 to 1000; one of low severity a day.
+    pub hourly: u32,
 }
 
 /// `[telemetry]`
@@ -402,7 +408,10 @@ impl Default for Alerts {
         Self {
             enabled: true,
             learn: Duration(Nanos::from_secs(3_600)),
+            threshold: 10.0,
             rate_factor: 3.0,
+            repeat: Duration(Nanos::from_secs(1_800)),
+            hourly: 10,
         }
     }
 }
@@ -589,6 +598,8 @@ impl File {
         if c.rate.0 < 100 {
             bail!("cover.rate is {}, at least 100B are needed", c.rate);
         }
+        within("alerts.threshold", self.alerts.threshold, 5.0, 40.0)?;
+        within("alerts.hourly", self.alerts.hourly, 1, 1_000)?;
         if !(1.0..=1e6).contains(&self.alerts.rate_factor) {
             bail!(
                 "alerts.rate_factor is {}, allowed is 1 to 1000000",

@@ -4,6 +4,7 @@
 //! [`simulate`] for the same machine in virtual time. The state machines themselves are in `chaff-engine`.
 #![warn(missing_docs)]
 
+pub mod alerts;
 pub mod captures;
 pub mod classify;
 pub mod config;

@@ -33,7 +33,7 @@ use crate::privileges::{self, Identity, PrivilegeError};
 use crate::processes::Processes;
 use crate::sys_net::{interfaces, open_cover_socket, there_are};
 use crate::tunnel::TunnelSide;
-use crate::{generators, run_config};
+use crate::{alerts, generators, run_config};
 use control::Control;
 use live::Live;
 use locks::Locks;
@@ -241,7 +241,7 @@ impl Setup {
             Vec::new()
         };
         let history_path = file.state(Path::new("history.json"));
-        let history = read_history(&history_path)?;
+        let history = alerts::read(&history_path)?;
         let releases = file
             .telemetry
             .enabled
@@ -274,22 +274,6 @@ impl Setup {
             processes,
         })
     }
-}
-
-/// What the alerts learnt in earlier runs. A damaged file is put aside: habits can be learnt anew.
-fn read_history(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(e).with_context(|| format!("while reading {}", path.display())),
-    };
-    if serde_json::from_slice::<serde_json::Value>(&bytes).is_ok() {
-        return Ok(bytes);
-    }
-    let aside = path.with_extension("json.bad");
-    std::fs::rename(path, &aside).with_context(|| format!("while renaming {}", path.display()))?;
-    tracing::warn!(moved_to = %aside.display(), "the alert history is damaged; habits are learnt anew");
-    Ok(Vec::new())
 }
 
 fn read_key(path: &Path) -> anyhow::Result<Key> {

@@ -64,7 +64,10 @@ pub fn engine(file: &File) -> anyhow::Result<Config> {
         },
         alerts: file.alerts.enabled.then(|| AlertConfig {
             learn: file.alerts.learn.0,
+            threshold: file.alerts.threshold,
             rate_factor: file.alerts.rate_factor,
+            repeat: file.alerts.repeat.0,
+            hourly: file.alerts.hourly,
             ..AlertConfig::default()
         }),
         slot_events: !file.export.slots.as_os_str().is_empty(),

@@ -189,6 +189,7 @@ impl TunnelSide {
                 every: BEAT,
                 beat: Box::new(|| tell("beat\n")),
             }),
+            record: None,
             on_mtu: Box::new(|mtu| tell(&format!("mtu {mtu}\n"))),
         };
         let driver = Driver::start(tunnel, udp, options)

@@ -45,7 +45,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Write a CSV line for every datagram (time_s,dir,size_bytes,is_dummy,device,verdict,slot,latency_us); of refused
-    /// ones the first 100,000.
+    /// ones the first 100,000. With --tunnel alone: one for every data message (time_s,dir,size_bytes,is_dummy,device; size of
+    /// the UDP payload, number of the peer), for testbeds: it tells cover from real packets.
     #[arg(long, value_name = "FILE")]
     pub packets: Option<PathBuf>,
     /// Write the counts as JSON at exit.

@@ -70,6 +70,15 @@ pub const BUILD: &[Package] = &[
 /// What building libFuzzer needs: a compiler of C++.
 pub const FUZZ: &[Package] = &[package("g++", "c++")];
 
+/// The tools whose traffic `record-attacks` records; the live test of the alerts uses nmap where it is.
+pub const ATTACKS: &[Package] = &[
+    package("nmap", "nmap"),
+    package("hping3", "hping3"),
+    package("iperf3", "iperf3"),
+    package("python3", "python3"),
+    package("tcpdump", "tcpdump"),
+];
+
 /// What recording the demo capture needs: the real programs of a small home.
 pub const RECORD: &[Package] = &[
     package("mosquitto", "mosquitto"),

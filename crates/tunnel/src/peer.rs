@@ -387,10 +387,13 @@ impl Peer {
 
     /// Sends the first message of a session that this end initiated: the other end waits for it.
     fn confirm(&mut self, now: Nanos, to: SocketAddr, keepalive: WgKind, with: &mut Shared<'_>) {
-        if self.flush(now, with) > 0 {
+        let covers = with.bins.profile() != crate::Profile::Off && !with.paused;
+        // The far end learns early what this end understands, so that it never has to send an empty message.
+        let introduces = covers && with.config.always_on && !self.speaks;
+        if self.flush(now, with) > 0 && !introduces {
             return;
         }
-        if with.bins.profile() == crate::Profile::Off || with.paused {
+        if !covers {
             self.report.keepalives[0] += 1;
             self.want_keepalive = None;
             self.push(to, keepalive, Class::Keepalive, with);
@@ -661,7 +664,8 @@ impl Peer {
         let Some(to) = self.endpoint.filter(|_| self.has_session(now)) else {
             return;
         };
-        if self.speaks && !with.paused && with.bins.profile() != crate::Profile::Off {
+        let dummies = self.speaks || with.config.always_on;
+        if dummies && !with.paused && with.bins.profile() != crate::Profile::Off {
             self.report_at = now;
             self.send_dummy(now, 0, 0, with);
             return;

@@ -80,6 +80,23 @@ pub enum Event {
     LowerMtu(u16),
 }
 
+/// A data message as only the two ends know it, for testbeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// When.
+    pub at: Nanos,
+    /// Number of the peer.
+    pub peer: usize,
+    /// Whether it was received here, or else sent.
+    pub received: bool,
+    /// UDP payload bytes.
+    pub len: usize,
+    /// What it is.
+    pub class: Class,
+}
+
+/// Messages of [`Tunnel::record`] that wait for [`Tunnel::poll_seen`]; older ones go.
+const MAX_SEEN: usize = 65_536;
 /// Steps by which the MTU goes down on a path that is narrower than it says.
 const MTU_STEPS: [u16; 5] = [1_420, 1_392, 1_360, 1_320, MIN_MTU];
 /// Time without cover after the network refused to take a packet.
@@ -107,6 +124,7 @@ pub struct Tunnel {
     inner: VecDeque<InnerPacket>,
     events: VecDeque<Event>,
     fresh: Vec<u32>,
+    seen: Option<VecDeque<Seen>>,
     paused: bool,
     now: Nanos,
     report: TunnelReport,
@@ -204,6 +222,7 @@ impl Tunnel {
             inner: VecDeque::new(),
             events: VecDeque::new(),
             fresh: Vec::new(),
+            seen: None,
             paused: false,
             now,
         })
@@ -283,6 +302,7 @@ impl Tunnel {
     pub fn handle_datagram(&mut self, now: Nanos, from: SocketAddr, datagram: BytesMut) {
         let now = self.advance(now);
         let from = canonical(from);
+        let len = datagram.len();
         // Cheap where nothing is due; it has a second of its own.
         if datagram.first() != Some(&4) {
             self.limiter.try_reset_count();
@@ -324,6 +344,7 @@ impl Tunnel {
         let Some(number) = self.by_index.get(&index).copied() else {
             return self.refuse("unknown_session");
         };
+        let before = self.peers[number].report.cover_in.packets;
         let received = self.with(number, |p, s| match &message {
             WgKind::Data(_) => p.handle_data(now, from, message, s),
             _ => {
@@ -331,7 +352,11 @@ impl Tunnel {
                 Received::Nothing
             }
         });
+        if self.peers[number].report.cover_in.packets > before {
+            self.note_seen(number, true, len, Class::Cover);
+        }
         if let Some(Received::Packet(packet)) = received {
+            self.note_seen(number, true, len, Class::Real);
             self.deliver(number, packet);
         }
     }
@@ -360,7 +385,37 @@ impl Tunnel {
 
     /// The next message for the network.
     pub fn poll_datagram(&mut self) -> Option<Datagram> {
-        self.out.pop_front()
+        let d = self.out.pop_front()?;
+        if self.seen.is_some() {
+            self.note_seen(d.peer, false, d.as_ref().len(), d.class);
+        }
+        Some(d)
+    }
+
+    /// Keeps a record of data messages from now on, which tells real ones and cover apart: for testbeds.
+    pub fn record(&mut self) {
+        self.seen.get_or_insert_default();
+    }
+
+    /// The next message of the record.
+    pub fn poll_seen(&mut self) -> Option<Seen> {
+        self.seen.as_mut()?.pop_front()
+    }
+
+    fn note_seen(&mut self, peer: usize, received: bool, len: usize, class: Class) {
+        let at = self.now;
+        if let Some(seen) = &mut self.seen {
+            if seen.len() >= MAX_SEEN {
+                seen.pop_front();
+            }
+            seen.push_back(Seen {
+                at,
+                peer,
+                received,
+                len,
+                class,
+            });
+        }
     }
 
     /// The next inner packet for this end's side.

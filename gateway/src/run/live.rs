@@ -1,6 +1,6 @@
 //! The loop that drives the engine. Whatever it does in one turn is bounded, so that planned cover leaves in time.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use super::control::Control;
 use super::feed::{Batch, Feed};
 use super::locks::Locks;
 use super::{CoverSide, Opened, Setup, Signals};
+use crate::alerts;
 use crate::config::File;
 use crate::control::{self, Request};
 use crate::datapath::{HookInUse, ReasonCounts, SlotView, clock_triple, now_monotonic};
@@ -258,13 +259,7 @@ impl Live {
     /// Writes what the alerts learnt, so that a crash leaves either the old or the new file.
     fn save_history(&mut self) -> bool {
         let path = self.file.state(Path::new("history.json"));
-        let new = path.with_extension("json.new");
-        let written = std::fs::File::create(&new)
-            .and_then(|mut f| {
-                f.write_all(&self.engine.history())
-                    .and_then(|()| f.sync_all())
-            })
-            .and_then(|()| std::fs::rename(&new, &path));
+        let written = alerts::write(&path, &self.engine.history());
         if let Err(e) = &written {
             tracing::warn!(error = %e, "cannot store what the alerts learnt");
         }
@@ -376,7 +371,7 @@ impl Live {
                 break false;
             };
             match &mut event {
-                Event::Alert(alert) => tracing::info!(novelty = kind(&alert.novelty), "alert"),
+                Event::Alert(alert) => alerts::log(alert),
                 Event::NewDevice(mac) => tracing::debug!(%mac, "a device that is not configured"),
                 Event::Flow(record) => {
                     let find = |p: &Processes| p.lookup(&record.key);
@@ -453,6 +448,11 @@ impl Live {
                 self.set_paused(false, None);
                 json!({ "paused": false })
             }
+            Request::Accept { id } => {
+                let answer = alerts::accept(&mut self.engine, *id);
+                self.save_history();
+                answer
+            }
         }
     }
 
@@ -499,14 +499,6 @@ impl Live {
             .detach()
             .context("while removing the meter's maps")?;
         Ok(ExitCode::from(u8::from(failed)))
-    }
-}
-
-fn kind(n: &chaff_engine::Novelty) -> &'static str {
-    match n {
-        chaff_engine::Novelty::Destination { .. } => "destination",
-        chaff_engine::Novelty::ManyDestinations { .. } => "many_destinations",
-        chaff_engine::Novelty::Rate { .. } => "rate",
     }
 }
 

@@ -51,6 +51,8 @@ impl Live {
             "devices": devices,
             "streams": streams,
             "open_flows": self.engine.open_flows(),
+            "learnt_devices": self.engine.learnt()[0],
+            "seen_devices": self.engine.learnt()[1],
             "direct_records": self.direct,
             "recorded_packets": self.recorded,
             // At the end of a run: packets whose flows were open in an earlier run that was killed.

@@ -276,9 +276,14 @@ fn stock(lab: &Lab, space: &str, conf: &str) -> Result<Running> {
     go.stdout(Stdio::null()).stderr(Stdio::null());
     let running = Running::start("wireguard-go", go)?;
     let end = Instant::now() + Duration::from_secs(20);
-    while lab.run(space, &format!("wg show {name}")).is_err() {
-        ensure!(Instant::now() < end, "wireguard-go does not answer");
-        sleep(Duration::from_millis(50));
+    for ready in [
+        format!("ip link show dev {name}"),
+        format!("wg show {name}"),
+    ] {
+        while lab.run(space, &ready).is_err() {
+            ensure!(Instant::now() < end, "wireguard-go is not ready: {ready}");
+            sleep(Duration::from_millis(50));
+        }
     }
     let text = fs::read_to_string(lab.path(conf))?;
     let plain: Vec<&str> = text.lines().filter(|l| !l.starts_with("Address")).collect();

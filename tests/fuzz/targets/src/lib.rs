@@ -20,8 +20,10 @@ mod bytes;
 pub mod conf;
 pub mod dissector;
 mod frames;
+pub mod history;
 pub mod key;
 pub mod ledger;
+pub mod model;
 pub mod nfstream;
 pub mod onnx;
 pub mod parse;
@@ -63,6 +65,6 @@ macro_rules! targets {
 }
 
 targets![
-    conf, dissector, key, ledger, nfstream, onnx, parse, payload, rows, sink, table, trace, tunnel,
-    tunnels, wire,
+    conf, dissector, history, key, ledger, model, nfstream, onnx, parse, payload, rows, sink,
+    table, trace, tunnel, tunnels, wire,
 ];
