@@ -1,7 +1,7 @@
 //! Captures to native flows: `native_flows [OPTION=VALUE]... CAPTURE...`, CSV of the core fields to standard output.
 //!
 //! Options: statistics and vlan_key (0 or 1), splt, dissect, max; `bench=N` meters the captures, held in memory, N times and prints the
-//! ns of processor time that a packet takes at best, so that two builds can be run in turn and compared.
+//! ns that a packet takes at best, so that two builds can be run in turn and compared.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "a benchmark measures time")]
 fn run() -> Result<(), Failure> {
     let mut config = TableConfig::default();
     let mut frames: Vec<Frame> = Vec::new();

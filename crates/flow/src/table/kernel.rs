@@ -54,9 +54,8 @@ impl Table {
         let shift = value.first.since(flow.start).as_micros();
         let mut flags = [0; 2];
         for (d, part) in value.counters.iter().enumerate() {
-            let counters = &flow.counters[out ^ d];
-            if part.packets > 0 && counters.packets == 0 {
-                flow.vlan[out ^ d] = arrival.vlan;
+            if out ^ d == 1 && part.packets > 0 && flow.counters[1].packets == 0 {
+                flow.vlan[1] = arrival.vlan;
             }
             flow.counters[out ^ d].merge(part);
             flags[out ^ d] = part.flags_seen().into();

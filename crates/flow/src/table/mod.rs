@@ -295,8 +295,8 @@ impl Table {
         };
         flow.last = flow.last.max(arrival.seen);
         let counters = &mut flow.counters[side];
-        if counters.packets == 0 {
-            flow.vlan[side] = arrival.vlan;
+        if side == 1 && counters.packets == 0 {
+            flow.vlan[1] = arrival.vlan;
         }
         counters.add(arrival.at, sample);
         if arrival.at < counters.first {
@@ -386,6 +386,7 @@ impl Table {
                     // Of what the kernel counts apart the later part can come first.
                     if side == 1 && flow.part == 0 && flow.from_kernel && arrival.from_kernel {
                         flow.turn();
+                        flow.vlan[0] = arrival.vlan;
                         side = 0;
                     }
                     flow.start_at(arrival.at);
