@@ -13,7 +13,7 @@ fn read(text: &str) -> Result<Table, SynthError> {
 }
 
 fn error(text: &str) -> String {
-    read(text).unwrap_err().to_string()
+    read(text).expect_err("it is refused").to_string()
 }
 
 fn options(method: Method) -> Options {
