@@ -1,17 +1,18 @@
 //! Cost of the attached tcx meter for forwarded traffic, as JSON; needs root and the package iproute2.
 //!
 //! `cargo run --release --example bench_tcx [rounds]`. Three namespaces (device, gateway, server) joined by veth; short
-//! slices of plain routing and of routing with the meter on both sides take turns, twelve pairs to a round, and the medians
-//! of the pairs' ratios count.
+//! slices of plain routing, of routing with the meter on both sides, and of the same with copies of first packets (hints)
+//! take turns, twelve of each to a round, and the medians of their ratios to plain routing count.
 //! CPU is that of the sending thread, in which veth runs the whole way to the receiver's socket, per datagram of 100
-//! bytes payload; bulk is one TCP connection with segmentation offload.
+//! bytes payload: of one flow, and of flows of 64 datagrams each, of which hints copy ten. Bulk is one TCP connection with
+//! segmentation offload.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use chaff_abi::{MeterConfig, Nanos};
-use chaff_gateway::datapath::{Hook, Meter, MeterOptions, now_monotonic};
+use chaff_gateway::datapath::{HintOptions, Hook, Meter, MeterOptions, now_monotonic};
 
 #[path = "bench_support/mod.rs"]
 mod bench_support;
@@ -29,7 +30,9 @@ use net::Home;
 const SLICES: usize = 12;
 /// One pair in so many also measures bulk TCP.
 const BULK_EVERY: usize = 3;
-const DATAGRAMS: u32 = 25_600;
+/// Datagrams sent one after another between two readings of the clock.
+const BURST: u32 = 64;
+const BURSTS: u32 = 400;
 const BULK: Duration = Duration::from_millis(250);
 
 fn main() {
@@ -40,37 +43,45 @@ fn main() {
     let Some(home) = Home::new() else {
         std::process::exit(3);
     };
-    let mut cpu = Vec::new();
+    let mut ratios: [[Vec<f64>; 2]; 2] = Default::default();
     let mut bulk = Vec::new();
     let (mut route_ns, mut lost) = (Vec::new(), 0u64);
     for slice in 0..rounds * SLICES {
         // Which goes first changes from slice to slice, so that drift of the machine's load cancels out.
-        let mut results = [(0.0, 0.0); 2];
-        for k in [slice % 2, 1 - slice % 2] {
-            let meter = (k == 1).then(|| load(&home));
-            let (ns, missing) = datagrams(&home);
-            lost += missing;
-            let bulk_too = slice % BULK_EVERY == 0;
-            results[k] = (ns, if bulk_too { stream(&home) } else { 0.0 });
-            drop(meter);
+        let mut results = [[0.0; 3]; 3];
+        for k in (0..3).map(|k| (slice + k) % 3) {
+            let mut meter = (k > 0).then(|| load(&home, k == 2));
+            for (flows, result) in [1, BURSTS].into_iter().zip(&mut results[k]) {
+                let (ns, missing) = datagrams(&home, meter.as_mut(), flows);
+                lost += missing;
+                *result = ns;
+            }
+            if k < 2 && slice % BULK_EVERY == 0 {
+                results[k][2] = stream(&home);
+            }
         }
-        let [route, metered] = results;
-        route_ns.push(route.0);
-        cpu.push(metered.0 / route.0);
-        if route.1 > 0.0 {
-            bulk.push(metered.1 / route.1);
+        let [route, plain, hinted] = results;
+        route_ns.push(route[0]);
+        for (metered, of) in [plain, hinted].iter().zip(&mut ratios) {
+            for (i, of) in of.iter_mut().enumerate() {
+                of.push(metered[i] / route[i]);
+            }
+        }
+        if route[2] > 0.0 {
+            bulk.push(plain[2] / route[2]);
         }
     }
+    let [[one, short], [hinted_one, hinted_short]] = ratios.map(|of| of.map(median));
     println!(
-        "{{\"rounds\":{rounds},\"route_cpu_ns_per_datagram\":{:.0},\"tcx_cpu_vs_route\":{:.3},\
-         \"tcx_bulk_tcp_vs_route\":{:.3},\"datagrams_lost\":{lost}}}",
+        "{{\"rounds\":{rounds},\"route_cpu_ns_per_datagram\":{:.0},\"tcx_cpu_vs_route\":{one:.3},\
+         \"tcx_cpu_vs_route_short_flows\":{short:.3},\"hints_cpu_vs_route\":{hinted_one:.3},\
+         \"hints_cpu_vs_route_short_flows\":{hinted_short:.3},\"tcx_bulk_tcp_vs_route\":{:.3},\"datagrams_lost\":{lost}}}",
         median(route_ns),
-        median(cpu),
         median(bulk)
     );
 }
 
-fn load(home: &Home) -> Meter {
+fn load(home: &Home, with_hints: bool) -> Meter {
     let o = MeterOptions {
         hook: Hook::Tcx,
         lan: vec!["lan0".into()],
@@ -81,6 +92,7 @@ fn load(home: &Home) -> Meter {
             cover_mark: 0xc0,
             ..MeterConfig::default()
         },
+        hints: with_hints.then(HintOptions::default),
         ..MeterOptions::default()
     };
     home.within("gw", || Meter::load(&o)).expect("meter")
@@ -95,25 +107,33 @@ fn thread_cpu() -> u64 {
         .unwrap_or(0)
 }
 
-/// Sends datagrams through the gateway; CPU nanoseconds per datagram, and how many did not arrive.
-fn datagrams(home: &Home) -> (f64, u64) {
+/// Sends datagrams of so many flows through the gateway; CPU nanoseconds per datagram, and how many did not arrive.
+fn datagrams(home: &Home, mut meter: Option<&mut Meter>, flows: u32) -> (f64, u64) {
     let sink = home.socket("srv", "10.77.2.2:9000");
     sink.set_nonblocking(true).expect("nonblocking");
-    let socket = home.socket("dev", "10.77.1.2:9001");
-    socket.connect("10.77.2.2:9000").expect("connect");
+    let sockets: Vec<UdpSocket> = home.within("dev", || {
+        let port = |i| UdpSocket::bind(("10.77.1.2", 9_001 + i as u16)).expect("bind");
+        (0..flows).map(port).collect()
+    });
+    for socket in &sockets {
+        socket.connect("10.77.2.2:9000").expect("connect");
+    }
     let mut buf = [0; 128];
     let mut received = 0u64;
     let mut drain = |sink: &UdpSocket| {
         while sink.recv(&mut buf).is_ok() {
             received += 1;
         }
+        // As the gateway does, so that copies find room.
+        if let Some(meter) = &mut meter {
+            meter.poll_hints(|_, _| ());
+        }
     };
     let mut cpu = 0;
     let body = [7u8; 100];
-    let burst = 64;
-    for _ in 0..DATAGRAMS / burst {
+    for socket in sockets.iter().cycle().take(BURSTS as usize) {
         let start = thread_cpu();
-        for _ in 0..burst {
+        for _ in 0..BURST {
             let _ = socket.send(&body);
         }
         cpu += thread_cpu() - start;
@@ -121,7 +141,7 @@ fn datagrams(home: &Home) -> (f64, u64) {
     }
     std::thread::sleep(Duration::from_millis(20));
     drain(&sink);
-    let sent = (DATAGRAMS / burst * burst) as u64;
+    let sent = u64::from(BURSTS * BURST);
     (cpu as f64 / sent as f64, sent - received)
 }
 

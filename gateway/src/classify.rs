@@ -1,11 +1,14 @@
-//! `gateway classify`: flows of a capture with score, verdict and the reason for it.
+//! `gateway classify`: flows of a capture or an interface with score, verdict and the reason for it.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use chaff_flow::features::{Profile, native};
 use chaff_novelty::{MatRef, Model};
 use chaff_trace::Reader;
@@ -13,23 +16,39 @@ use chaff_trace::features::{self, Flow, Request};
 use clap::ValueEnum;
 use serde::Serialize;
 
+use crate::file_id::FileId;
+use crate::meter::input::{Event, Source};
+use crate::meter::live::{Live, LiveOptions};
+use crate::meter::ring::RingOptions;
+
+/// Memory for packets of an interface that wait for their turn, bytes.
+const RING: usize = 16 << 20;
+
 /// Options of `gateway classify`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   gateway classify --model home.model today.pcap
   tcpdump -i lan0 -U -w - | gateway classify --model home.model - --format json --report-all
+  gateway classify --model home.model --live lan0 --duration 3600          as root, until then or Ctrl-C
 
 A model comes from `trainer learn`. Columns: times in seconds since the epoch, score (higher is stranger), verdict
 NORMAL or ANOMALY, and the reason: the columns that make the flow strange, their values, what is usual (5 % to 95 % of
 the training flows), and how much of the score is due to them. Exit code 1: the capture is damaged, what came before is
 classified.")]
 pub struct Args {
-    /// Capture (pcap, pcapng); `-` is standard input.
-    pub input: PathBuf,
+    /// Capture (pcap, pcapng, packed with gzip or not); `-` is standard input.
+    #[arg(required_unless_present = "live", conflicts_with = "live")]
+    pub input: Option<PathBuf>,
+    /// Interface to read from instead, until SIGINT or SIGTERM; needs CAP_NET_RAW.
+    #[arg(long, value_name = "INTERFACE")]
+    pub live: Option<String>,
+    /// With --live: stop after so many seconds.
+    #[arg(long, value_name = "SECONDS", requires = "live", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    pub duration: Option<u64>,
     /// Model.
     #[arg(long, short)]
     pub model: PathBuf,
-    /// Where verdicts go; `-` is standard output.
+    /// Where verdicts go, a file that is overwritten; `-` is standard output.
     #[arg(long, short, default_value = "-")]
     pub output: PathBuf,
     /// Comma-separated, or one JSON object a line.
@@ -38,12 +57,19 @@ pub struct Args {
     /// Normal flows too.
     #[arg(long)]
     pub report_all: bool,
-    /// Another threshold than the model's.
-    #[arg(long)]
+    /// Another threshold than the model's: flows with a higher score are unusual.
+    #[arg(long, value_parser = threshold)]
     pub threshold: Option<f64>,
     /// Columns named in a reason at most.
     #[arg(long, default_value_t = 3)]
     pub reasons: usize,
+}
+
+fn threshold(text: &str) -> std::result::Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(t) if !t.is_nan() => Ok(t),
+        _ => Err("expected a number, such as 0.5".into()),
+    }
 }
 
 /// How verdicts are written.
@@ -92,6 +118,19 @@ struct Judge<'m> {
 }
 
 impl Judge<'_> {
+    /// Judges the flows that have ended.
+    fn all(&mut self, meter: &mut native::Meter, out: &mut dyn Write) -> Result<()> {
+        let mut any = false;
+        while let Some(row) = meter.poll() {
+            self.judge(&Flow::from(row), out)?;
+            any = true;
+        }
+        if any {
+            out.flush()?;
+        }
+        Ok(())
+    }
+
     fn judge(&mut self, flow: &Flow, out: &mut dyn Write) -> Result<()> {
         let score = self
             .model
@@ -213,24 +252,43 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         profile.names().len(),
         model.names().len()
     );
-    let input: Box<dyn Read> = if args.input == Path::new("-") {
-        Box::new(std::io::stdin().lock())
-    } else {
-        let path = args.input.display();
-        Box::new(File::open(&args.input).with_context(|| format!("while opening {path}"))?)
+    let input = match (&args.live, &args.input) {
+        (Some(interface), _) => Input::Interface(interface, Box::new(open_live(args, interface)?)),
+        (None, Some(path)) if path != Path::new("-") => {
+            let shown = path.display();
+            let file = File::open(path).with_context(|| format!("while opening {shown}"))?;
+            Input::capture(path, Box::new(file))?
+        }
+        _ => Input::capture(Path::new("-"), Box::new(std::io::stdin().lock()))?,
     };
-    let output: Box<dyn Write> = if args.output == Path::new("-") {
-        Box::new(std::io::stdout().lock())
-    } else {
-        let path = args.output.display();
-        Box::new(File::create(&args.output).with_context(|| format!("while writing {path}"))?)
-    };
-    let mut out = BufWriter::new(output);
+    // Only now: what is no capture overwrites nothing.
+    let mut out = BufWriter::new(open_output(args)?);
     match classify(args, &model, profile, input, &mut out) {
         // Whoever reads the verdicts has seen enough.
         Err(e) if is_broken_pipe(&e) => Ok(ExitCode::SUCCESS),
         done => done,
     }
+}
+
+fn open_output(args: &Args) -> Result<Box<dyn Write>> {
+    if args.output == Path::new("-") {
+        return Ok(Box::new(std::io::stdout().lock()));
+    }
+    let path = args.output.display();
+    let output = FileId::of(&args.output);
+    let input = match args.input.as_deref() {
+        Some(dash) if dash == Path::new("-") => Some(Path::new("/dev/stdin")),
+        input => input,
+    };
+    let inputs = input.map(|path| (path, "input"));
+    for (other, what) in inputs.into_iter().chain([(args.model.as_path(), "model")]) {
+        anyhow::ensure!(
+            output.is_none() || FileId::of(other) != output,
+            "{path} is {what} and output"
+        );
+    }
+    let file = File::create(&args.output).with_context(|| format!("while writing {path}"))?;
+    Ok(Box::new(file))
 }
 
 fn is_broken_pipe(e: &anyhow::Error) -> bool {
@@ -249,7 +307,7 @@ fn classify(
     args: &Args,
     model: &Model,
     profile: Profile,
-    input: Box<dyn Read>,
+    input: Input<'_>,
     out: &mut dyn Write,
 ) -> Result<ExitCode> {
     let mut judge = Judge {
@@ -267,19 +325,33 @@ fn classify(
             "start_s,end_s,src_ip,src_port,dst_ip,dst_port,protocol,score,verdict,reason"
         )?;
     }
-    let path = args.input.display();
-    let mut reader =
-        Reader::new(BufReader::new(input)).with_context(|| format!("while reading {path}"))?;
-    let damage = match profile {
-        Profile::Native(settings) => stream(&mut reader, settings, &mut judge, out)?,
-        Profile::Netml { .. } => {
-            let table = features::extract(&mut reader, &Request::Exactly(profile), None)
-                .with_context(|| format!("in {path}"))?;
-            for flow in &table.flows {
-                judge.judge(flow, out)?;
+    // Whoever waits for verdicts sees the header at once.
+    out.flush()?;
+    let damage = match (input, profile) {
+        (Input::Capture(path, mut reader), profile) => {
+            let path = path.display();
+            match profile {
+                Profile::Native(settings) => stream(&mut *reader, settings, &mut judge, out)?,
+                Profile::Netml { .. } => {
+                    let request = Request::Exactly(profile);
+                    let (table, damage) =
+                        features::extract_until_damage(&mut *reader, &request, None)
+                            .with_context(|| format!("in {path}"))?;
+                    for flow in &table.flows {
+                        judge.judge(flow, out)?;
+                    }
+                    damage
+                }
             }
-            None
+            .map(|e| format!("in {path}: {e}"))
         }
+        (Input::Interface(name, live), Profile::Native(settings)) => {
+            listen(*live, settings, &mut judge, out)?.map(|e| format!("on {name}: {e}"))
+        }
+        (Input::Interface(..), Profile::Netml { .. }) => bail!(
+            "the model has netml's features, which are known only at a capture's end: --live needs a model of the native \
+             profile (trainer learn --profile native)"
+        ),
     };
     out.flush()?;
     eprintln!(
@@ -288,11 +360,73 @@ fn classify(
     );
     Ok(match damage {
         Some(e) => {
-            eprintln!("gateway: in {path}: {e}");
+            eprintln!("gateway: {e}");
             ExitCode::from(1)
         }
         None => ExitCode::SUCCESS,
     })
+}
+
+/// Where packets come from.
+enum Input<'a> {
+    Capture(&'a Path, Box<Reader<BufReader<Box<dyn Read>>>>),
+    Interface(&'a str, Box<Live>),
+}
+
+impl<'a> Input<'a> {
+    /// A capture whose head is one.
+    fn capture(path: &'a Path, bytes: Box<dyn Read>) -> Result<Self> {
+        let reader = Reader::new(BufReader::new(bytes));
+        let reader = reader.with_context(|| format!("while reading {}", path.display()))?;
+        Ok(Self::Capture(path, Box::new(reader)))
+    }
+}
+
+fn open_live(args: &Args, interface: &str) -> Result<Live> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot catch signals")?;
+    }
+    let options = LiveOptions {
+        interface: interface.to_owned(),
+        ring: RingOptions {
+            buffer: RING,
+            // Headers are enough: lengths are those that the headers tell.
+            snaplen: 256,
+            promiscuous: true,
+        },
+        duration: args.duration.map(Duration::from_secs),
+        max_packets: None,
+    };
+    Live::open(options, stop).with_context(|| format!("while opening the interface {interface}"))
+}
+
+/// Judges flows of an interface as they end; gives what ended it early.
+fn listen(
+    mut live: Live,
+    settings: native::Settings,
+    judge: &mut Judge<'_>,
+    out: &mut dyn Write,
+) -> Result<Option<String>> {
+    let mut meter = native::Meter::new(settings, native::Limits::default())?;
+    loop {
+        match live.next() {
+            Event::Frame(frame, bytes) => {
+                features::observe(&mut meter, &frame, bytes);
+            }
+            Event::Quiet(at) => meter.handle_timeout(at),
+            Event::End => break,
+        }
+        judge.all(&mut meter, out)?;
+    }
+    meter.finish();
+    judge.all(&mut meter, out)?;
+    let input = live.inputs().pop().unwrap_or_default();
+    let dropped = input.dropped.unwrap_or(0);
+    if dropped > 0 {
+        eprintln!("gateway: the kernel dropped {dropped} packets: verdicts came too slowly");
+    }
+    Ok(input.error)
 }
 
 /// Judges flows as they end; gives what is wrong with the capture from some packet on.
@@ -311,19 +445,10 @@ fn stream<R: Read>(
             Ok(None) => break None,
             Err(e) => break Some(e),
         }
-        let mut any = false;
-        while let Some(row) = meter.poll() {
-            judge.judge(&Flow::from(row), out)?;
-            any = true;
-        }
-        if any {
-            out.flush()?;
-        }
+        judge.all(&mut meter, out)?;
     };
     meter.finish();
-    while let Some(row) = meter.poll() {
-        judge.judge(&Flow::from(row), out)?;
-    }
+    judge.all(&mut meter, out)?;
     Ok(damage)
 }
 

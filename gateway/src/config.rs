@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use chaff_abi::{Mac, Nanos};
+use chaff_cover::EnvelopeConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::units::{Bytes, Duration};
@@ -95,6 +96,9 @@ pub enum Mode {
     Tunnel,
 }
 
+/// The generator that covers a whole tunnel.
+pub const ENVELOPE: &str = "envelope";
+
 /// `[cover]`
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -105,8 +109,11 @@ pub struct Cover {
     pub sink: Option<SocketAddr>,
     /// File with the 32-byte key shared with the sink, hexadecimal or base64, mode 0600.
     pub key_file: Option<PathBuf>,
-    /// `none`, `constant`, `random`, `random+`, an ONNX file, or a folder with one ONNX file a device (`LABEL.onnx`).
+    /// `auto` (`envelope` with mode `tunnel`, else `random`), `envelope` (one always-on process for the whole tunnel), `none`,
+    /// `constant`, `random`, `random+`, an ONNX file, or a folder with one ONNX file a device (`LABEL.onnx`).
     pub generator: String,
+    /// How much cover `envelope` makes for the home: `low`, `normal` or `high`, 2, 4 or 8 packets a second and direction on average.
+    pub profile: Amount,
     /// Slot length, 10ms to 10s.
     pub slot: Duration,
     /// `always`, or `active`: only from a device's first packet until 5 s after its last (as iPET does).
@@ -134,6 +141,34 @@ pub struct Cover {
     pub seed: Option<u64>,
 }
 
+/// How much cover an envelope makes.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Amount {
+    /// For metered uplinks.
+    Low,
+    /// For most homes.
+    #[default]
+    Normal,
+    /// Where volume does not matter.
+    High,
+}
+
+impl Amount {
+    /// The process for all devices of a home.
+    pub fn envelope(self) -> EnvelopeConfig {
+        let rate = match self {
+            Self::Low => 2.0,
+            Self::Normal => 4.0,
+            Self::High => 8.0,
+        };
+        EnvelopeConfig {
+            rate,
+            ..EnvelopeConfig::default()
+        }
+    }
+}
+
 /// `[tunnel]`
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -148,6 +183,9 @@ pub struct Tunnel {
     pub bins: chaff_tunnel::Profile,
     /// Longest time a real packet may wait to take the place of a dummy, 0ms to 1s; 20ms to 50ms makes times regular.
     pub hold: Duration,
+    /// Time between the moments at which packets leave, real ones and cover alike, 0ms to 100ms; 0ms lets each leave at once. Delays
+    /// packets by half of it on average and hides the gaps between them, which tell devices apart.
+    pub clock: Duration,
     /// `block`: without a tunnel devices are cut off (kill switch). `fall-back`: they take the ordinary route, in clear.
     pub when_down: chaff_tunport::WhenDown,
     /// What a clean stop leaves: `open`, or with when_down `block` also `block`, until `gateway open`.
@@ -189,6 +227,7 @@ impl Default for Tunnel {
             engine: chaff_tunport::EngineName::Auto,
             bins: chaff_tunnel::Profile::Default,
             hold: Duration(Nanos::ZERO),
+            clock: Duration(Nanos::from_millis(5)),
             when_down: chaff_tunport::WhenDown::Block,
             when_stopped: WhenStopped::Open,
             always_on: true,
@@ -227,22 +266,32 @@ pub struct Flows {
     /// How often the kernel's maps are read, 100ms to 10s.
     pub drain: Duration,
     /// Look into the first packets of each flow for the application, server and device behind it, and write what they tell
-    /// in further columns of the flow records. Packets are read in memory and never stored.
+    /// in further columns of the flow records. Packets are read in memory and never stored. Costs the kernel about 10 % more
+    /// per forwarded packet.
     pub hints: bool,
     /// Packets with payload that `hints` looks at, both directions together, 1 to 255.
     pub hint_packets: u8,
+    /// Write the process of this machine whose socket each flow is, in columns `process_id` and `process_name`. Forwarded
+    /// traffic belongs to none. Needs cgroup version 2; without it, `gateway.user = ""`, and sockets of a moment are missed.
+    pub processes: bool,
 }
 
 /// `[alerts]`
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Alerts {
-    /// Report new destinations and rates of listed devices.
+    /// Report what listed devices never did before: scans, uploads, calls by a clock, odd connections.
     pub enabled: bool,
-    /// Time in which a device's habits are learnt.
+    /// Time in which a device's habits are learnt and nothing is reported; learning goes on afterwards.
     pub learn: Duration,
-    /// How many times busier than ever before an interval of 10 s must be.
+    /// How rare something must be to be reported, 5 to 40: minus the natural logarithm of its probability in 10 s.
+    pub threshold: f64,
+    /// How many times busier than ever before an interval must be to be reported.
     pub rate_factor: f64,
+    /// The same thing is not reported again for this long, unless it becomes 20 times rarer.
+    pub repeat: Duration,
+    /// Alerts of a device in an hour at most, 1 to 1000; one of low severity a day.
+    pub hourly: u32,
 }
 
 /// `[telemetry]`
@@ -322,7 +371,8 @@ impl Default for Cover {
             mode: Mode::Off,
             sink: None,
             key_file: None,
-            generator: "random".into(),
+            generator: "auto".into(),
+            profile: Amount::Normal,
             slot: Duration(Nanos::from_millis(100)),
             activity: Activity::Always,
             rate: Bytes(20_000),
@@ -348,6 +398,7 @@ impl Default for Flows {
             drain: Duration(Nanos::from_secs(1)),
             hints: false,
             hint_packets: 10,
+            processes: false,
         }
     }
 }
@@ -357,7 +408,10 @@ impl Default for Alerts {
         Self {
             enabled: true,
             learn: Duration(Nanos::from_secs(3_600)),
+            threshold: 10.0,
             rate_factor: 3.0,
+            repeat: Duration(Nanos::from_secs(1_800)),
+            hourly: 10,
         }
     }
 }
@@ -431,11 +485,21 @@ impl File {
     }
 
     fn resolve_generators(&mut self, base: &Path) {
+        if self.cover.generator == "auto" {
+            let tunnel = self.cover.mode == Mode::Tunnel;
+            self.cover.generator = if tunnel { ENVELOPE } else { "random" }.into();
+        }
         self.cover.generator = resolve_generator(&self.cover.generator, base);
         for d in &mut self.devices {
             let named = d.generator.as_deref();
             d.generator = named.map(|name| resolve_generator(name, base));
         }
+    }
+
+    /// The cover process of the whole tunnel, where that is what makes cover.
+    pub fn envelope(&self) -> Option<EnvelopeConfig> {
+        let chosen = self.cover.generator == ENVELOPE;
+        (self.cover.mode == Mode::Tunnel && chosen).then(|| self.cover.profile.envelope())
     }
 
     fn check(&self) -> anyhow::Result<()> {
@@ -503,6 +567,20 @@ impl File {
         {
             bail!("gateway.instance is `{instance}`, allowed are letters, digits, - and _");
         }
+        let own = self.devices.iter().find_map(|d| {
+            let name = d.generator.as_deref()?;
+            Some((d, name)).filter(|_| name == ENVELOPE || self.envelope().is_some())
+        });
+        if let Some((device, name)) = own {
+            bail!(
+                "device {}: generator is `{name}`; an envelope covers the whole tunnel, so with cover.generator \"envelope\" no \
+                 device has a generator of its own",
+                device.label
+            );
+        }
+        if c.generator == ENVELOPE && self.envelope().is_none() && c.mode != Mode::Off {
+            bail!("cover.generator is \"envelope\", which needs cover.mode \"tunnel\"");
+        }
         if c.mode == Mode::Tunnel {
             self.check_tunnel()?;
         } else if c.mode != Mode::Off {
@@ -520,6 +598,8 @@ impl File {
         if c.rate.0 < 100 {
             bail!("cover.rate is {}, at least 100B are needed", c.rate);
         }
+        within("alerts.threshold", self.alerts.threshold, 5.0, 40.0)?;
+        within("alerts.hourly", self.alerts.hourly, 1, 1_000)?;
         if !(1.0..=1e6).contains(&self.alerts.rate_factor) {
             bail!(
                 "alerts.rate_factor is {}, allowed is 1 to 1000000",
@@ -560,6 +640,7 @@ impl File {
             );
         }
         within("tunnel.hold", t.hold, d("0ms"), d("1s"))?;
+        within("tunnel.clock", t.clock, d("0ms"), d("100ms"))?;
         within("tunnel.silence", t.silence, d("4s"), d("15s"))?;
         within(
             "tunnel.mtu",
@@ -642,7 +723,7 @@ impl File {
 }
 
 fn resolve_generator(name: &str, base: &Path) -> String {
-    if chaff_cover::NAMES.contains(&name) {
+    if name == ENVELOPE || chaff_cover::NAMES.contains(&name) {
         return name.to_owned();
     }
     base.join(name).display().to_string()
@@ -802,6 +883,18 @@ mod tests {
             (
                 "[cover]\nmode = \"tunnel\"\n[tunnel]\nconfig = \"x\"\nwhen_down = \"fall-back\"",
                 vec!["interfaces.wan is missing"],
+            ),
+            (
+                "[cover]\nmode = \"tunnel\"\n[tunnel]\nconfig = \"x\"\nclock = \"1s\"",
+                vec!["tunnel.clock is 1s", "0ms to 100ms"],
+            ),
+            (
+                "[cover]\nmode = \"tunnel\"\n[tunnel]\nconfig = \"x\"\n[[device]]\nlabel = \"x\"\ngenerator = \"random\"",
+                vec!["device x", "random", "envelope"],
+            ),
+            (
+                "[cover]\nmode = \"plain\"\nsink = \"192.0.2.1:1\"\nkey_file = \"x\"\ngenerator = \"envelope\"",
+                vec!["cover.generator", "needs cover.mode"],
             ),
             ("[tunnel]\nkill = true", vec!["kill", "unknown field"]),
             (

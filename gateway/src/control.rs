@@ -22,6 +22,11 @@ pub enum Request {
     },
     /// Send cover again.
     Resume,
+    /// What an alert told is normal: learn it.
+    Accept {
+        /// The alert's id.
+        id: u64,
+    },
 }
 
 /// Longest request line, bytes.
@@ -71,6 +76,7 @@ mod tests {
             Request::Pause { seconds: Some(600) },
             Request::Pause { seconds: None },
             Request::Resume,
+            Request::Accept { id: 17 },
         ] {
             let text = serde_json::to_string(&r).expect("serialises");
             assert_eq!(

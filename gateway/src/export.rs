@@ -85,7 +85,7 @@ impl Exports {
                     &mut self.alerts,
                     &Alert {
                         at,
-                        ..alert.clone()
+                        ..(**alert).clone()
                     },
                 )
             }

@@ -10,8 +10,6 @@ use chaff_abi::{Dir, HintHeader, Nanos};
 use chaff_engine::Gateway;
 use serde::Serialize;
 
-use crate::datapath::Meter;
-
 /// Most bytes that wait for a drain.
 const WAITING: usize = 4 << 20;
 /// Bytes a second that dissectors are given; over a flow's idle timeout of two minutes, 30 MiB.
@@ -52,18 +50,14 @@ impl Hints {
         }
     }
 
-    /// Empties the kernel's ring.
-    pub fn take(&mut self, meter: &mut Meter) {
-        meter.poll_hints(|header, bytes| self.push(header, bytes));
-    }
-
-    fn push(&mut self, header: HintHeader, bytes: &[u8]) {
+    /// Takes a copy.
+    pub fn push(&mut self, header: HintHeader, bytes: Box<[u8]>) {
         if self.bytes + bytes.len() > WAITING {
             self.stats.over_budget += 1;
             return;
         }
         self.bytes += bytes.len();
-        self.waiting.push_back((header, bytes.into()));
+        self.waiting.push_back((header, bytes));
     }
 
     /// Gives the dissectors what was copied until `until`, which is when the last drain began.
@@ -133,7 +127,7 @@ mod tests {
         let mut hints = Hints::new(Nanos::ZERO);
         let mut engine = engine();
         for ms in [10, 20, 30] {
-            hints.push(header(Nanos::from_millis(ms), 60), &[0; 60]);
+            hints.push(header(Nanos::from_millis(ms), 60), Box::new([0; 60]));
         }
         hints.show(Nanos::from_millis(20), &mut engine);
         assert_eq!((hints.stats.unreadable, hints.waiting.len()), (2, 1));
@@ -145,9 +139,9 @@ mod tests {
     fn a_flood_of_copies_meets_its_bounds() {
         let mut hints = Hints::new(Nanos::ZERO);
         let mut engine = engine();
-        let copy = [0; 2_048];
+        let copy = [0u8; 2_048];
         for _ in 0..5_000 {
-            hints.push(header(Nanos::ZERO, copy.len()), &copy);
+            hints.push(header(Nanos::ZERO, copy.len()), Box::new(copy));
         }
         assert_eq!(hints.bytes, WAITING);
         let waiting = (WAITING / copy.len()) as u64;
@@ -156,7 +150,7 @@ mod tests {
         assert_eq!(hints.stats.unreadable, waiting);
         // The budget is spent; a second earns another 128 copies.
         for _ in 0..1_000 {
-            hints.push(header(Nanos::ZERO, copy.len()), &copy);
+            hints.push(header(Nanos::ZERO, copy.len()), Box::new(copy));
         }
         hints.show(Nanos::from_secs(1), &mut engine);
         assert_eq!(hints.stats.unreadable, waiting + RATE / 2_048);

@@ -4,12 +4,14 @@
 //! [`simulate`] for the same machine in virtual time. The state machines themselves are in `chaff-engine`.
 #![warn(missing_docs)]
 
+pub mod alerts;
 pub mod captures;
 pub mod classify;
 pub mod config;
 pub mod control;
 pub mod datapath;
 pub mod export;
+pub mod file_id;
 pub mod generators;
 pub mod hints;
 pub mod injector;

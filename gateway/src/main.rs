@@ -91,6 +91,21 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Tell a running gateway what you think of an alert.
+    #[command(after_help = "Examples:
+  gateway feedback 17 --normal      what alert 17 told is normal: it, and up to twice as much, is not reported again")]
+    Feedback {
+        /// The alert's `id` in alerts.jsonl.
+        id: u64,
+        /// It is normal.
+        #[arg(long, required = true)]
+        normal: bool,
+        #[command(flatten)]
+        socket: Socket,
+        /// Print the answer as JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Send cover again.
     Resume {
         #[command(flatten)]
@@ -140,6 +155,12 @@ fn main() -> ExitCode {
                 None => "cover is paused until `gateway resume`".to_owned(),
             };
             say(&socket.socket, &Request::Pause { seconds }, json, &words)
+        }
+        Command::Feedback {
+            id, socket, json, ..
+        } => {
+            let words = format!("learnt: what alert {id} told is normal");
+            say(&socket.socket, &Request::Accept { id }, json, &words)
         }
         Command::Resume { socket, json } => {
             let words = "cover is sent again";
@@ -262,6 +283,12 @@ fn status(socket: &Path, json: bool) -> anyhow::Result<ExitCode> {
         number("/meter/seen"),
         number("/open_flows"),
         number("/gateway/alerts")
+    );
+    println!(
+        "{} of {} seen devices are past their learning time, {} alerts were not repeated",
+        number("/learnt_devices"),
+        number("/seen_devices"),
+        number("/gateway/alerts_suppressed")
     );
     println!(
         "cover sent {} packets ({} bytes), received {}, late p99 {} us",

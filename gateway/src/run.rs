@@ -1,53 +1,45 @@
 //! `gateway run`: the live gateway. Loads the meter, opens what needs privileges, gives them up, then drives
-//! [`chaff_engine::Gateway`] from one loop.
+//! [`chaff_engine::Gateway`] from one loop (`live`); a thread of its own reads the kernel's flow maps (`feed`).
 
-use std::io::{self, Write};
+mod control;
+mod feed;
+mod live;
+mod locks;
+mod status;
+
+use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use chaff_abi::{CoverPeer, DeviceKey, MeterConfig, Nanos, Reason, SLOT_RING, SlotCounters};
-use chaff_engine::{Event, Gateway, Parts, Releases, TelemetryConfig, mapped};
+use chaff_abi::{CoverPeer, DeviceKey, MeterConfig, Nanos, Reason};
+use chaff_engine::{Gateway, Parts, Releases, TelemetryConfig, mapped};
 use chaff_privacy::Epsilon;
 use chaff_privacy::file::LedgerFile;
 use chaff_wire::Key;
 use rand::{Rng, SeedableRng, TryRngCore};
 use rand_chacha::ChaCha20Rng;
-use serde_json::json;
-use tokio::io::Interest;
-use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Instant, sleep_until};
 
 use crate::config::{File, HookName, Mode};
-use crate::control::{self, Request};
 use crate::datapath::{
     HintOptions, Hook, Meter, MeterError, MeterOptions, clock_triple, now_monotonic,
 };
 use crate::export::{Exports, Paths};
-use crate::hints::Hints;
 use crate::injector::{Injector, InjectorOptions};
 use crate::privileges::{self, Identity, PrivilegeError};
-use crate::sys_net::{RecvBatch, open_cover_socket, recv_batch};
+use crate::processes::Processes;
+use crate::sys_net::{interfaces, open_cover_socket, there_are};
 use crate::tunnel::TunnelSide;
-use crate::{generators, run_config};
+use crate::{alerts, generators, run_config};
+use control::Control;
+use live::Live;
+use locks::Locks;
 
 /// Where pinned programs and maps live.
 const BPF_DIR: &str = "/sys/fs/bpf/chaff";
-/// Time after which a sink that never answered is worth a word.
-const SILENCE: Nanos = Nanos::from_secs(10);
-/// Time between two writings of what the alerts learnt.
-const HISTORY: Nanos = Nanos::from_secs(600);
-/// Places of the slot ring that stay readable behind the reader; they are cleared after that, long before they are used
-/// again, so a place never holds counts that were read already.
-const BEHIND: u64 = 8;
-/// Least time between two drains while the kernel's map is full.
-const FULL_DRAIN: Nanos = Nanos::from_millis(250);
-/// Time after a slot's end at which its counts are read: programs that began inside the slot have ended by then.
-const SETTLE: Nanos = Nanos::from_millis(2);
-
 /// Runs the gateway until SIGINT or SIGTERM.
 ///
 /// # Errors
@@ -55,6 +47,15 @@ const SETTLE: Nanos = Nanos::from_millis(2);
 pub fn run(file: &File) -> anyhow::Result<ExitCode> {
     if file.interfaces.lan.is_empty() {
         bail!("interfaces.lan is missing: name at least one interface that faces the devices");
+    }
+    let here = interfaces();
+    let lan = file.interfaces.lan.iter().map(|name| ("lan", name));
+    let wan = file.interfaces.wan.iter().map(|name| ("wan", name));
+    if let Some((key, name)) = lan.chain(wan).find(|(_, name)| !here.contains(name)) {
+        bail!(
+            "interfaces.{key}: there is no interface {name} ({})",
+            there_are(&here)
+        );
     }
     let identity = match file.gateway.user.as_str() {
         "" => None,
@@ -91,7 +92,7 @@ pub fn run(file: &File) -> anyhow::Result<ExitCode> {
             return Err(e);
         }
     };
-    runtime.block_on(Live::new(file, setup, opened, locks).serve(signals))
+    runtime.block_on(Live::new(file, setup, opened, locks)?.serve(signals))
 }
 
 /// The signals that end the gateway.
@@ -119,46 +120,6 @@ impl Signals {
     }
 }
 
-/// One gateway per state folder and per instance name; held until the process ends.
-#[expect(dead_code, reason = "the locks last as long as the files are open")]
-struct Locks {
-    state: std::fs::File,
-    instance: Option<std::fs::File>,
-}
-
-impl Locks {
-    fn take(file: &File, identity: Option<Identity>) -> anyhow::Result<Self> {
-        prepare_state_dir(&file.gateway.state_dir, identity)?;
-        let taken = |what: &str| format!("another gateway runs with {what}");
-        let lock = |path: &Path| -> anyhow::Result<Option<std::fs::File>> {
-            let locked = std::fs::File::create(path)
-                .with_context(|| format!("while creating {}", path.display()))?;
-            match locked.try_lock() {
-                Ok(()) => Ok(Some(locked)),
-                Err(std::fs::TryLockError::WouldBlock) => Ok(None),
-                Err(std::fs::TryLockError::Error(e)) => {
-                    Err(e).with_context(|| format!("while locking {}", path.display()))
-                }
-            }
-        };
-        let state = lock(&file.state(Path::new("lock")))?.with_context(|| {
-            taken(&format!(
-                "gateway.state_dir {}",
-                file.gateway.state_dir.display()
-            ))
-        })?;
-        let path = PathBuf::from(format!("/run/chaff-{}.lock", file.gateway.instance));
-        let instance = match std::fs::File::create(&path) {
-            Ok(_) => Some(lock(&path)?.with_context(|| {
-                taken(&format!("gateway.instance {:?}", file.gateway.instance))
-            })?),
-            // Without root there is no attaching either; the state folder's lock has to do.
-            Err(_) => None,
-        };
-        Ok(Self { state, instance })
-    }
-}
-
 /// Checks what a configuration refers to: key, generators, user. Touches nothing.
 ///
 /// # Errors
@@ -172,9 +133,10 @@ pub fn check(file: &File) -> anyhow::Result<()> {
     }
     let config = run_config::engine(file)?;
     config.check()?;
+    let here = interfaces();
     for name in file.interfaces.lan.iter().chain(&file.interfaces.wan) {
-        if !Path::new("/sys/class/net").join(name).exists() {
-            tracing::warn!(interface = %name, "there is no such interface here and now");
+        if !here.contains(name) {
+            tracing::warn!(interface = %name, "there is no such interface here and now ({})", there_are(&here));
         }
     }
     warn_of_plain(file);
@@ -186,7 +148,7 @@ pub fn check(file: &File) -> anyhow::Result<()> {
     let keyed = match (file.cover.mode, &file.cover.key_file) {
         (Mode::Tunnel, _) => {
             crate::tunnel::read_conf(file)?;
-            true
+            file.envelope().is_none()
         }
         (Mode::Plain | Mode::Rider, Some(path)) => {
             read_key(path)?;
@@ -236,6 +198,8 @@ struct Setup {
     cover: Option<CoverSide>,
     tunnel: Option<TunnelSide>,
     engine: Gateway,
+    /// Who tells whose socket a flow is, or why nobody exact does.
+    processes: Option<Result<Processes, String>>,
 }
 
 struct CoverSide {
@@ -254,6 +218,8 @@ impl Setup {
             .then(|| TunnelSide::start(file, seed(file)?, clock.realtime))
             .transpose()?;
         let key = match (file.cover.mode, &file.cover.key_file) {
+            // The tunnel plans its own cover.
+            (Mode::Tunnel, _) if file.envelope().is_some() => None,
             // Cover is made inside the tunnel, with the tunnel's keys; this one seals nothing.
             (Mode::Tunnel, _) => Some(Key::from_bytes(seed(file)?)),
             (Mode::Off, _) | (_, None) => None,
@@ -275,7 +241,7 @@ impl Setup {
             Vec::new()
         };
         let history_path = file.state(Path::new("history.json"));
-        let history = read_history(&history_path)?;
+        let history = alerts::read(&history_path)?;
         let releases = file
             .telemetry
             .enabled
@@ -298,30 +264,16 @@ impl Setup {
         };
         let engine = Gateway::new(config, parts, seed(file)?, epoch)?;
         let far = tunnel.as_ref().map(|t| t.endpoint);
+        let processes = file.flows.processes.then(Processes::exact);
         let meter = load_meter(file, identity, epoch, slot, far)?;
         Ok(Self {
             meter,
             cover,
             tunnel,
             engine,
+            processes,
         })
     }
-}
-
-/// What the alerts learnt in earlier runs. A damaged file is put aside: habits can be learnt anew.
-fn read_history(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(e).with_context(|| format!("while reading {}", path.display())),
-    };
-    if serde_json::from_slice::<serde_json::Value>(&bytes).is_ok() {
-        return Ok(bytes);
-    }
-    let aside = path.with_extension("json.bad");
-    std::fs::rename(path, &aside).with_context(|| format!("while renaming {}", path.display()))?;
-    tracing::warn!(moved_to = %aside.display(), "the alert history is damaged; habits are learnt anew");
-    Ok(Vec::new())
 }
 
 fn read_key(path: &Path) -> anyhow::Result<Key> {
@@ -412,6 +364,7 @@ fn cover_side(file: &File, sink: SocketAddr) -> anyhow::Result<CoverSide> {
     };
     let socket = open_cover_socket(local, sink, file.cover.mark)
         .with_context(|| format!("cover.sink: while opening the way to {sink}"))?;
+    warn_of_open_way(file, &socket);
     let spin = file.cover.spin.0;
     let injector = Injector::spawn(InjectorOptions {
         spin: (spin > Nanos::ZERO).then(|| Duration::from_nanos(spin.0)),
@@ -428,6 +381,31 @@ fn cover_side(file: &File, sink: SocketAddr) -> anyhow::Result<CoverSide> {
         injector,
         sink,
     })
+}
+
+/// Says that a rider has nothing to ride in.
+fn warn_of_open_way(file: &File, socket: &UdpSocket) {
+    let (Mode::Rider, Ok(local)) = (file.cover.mode, socket.local_addr()) else {
+        return;
+    };
+    let Ok(mut all) = nix::ifaddrs::getifaddrs() else {
+        return;
+    };
+    let is_local = |a: &nix::sys::socket::SockaddrStorage| {
+        let v4 = a.as_sockaddr_in().map(|a| a.ip().into());
+        let ip = v4.or_else(|| a.as_sockaddr_in6().map(|a| a.ip().into()));
+        ip == Some(local.ip())
+    };
+    let leaves = all.find(|i| i.address.as_ref().is_some_and(is_local));
+    if let Some(name) = leaves.map(|i| i.interface_name)
+        && file.interfaces.wan.as_ref() == Some(&name)
+    {
+        tracing::warn!(
+            interface = %name,
+            "cover.mode is rider, but the way to cover.sink leads through interfaces.wan itself and not through a tunnel: an \
+             observer tells cover by its address. Name the sink by its address inside the tunnel"
+        );
+    }
 }
 
 fn load_meter(
@@ -505,48 +483,6 @@ fn load_meter(
 )]
 struct NoBpffs;
 
-/// The running gateway.
-struct Live {
-    file: File,
-    meter: Meter,
-    cover: Option<CoverSide>,
-    tunnel: Option<TunnelSide>,
-    engine: Gateway,
-    exports: Exports,
-    ledger: Option<LedgerFile>,
-    control: Control,
-    _locks: Locks,
-    started: Nanos,
-    next_slot: u64,
-    next_drain: Nanos,
-    last_drain: Nanos,
-    next_second: Nanos,
-    next_history: Nanos,
-    resume_at: Option<Nanos>,
-    adopted: bool,
-    /// Counts of an earlier process whose maps were taken over.
-    before: [u64; Reason::COUNT as usize],
-    /// Packets in flow records of this process, open flows included.
-    recorded: u64,
-    direct: u64,
-    hints: Option<Hints>,
-    drain_errors: u64,
-    warned_of_silence: bool,
-    buf: Vec<u8>,
-    refused_release: bool,
-}
-
-struct Control {
-    listener: UnixListener,
-    path: PathBuf,
-}
-
-impl Drop for Control {
-    fn drop(&mut self) {
-        let _gone = std::fs::remove_file(&self.path);
-    }
-}
-
 /// What is opened after privileges are gone, as the user that will write it.
 struct Opened {
     exports: Exports,
@@ -603,507 +539,6 @@ impl Opened {
             ledger,
             control,
             before,
-        })
-    }
-}
-
-impl Live {
-    fn new(file: &File, setup: Setup, opened: Opened, locks: Locks) -> Self {
-        let Setup {
-            meter,
-            cover,
-            tunnel,
-            engine,
-        } = setup;
-        for (name, hook) in meter.hook_in_use() {
-            tracing::info!(interface = %name, hook = ?hook, "meter attached");
-        }
-        let adopted = meter.adopted().is_some();
-        if adopted {
-            let seen = opened.before[Reason::Seen as usize];
-            tracing::warn!(
-                seen,
-                "took over the meter of an earlier run; flows that were open there have no record (unrecorded_packets)"
-            );
-        }
-        let started = engine.epoch();
-        Self {
-            file: file.clone(),
-            meter,
-            cover,
-            tunnel,
-            engine,
-            exports: opened.exports,
-            ledger: opened.ledger,
-            control: opened.control,
-            _locks: locks,
-            started,
-            next_slot: 0,
-            next_drain: started + file.flows.drain.0,
-            last_drain: started,
-            next_second: started + Nanos::from_secs(1),
-            next_history: started + HISTORY,
-            resume_at: None,
-            adopted,
-            before: opened.before,
-            recorded: 0,
-            direct: 0,
-            hints: file.flows.hints.then(|| Hints::new(started)),
-            drain_errors: 0,
-            warned_of_silence: false,
-            buf: vec![0; 2_048],
-            refused_release: false,
-        }
-    }
-
-    async fn serve(mut self, mut signals: Signals) -> anyhow::Result<ExitCode> {
-        let socket = match &self.cover {
-            Some(c) => {
-                let shared = c
-                    .socket
-                    .try_clone()
-                    .context("while sharing the cover socket")?;
-                shared
-                    .set_nonblocking(true)
-                    .context("while sharing the cover socket")?;
-                Some(
-                    tokio::net::UdpSocket::from_std(shared)
-                        .context("while watching the cover socket")?,
-                )
-            }
-            None => None,
-        };
-        let mut batch = RecvBatch::new(2_048);
-        tracing::info!(devices = self.file.devices.len(), cover = ?self.file.cover.mode, "gateway runs");
-        loop {
-            let next = self.next_wake();
-            let delay = Duration::from_nanos(next.since(now_monotonic()).0);
-            tokio::select! {
-                () = signals.any() => break,
-                () = sleep_until(Instant::now() + delay) => self.tick(),
-                ready = readable(socket.as_ref()) => {
-                    ready.context("while watching the cover socket")?;
-                    if let Some(s) = &socket {
-                        // Only `WouldBlock` matters, and tokio takes note of it.
-                        let _ready = s.try_io(Interest::READABLE, || self.receive(&mut batch));
-                    }
-                }
-                client = self.control.listener.accept() => {
-                    if let Ok((stream, _)) = client {
-                        self.answer(stream).await;
-                    }
-                }
-            }
-        }
-        drop(socket);
-        self.stop()
-    }
-
-    fn slot_end(&self, slot: u64) -> Nanos {
-        self.started + self.file.cover.slot.0.times(slot + 1)
-    }
-
-    fn next_wake(&self) -> Nanos {
-        let slot = self.slot_end(self.next_slot) + SETTLE;
-        let engine = self.engine.poll_timeout().map_or(Nanos::MAX, |(t, _)| t);
-        let resume = self.resume_at.unwrap_or(Nanos::MAX);
-        slot.min(engine)
-            .min(self.next_drain)
-            .min(self.next_second)
-            .min(resume)
-    }
-
-    fn tick(&mut self) {
-        let now = now_monotonic();
-        self.read_slots(now);
-        if let Some(hints) = &mut self.hints {
-            hints.take(&mut self.meter);
-        }
-        if self.take_records(now) > 0 {
-            // The map is full: sooner than planned, so that a flood finds room again.
-            self.next_drain = self.next_drain.min(self.last_drain + FULL_DRAIN);
-        }
-        if now >= self.next_drain {
-            self.next_drain = now + self.file.flows.drain.0;
-            self.last_drain = now;
-            self.drain();
-        }
-        self.engine.handle_timeout(now);
-        self.transmit();
-        if self.resume_at.is_some_and(|at| now >= at) {
-            self.set_paused(false, None);
-        }
-        self.collect();
-        if now >= self.next_second {
-            self.next_second = now + Nanos::from_secs(1);
-            let clock = clock_triple();
-            self.engine
-                .set_unix_offset(clock.realtime - clock.monotonic);
-            // Counted and said by the exports.
-            let _counted = self.exports.flush();
-            if let Some(t) = &mut self.tunnel {
-                t.tick(clock.realtime);
-            }
-            self.warn_of_silence(now);
-        }
-        if now >= self.next_history {
-            self.next_history = now + HISTORY;
-            self.save_history();
-        }
-    }
-
-    /// Says once that nothing authentic comes back although it should.
-    fn warn_of_silence(&mut self, now: Nanos) {
-        let Some(c) = &self.cover else { return };
-        if self.warned_of_silence || now < self.started + SILENCE || self.engine.is_paused() {
-            return;
-        }
-        let report = self.engine.report();
-        let wanted = report.downlink_planned.packets >= 10;
-        if wanted && report.downlink.packets == 0 {
-            let errors = c.injector.stats().errors;
-            tracing::warn!(
-                errors,
-                "no downlink cover came back from the sink: is it running, and is its key the same?"
-            );
-            self.warned_of_silence = true;
-        }
-    }
-
-    /// Writes what the alerts learnt, so that a crash leaves either the old or the new file.
-    fn save_history(&mut self) -> bool {
-        let path = self.file.state(Path::new("history.json"));
-        let new = path.with_extension("json.new");
-        let written = std::fs::File::create(&new)
-            .and_then(|mut f| {
-                f.write_all(&self.engine.history())
-                    .and_then(|()| f.sync_all())
-            })
-            .and_then(|()| std::fs::rename(&new, &path));
-        if let Err(e) = &written {
-            tracing::warn!(error = %e, "cannot store what the alerts learnt");
-        }
-        written.is_ok()
-    }
-
-    /// Hands every finished slot to the engine. A place of the ring is cleared once it was read, so after standing still
-    /// for longer than the ring, counts of several slots are in one, but none is lost or counted twice.
-    fn read_slots(&mut self, now: Nanos) {
-        let ring = u64::from(SLOT_RING);
-        let current = now.since(self.started).0 / self.file.cover.slot.0.0;
-        let oldest = current.saturating_sub(ring - BEHIND - 1);
-        if self.next_slot < oldest {
-            tracing::warn!(
-                slots = current - self.next_slot,
-                "the gateway stood still; counts of slots are merged"
-            );
-            let view = self.meter.slots();
-            (self.next_slot.saturating_sub(BEHIND)..self.next_slot).for_each(|s| view.clear(s));
-            self.next_slot = oldest;
-        }
-        while self.slot_end(self.next_slot) + SETTLE <= now {
-            self.read_slot(now);
-        }
-    }
-
-    /// Hands the next slot over, finished or not.
-    fn read_slot(&mut self, now: Nanos) {
-        let view = self.meter.slots();
-        let units = self.file.devices.len() as u32 + 1;
-        let slot = self.next_slot;
-        let counts: Vec<SlotCounters> = (0..units).map(|i| view.read(i, slot)).collect();
-        self.engine.handle_slot(now, slot, &counts);
-        if slot >= BEHIND {
-            view.clear(slot - BEHIND);
-        }
-        self.next_slot += 1;
-    }
-
-    /// Moves single packets, for which the kernel's map had no room, into the table; returns how many.
-    fn take_records(&mut self, now: Nanos) -> u64 {
-        let (engine, recorded) = (&mut self.engine, &mut self.recorded);
-        let n = self.meter.poll_records(|record| {
-            if record.cover == 0 {
-                *recorded += u64::from(record.segments.max(1));
-            }
-            engine.handle_direct(now, &record);
-        });
-        self.direct += n;
-        n
-    }
-
-    /// Moves the kernel's flows into the table. After an error what was not moved stays for a later drain.
-    fn drain(&mut self) {
-        let now = now_monotonic();
-        self.take_records(now);
-        let (engine, recorded) = (&mut self.engine, &mut self.recorded);
-        let drained = self.meter.drain(|key, value| {
-            *recorded += value.counters.iter().map(|c| c.packets).sum::<u64>();
-            engine.handle_counters(now, key, &value);
-        });
-        if let Err(e) = drained {
-            if self.drain_errors == 0 {
-                tracing::warn!(error = %e, "cannot read the flow maps; further failures are only counted");
-            }
-            self.drain_errors += 1;
-        }
-        if let Some(hints) = &mut self.hints {
-            hints.take(&mut self.meter);
-            hints.show(now, &mut self.engine);
-        }
-    }
-
-    fn transmit(&mut self) {
-        if let Some(t) = &self.tunnel {
-            let engine = &mut self.engine;
-            t.plan(std::iter::from_fn(|| engine.poll_plan()));
-            return;
-        }
-        while let Some(t) = self.engine.poll_transmit(&mut self.buf) {
-            if let Some(c) = &self.cover {
-                // A full queue is counted by the injector.
-                let _counted = c.injector.submit(t.at, &self.buf[..t.len]);
-            }
-        }
-    }
-
-    fn receive(&mut self, batch: &mut RecvBatch) -> io::Result<()> {
-        let Some(c) = &self.cover else { return Ok(()) };
-        let now = now_monotonic();
-        recv_batch(&c.socket, batch)?;
-        for (datagram, _) in batch.iter_mut() {
-            let _counted = self.engine.handle_datagram(now, datagram);
-        }
-        Ok(())
-    }
-
-    fn collect(&mut self) {
-        self.exports.time_offset = self.engine.config().unix_offset;
-        while let Some(event) = self.engine.poll_event() {
-            match &event {
-                Event::Alert(alert) => tracing::info!(novelty = kind(&alert.novelty), "alert"),
-                Event::NewDevice(mac) => tracing::debug!(%mac, "a device that is not configured"),
-                Event::Flow(_) | Event::Slot(_) => {}
-            }
-            let engine = &self.engine;
-            self.exports
-                .write(&event, |i| engine.label(i as usize).to_owned());
-        }
-        let ledger = &mut self.ledger;
-        let mut pay = |label: &str, epsilon| match ledger {
-            Some(l) => Ok(l.spend(label, epsilon)?),
-            None => Err("there is no ledger".into()),
-        };
-        // Paying waits for the disk, so one a turn: cover must not wait for all.
-        if let Some(made) = self.engine.poll_release(&mut pay) {
-            match made {
-                Ok(t) => self.exports.release(&t),
-                Err(e) if !self.refused_release => {
-                    tracing::warn!(error = %e, "no telemetry is released from now on");
-                    self.refused_release = true;
-                }
-                Err(_) => {}
-            }
-        }
-    }
-
-    fn set_paused(&mut self, paused: bool, until: Option<Nanos>) {
-        self.engine.set_paused(paused);
-        if let Some(c) = &self.cover {
-            if paused {
-                c.injector.pause()
-            } else {
-                c.injector.resume()
-            }
-        }
-        if let Some(t) = &mut self.tunnel {
-            t.set_paused(paused);
-        }
-        self.resume_at = until;
-        tracing::info!(paused, "cover");
-    }
-
-    async fn answer(&mut self, stream: tokio::net::UnixStream) {
-        use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-        let mut line = String::new();
-        let (read, mut write) = stream.into_split();
-        let mut read = BufReader::new(read.take(control::MAX_REQUEST as u64));
-        let asked =
-            tokio::time::timeout(Duration::from_millis(100), read.read_line(&mut line)).await;
-        let answer = match (asked, serde_json::from_str::<Request>(&line)) {
-            (Ok(Ok(_)), Ok(request)) => self.handle(&request),
-            (Ok(Ok(_)), Err(e)) => json!({ "error": e.to_string() }),
-            _ => json!({ "error": "no request within 0.1 s" }),
-        };
-        let mut text = answer.to_string();
-        text.push('\n');
-        let _gone =
-            tokio::time::timeout(Duration::from_millis(100), write.write_all(text.as_bytes()))
-                .await;
-    }
-
-    fn handle(&mut self, request: &Request) -> serde_json::Value {
-        match request {
-            Request::Status => self.status(),
-            Request::Pause { seconds } => {
-                let until = seconds.map(|s| now_monotonic() + Nanos::from_secs(s));
-                self.set_paused(true, until);
-                json!({ "paused": true, "seconds": seconds })
-            }
-            Request::Resume => {
-                self.set_paused(false, None);
-                json!({ "paused": false })
-            }
-        }
-    }
-
-    fn status(&mut self) -> serde_json::Value {
-        let reasons = self.meter.reasons().unwrap_or(self.before);
-        let meter: serde_json::Map<String, serde_json::Value> = Reason::ALL
-            .iter()
-            .map(|r| (r.name().to_owned(), json!(reasons[*r as usize])))
-            .collect();
-        let hooks: Vec<_> = self
-            .meter
-            .hook_in_use()
-            .iter()
-            .map(|(name, hook)| json!({ "interface": name, "hook": format!("{hook:?}") }))
-            .collect();
-        let devices: Vec<_> = (0..=self.file.devices.len())
-            .map(|i| self.engine.label(i).to_owned())
-            .collect();
-        let streams: serde_json::Map<String, serde_json::Value> = self
-            .engine
-            .streams()
-            .map(|(s, i)| (s.to_string(), json!(self.engine.label(i))))
-            .collect();
-        let mut report = self.engine.report();
-        report.seen = reasons[Reason::Seen as usize];
-        report.metered = reasons[Reason::Flow as usize] + reasons[Reason::Ring as usize];
-        report
-            .ignored
-            .insert("not_ip", reasons[Reason::NotIp as usize]);
-        report
-            .ignored
-            .insert("malformed", reasons[Reason::Malformed as usize]);
-        report
-            .ignored
-            .insert("lost", reasons[Reason::Lost as usize]);
-        report.ignored.retain(|_, n| *n > 0);
-        json!({
-            "version": 1,
-            "uptime_s": now_monotonic().since(self.started).as_secs_f64(),
-            "paused": self.engine.is_paused(),
-            "took_over": self.adopted,
-            "mode": self.file.cover.mode,
-            "hooks": hooks,
-            "devices": devices,
-            "streams": streams,
-            "open_flows": self.engine.open_flows(),
-            "direct_records": self.direct,
-            "recorded_packets": self.recorded,
-            // At the end of a run: packets whose flows were open in an earlier run that was killed.
-            "unrecorded_packets": report.metered.saturating_sub(self.recorded),
-            "drain_errors": self.drain_errors,
-            "hints": self.hints.as_ref().map(Hints::stats),
-            "output_errors": self.exports.failed,
-            "meter": meter,
-            "seen_before_takeover": self.before[Reason::Seen as usize],
-            "gateway": report,
-            "tunnel": self.tunnel.as_ref().map(TunnelSide::report),
-            "injector": self.cover.as_ref().map(|c| {
-                let h = c.injector.lateness();
-                let us = |q| if h.is_empty() { 0.0 } else { h.value_at_quantile(q) as f64 / 1e3 };
-                json!({
-                    "sink": c.sink.to_string(),
-                    "realtime": c.injector.is_realtime(),
-                    "stats": c.injector.stats(),
-                    "lateness_us": { "p50": us(0.5), "p99": us(0.99), "p999": us(0.999), "max": us(1.0) },
-                })
-            }),
-        })
-    }
-
-    /// Ends cover, reads what is still in the kernel, writes everything out, detaches.
-    fn stop(mut self) -> anyhow::Result<ExitCode> {
-        tracing::info!("stopping");
-        if let Some(c) = &self.cover {
-            c.injector.pause();
-        }
-        // From here on nothing is counted: what the kernel has is all there is.
-        let stopped = self
-            .meter
-            .stop_counting()
-            .context("while detaching the meter");
-        let now = now_monotonic();
-        self.read_slots(now);
-        self.read_slot(now);
-        // One drain a generation.
-        self.drain();
-        self.drain();
-        self.engine.finish(now_monotonic());
-        self.collect();
-        let status = self.status();
-        let mut failed = !self.save_history();
-        failed |= self.exports.flush().is_err() || self.exports.failed > 0;
-        if !self.file.export.report.as_os_str().is_empty() {
-            let path = self.file.state(&self.file.export.report);
-            let text = format!("{status:#}");
-            failed |= std::fs::write(&path, text)
-                .map_err(|e| tracing::error!(error = %e, "report lost"))
-                .is_err();
-        }
-        if let Some(c) = self.cover.take() {
-            c.injector.stop();
-        }
-        if let Some(t) = self.tunnel.take() {
-            let clock = clock_triple();
-            t.finish(clock.realtime);
-        }
-        stopped?;
-        self.meter
-            .detach()
-            .context("while removing the meter's maps")?;
-        Ok(ExitCode::from(u8::from(failed)))
-    }
-}
-
-fn kind(n: &chaff_engine::Novelty) -> &'static str {
-    match n {
-        chaff_engine::Novelty::Destination { .. } => "destination",
-        chaff_engine::Novelty::ManyDestinations { .. } => "many_destinations",
-        chaff_engine::Novelty::Rate { .. } => "rate",
-    }
-}
-
-/// Waits until the cover socket has something; forever when there is none.
-async fn readable(socket: Option<&tokio::net::UdpSocket>) -> io::Result<()> {
-    match socket {
-        Some(s) => s.readable().await,
-        None => std::future::pending().await,
-    }
-}
-
-impl Control {
-    fn bind(path: &Path) -> anyhow::Result<Self> {
-        use std::os::unix::fs::PermissionsExt;
-        if path.exists() {
-            if std::os::unix::net::UnixStream::connect(path).is_ok() {
-                bail!(
-                    "gateway.control: another gateway answers at {}",
-                    path.display()
-                );
-            }
-            std::fs::remove_file(path)
-                .with_context(|| format!("gateway.control: while removing {}", path.display()))?;
-        }
-        let listener = UnixListener::bind(path)
-            .with_context(|| format!("gateway.control: {}", path.display()))?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
-            .with_context(|| format!("gateway.control: {}", path.display()))?;
-        Ok(Self {
-            listener,
-            path: path.to_owned(),
         })
     }
 }

@@ -51,6 +51,7 @@ pub fn engine(file: &File) -> anyhow::Result<Config> {
             } else {
                 0
             },
+            processes: file.flows.processes,
             drain_grace: Nanos::from_secs(5).max(file.flows.drain.0 + Nanos::from_secs(1)),
             ..TableConfig::default()
         },
@@ -63,7 +64,10 @@ pub fn engine(file: &File) -> anyhow::Result<Config> {
         },
         alerts: file.alerts.enabled.then(|| AlertConfig {
             learn: file.alerts.learn.0,
+            threshold: file.alerts.threshold,
             rate_factor: file.alerts.rate_factor,
+            repeat: file.alerts.repeat.0,
+            hourly: file.alerts.hourly,
             ..AlertConfig::default()
         }),
         slot_events: !file.export.slots.as_os_str().is_empty(),

@@ -31,7 +31,7 @@ use rand_chacha::ChaCha20Rng;
 use serde::Serialize;
 
 use crate::captures::{self, COVER_ADDRESSES, Home, HomeFrame};
-use crate::config::{read_devices, within};
+use crate::config::{Amount, ENVELOPE, read_devices, within};
 use crate::export::{Exports, Paths};
 use crate::generators;
 use crate::units::Bytes;
@@ -53,7 +53,8 @@ pub struct Args {
     /// CSV with columns device, mac, ip; without it devices are found in the captures.
     #[arg(long, value_name = "FILE")]
     pub devices: Option<PathBuf>,
-    /// Generator: none, constant, random, random+, an ONNX file, or a folder with LABEL.onnx files.
+    /// Generator: none, constant, random, random+, an ONNX file, or a folder with LABEL.onnx files; with --mode tunnel also
+    /// envelope, one always-on process for the whole tunnel.
     #[arg(long, default_value = "none", value_name = "NAME|FILE|DIR")]
     pub cover: String,
     /// How cover travels. `rider` differs from `plain` only by the tunnel around it, which is not simulated; `tunnel`
@@ -66,6 +67,12 @@ pub struct Args {
     /// Longest wait of a real packet for the slot of a dummy, with --mode tunnel, milliseconds, 0 to 1000.
     #[arg(long, value_name = "MS", default_value_t = 0.0)]
     pub hold: f64,
+    /// Time between the moments at which packets leave, with --mode tunnel, milliseconds, 0 to 100; 0: each at once.
+    #[arg(long, value_name = "MS", default_value_t = 5.0)]
+    pub clock: f64,
+    /// How much cover an envelope makes.
+    #[arg(long, value_enum, default_value_t = Amount::Normal)]
+    pub profile: Amount,
     /// Cover only from a device's first packet until 5 s after its last, as iPET does.
     #[arg(long)]
     pub active: bool,
@@ -139,6 +146,10 @@ impl Args {
         within("--loss", self.loss, 0.0, 1.0)?;
         within("--delay", self.delay, 0.0, 1e9)?;
         within("--hold", self.hold, 0.0, 1e3)?;
+        within("--clock", self.clock, 0.0, 100.0)?;
+        if self.cover == ENVELOPE && self.mode != ModeArg::Tunnel {
+            bail!("--cover envelope needs --mode tunnel");
+        }
         within("--start", self.start, 0.0, 1e9)?;
         within("--duration", self.duration.unwrap_or(1.0), 1e-9, 1e9)?;
         within("--learn", self.learn, 0.0, 1e9)?;
@@ -171,6 +182,9 @@ struct Report {
     tunnel: Option<[TunnelReport; 2]>,
     observed: Observed,
     latency_us: Latency,
+    /// Time that real packets waited at the tunnel's ends, with `--mode tunnel`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waited_us: Option<Latency>,
     sim: SimOutcome,
     checks: Checks,
 }
@@ -336,6 +350,7 @@ struct Tally {
     streams: BTreeMap<u16, usize>,
     labels: Vec<String>,
     latency: Histogram<u64>,
+    waited: Histogram<u64>,
     failure: Option<anyhow::Error>,
 }
 
@@ -348,8 +363,12 @@ impl Scene {
         let key = Key::from_bytes(rng.random());
         let config = engine_config(args, home);
         let slot = config.slot;
-        let generators = config
-            .covered()
+        let covered = match args.cover == ENVELOPE {
+            // The tunnel plans its own cover.
+            true => Vec::new(),
+            false => config.covered(),
+        };
+        let generators = covered
             .into_iter()
             .map(|i| {
                 generators::make(
@@ -361,7 +380,7 @@ impl Scene {
             .collect::<anyhow::Result<Vec<_>>>()?;
         let (releases, ledger) = releases(args, rng.random())?;
         let parts = Parts {
-            key: Some(key.clone()),
+            key: (args.cover != ENVELOPE).then(|| key.clone()),
             generators,
             releases,
             history: Vec::new(),
@@ -388,7 +407,7 @@ impl Scene {
             dst: SocketAddrV4::new(sink_address, 4_789),
         };
         let ends = match args.mode {
-            ModeArg::Tunnel => Some(tunnel_ends(args, &mut rng, path.dst.into())?),
+            ModeArg::Tunnel => Some(tunnel_ends(args, home, &mut rng, path.dst.into())?),
             ModeArg::Plain | ModeArg::Rider => None,
         };
         let mut sim = Sim::new(args.seed);
@@ -407,9 +426,7 @@ impl Scene {
                 let neighbours = tunnel_nodes::Neighbours::default();
                 let note = |tally: &Rc<RefCell<Tally>>| -> tunnel_nodes::OnMessage {
                     let note = Rc::clone(tally);
-                    Box::new(move |_now, dir, class, device| {
-                        note.borrow_mut().message(dir, class, device);
-                    })
+                    Box::new(move |m| note.borrow_mut().message(&m))
                 };
                 let home = TunnelHome::new(
                     Rc::clone(&gateway),
@@ -542,7 +559,10 @@ impl Scene {
                 && gateway.refused.is_empty()
                 && tunnel.iter().flatten().all(refused),
         };
-        let us = |q| tally.latency.value_at_quantile(q) as f64 / 1e3;
+        let quantiles = |h: &Histogram<u64>| Latency {
+            p50: h.value_at_quantile(0.5) as f64 / 1e3,
+            p99: h.value_at_quantile(0.99) as f64 / 1e3,
+        };
         Ok(Report {
             version: 1,
             captures: args.pcap.iter().map(|p| file_name(p)).collect(),
@@ -556,10 +576,8 @@ impl Scene {
             gateway,
             sink,
             tunnel,
-            latency_us: Latency {
-                p50: us(0.5),
-                p99: us(0.99),
-            },
+            latency_us: quantiles(&tally.latency),
+            waited_us: tunnelled.then(|| quantiles(&tally.waited)),
             observed: std::mem::take(&mut tally.observed),
             sim: SimOutcome {
                 delivered: outcome.delivered,
@@ -635,13 +653,16 @@ fn datagram_nodes(
 /// Both ends of a tunnel with new keys.
 fn tunnel_ends(
     args: &Args,
+    home: &Home,
     rng: &mut ChaCha20Rng,
     far_at: std::net::SocketAddr,
 ) -> anyhow::Result<Ends> {
+    let covered = home.devices.iter().filter(|d| d.cover).count().max(1) as u64;
     let [home, far] = [PrivateKey::generate(rng), PrivateKey::generate(rng)];
     let config = chaff_tunnel::Config {
         profile: args.bins,
         hold: Nanos::from_secs_f64(args.hold / 1e3),
+        clock: Nanos::from_secs_f64(args.clock / 1e3),
         // Virtual seconds are no real ones: nothing may depend on the system's clock.
         erase_keys: false,
         handshakes_per_second: u64::MAX,
@@ -658,10 +679,15 @@ fn tunnel_ends(
         allowed: everything.clone(),
         endpoint,
     };
-    let on = chaff_tunnel::Config {
+    let mut on = chaff_tunnel::Config {
         always_on: args.cover != "none",
         ..config.clone()
     };
+    if args.cover == ENVELOPE {
+        on.envelope = Some(args.profile.envelope());
+        on.cover_rate = args.rate.0.saturating_mul(covered);
+        on.cover_burst = on.cover_rate.saturating_mul(60);
+    }
     let zero = Nanos::ZERO;
     let near = Tunnel::new(&home, on, &[peer(&far, Some(far_at))], rng.random(), zero)?;
     let far = Tunnel::new(&far, config, &[peer(&home, None)], rng.random(), zero)?;
@@ -717,14 +743,19 @@ impl Tally {
             labels,
             latency: Histogram::new_with_max(60_000_000_000, 3)
                 .context("while making a histogram")?,
+            waited: Histogram::new_with_max(60_000_000_000, 3)
+                .context("while making a histogram")?,
             failure: None,
         })
     }
 
-    fn message(&mut self, dir: Dir, class: Class, device: usize) {
+    fn message(&mut self, m: &tunnel_nodes::Message) {
+        let real = m.class == Class::Real;
+        if real {
+            self.waited.saturating_record(m.at.since(m.came).0);
+        }
         if let Some(messages) = &mut self.messages {
-            let real = class == Class::Real;
-            messages[dir.index()].push_back((!real, real.then_some(device)));
+            messages[m.dir.index()].push_back((!real, real.then_some(m.device)));
         }
     }
 

@@ -139,7 +139,7 @@ async fn watch(gate: &Gate, out: OwnedFd, signals: &mut Signals) -> anyhow::Resu
         let o = gate.options();
         let done = match line.split_once(' ') {
             Some(("mtu", mtu)) => mtu.parse().map_or(Ok(()), |mtu| o.set_mtu(mtu)),
-            Some(("route", way)) => o.route(way == "up"),
+            Some(("route", way)) => o.switch(way == "up"),
             _ => Ok(()),
         };
         if let Err(error) = done {

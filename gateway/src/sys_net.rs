@@ -248,6 +248,22 @@ pub fn wake_precisely() {
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong, 0, 0, 0) };
 }
 
+/// Names of the interfaces of this thread's network namespace. (What `/sys/class/net` shows is that of whoever mounted
+/// it.)
+pub fn interfaces() -> Vec<String> {
+    let text = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
+    let lines = text.lines().skip(2);
+    let names = lines.filter_map(|line| line.split_once(':'));
+    names.map(|(name, _)| name.trim().to_owned()).collect()
+}
+
+/// For errors: `here are: lo, eth0`, at most eight.
+pub fn there_are(names: &[String]) -> String {
+    let shown = names.get(..8).unwrap_or(names).join(", ");
+    let more = if names.len() > 8 { ", ..." } else { "" };
+    format!("here are: {shown}{more}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -40,7 +40,12 @@ pub struct TunnelSide {
     held_off: bool,
     store_at: Nanos,
     retry_at: Nanos,
+    /// Mean uplink packets/s of the envelope.
+    rate: Option<f64>,
 }
+
+/// Bytes of a dummy on the wire that a month's volume is planned with: real packets of a home are 500 long on average.
+const MEAN: f64 = 600.0;
 
 /// What cover used of a month.
 #[derive(Default, Deserialize, Serialize)]
@@ -141,15 +146,23 @@ impl TunnelSide {
         let peer = &conf.peers[0];
         let endpoint = peer.endpoint.as_ref().context("no Endpoint")?;
         let endpoint = pair::resolve(endpoint).context("tunnel.config")?;
+        let rate = file.cover.rate.0.saturating_mul(covered(file));
+        let mut burst = file.cover.burst.0.saturating_mul(covered(file));
+        if file.envelope().is_some() {
+            // Its busy times last a minute; a budget that ends them would show what real traffic does in them.
+            burst = burst.max(rate.saturating_mul(60));
+        }
         let config = Config {
             profile: t.bins,
             mtu: conf.mtu.unwrap_or(t.mtu),
             hold: t.hold.0,
+            clock: t.clock.0,
+            envelope: file.envelope(),
             always_on: t.always_on,
             silence: t.silence.0,
             // Rates by device are kept where cover is planned; this one is for all of them.
-            cover_rate: file.cover.rate.0.saturating_mul(covered(file)),
-            cover_burst: file.cover.burst.0.saturating_mul(covered(file)),
+            cover_rate: rate,
+            cover_burst: burst,
             ..Config::default()
         };
         let peers = [PeerConfig {
@@ -176,11 +189,16 @@ impl TunnelSide {
                 every: BEAT,
                 beat: Box::new(|| tell("beat\n")),
             }),
+            record: None,
             on_mtu: Box::new(|mtu| tell(&format!("mtu {mtu}\n"))),
         };
         let driver = Driver::start(tunnel, udp, options)
             .with_context(|| format!("while opening the tunnel's interface {}", t.interface))?;
         gate(file, &conf).attach()?;
+        if t.when_down == WhenDown::FallBack {
+            // What was opened meanwhile has the ordinary route's address.
+            tell("route up\n");
+        }
         // The first handshake need not wait for a packet.
         if t.always_on {
             driver.initiate(0);
@@ -194,7 +212,8 @@ impl TunnelSide {
             pause_file: t.pause_file.clone(),
             paused: false,
             held_off: false,
-            store_at: now() + STORE,
+            store_at: now(),
+            rate: file.envelope().map(|e| e.rate),
             retry_at: Nanos::ZERO,
         })
     }
@@ -241,6 +260,10 @@ impl TunnelSide {
         let month = self.driver.with(|t| t.month(unix));
         if at >= self.store_at {
             self.store_at = at + STORE;
+            if let (Some(rate), Some(m)) = (self.rate, month) {
+                let scale = m.left_per_second(unix) / (rate * MEAN);
+                self.driver.with(|t| t.scale_cover(scale.min(1.0)));
+            }
             self.store(month);
         }
     }

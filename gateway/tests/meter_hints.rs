@@ -2,9 +2,16 @@
 
 mod meter_support;
 
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::Path;
+
 use aya::programs::TestRunOptions;
-use chaff_abi::{Dir, HINT_LARGE, HINT_SMALL, HintHeader, Nanos, Reason, program};
-use chaff_gateway::datapath::{HintOptions, Meter, MeterOptions};
+use chaff_abi::{Dir, FlowKey, HINT_LARGE, HINT_SMALL, HintHeader, Nanos, Reason, program};
+use chaff_engine::{Config, Event, Gateway, Parts, Source};
+use chaff_flow::{Link, Record, Table, TableConfig};
+use chaff_gateway::datapath::{HintOptions, Meter, MeterOptions, now_monotonic};
+use chaff_trace::Reader;
 use meter_support::*;
 
 const LAN: [&str; 3] = [
@@ -220,4 +227,167 @@ fn nothing_is_copied_of_cover_of_floods_or_when_not_asked() {
     run(&mut off, LAN[0], &datagram(20), 0);
     assert_eq!((copies(&mut off).len(), counted(&off)), (0, (0, 0)));
     assert_eq!(flows(&mut off)[0].1.copied, 0);
+}
+
+/// Packets with payload that are looked at, live and here.
+const LOOKED_AT: u8 = 10;
+/// Longest frame that a test run takes.
+const LONGEST: usize = 3_000;
+
+/// Who talks to whom, whichever end is first.
+fn ends(key: &FlowKey) -> (FlowKey, FlowKey) {
+    let plain = FlowKey {
+        vlan: [0; 2],
+        ..*key
+    };
+    let reversed = plain.reversed();
+    if plain < reversed {
+        (plain, reversed)
+    } else {
+        (reversed, plain)
+    }
+}
+
+type Found = BTreeMap<(FlowKey, FlowKey), Vec<String>>;
+
+fn note(found: &mut Found, record: &Record) {
+    if matches!(record.key.protocol, 6 | 17) {
+        let hints = format!("{:?}", record.hints);
+        found.entry(ends(&record.key)).or_default().push(hints);
+    }
+}
+
+/// What the kernel's counts and copies say of frames, with the directions that they had, and what a table says that saw
+/// the same frames.
+fn both_ways(m: &mut Meter, frames: &[Vec<u8>]) -> (Found, Found) {
+    let config = Config {
+        source: Source::Kernel,
+        flow: TableConfig {
+            dissect: LOOKED_AT.into(),
+            ..TableConfig::default()
+        },
+        ..Config::default()
+    };
+    let start = now_monotonic();
+    let mut engine = Gateway::new(config, Parts::default(), [0; 32], start).expect("valid");
+    let mut table = Table::new(TableConfig {
+        dissect: u16::MAX,
+        ..TableConfig::default()
+    });
+    let mut seen: BTreeMap<_, (FlowKey, u8)> = BTreeMap::new();
+    let mut got = Vec::new();
+    for bytes in frames {
+        let Ok(packet) = chaff_flow::parse(Link::Ethernet, bytes, bytes.len()) else {
+            continue;
+        };
+        // Whoever speaks first is the device.
+        let (first, copied) = seen.entry(ends(&packet.key)).or_insert((packet.key, 0));
+        let dir = if packet.key.src == first.src && packet.key.src_port == first.src_port {
+            Dir::Out
+        } else {
+            Dir::In
+        };
+        let name = match dir {
+            Dir::Out => program::TCX_LAN_INGRESS,
+            Dir::In => program::TCX_LAN_EGRESS,
+        };
+        run(m, name, bytes, 0);
+        let has_payload = packet.sample.payload > 0;
+        if !has_payload || *copied < LOOKED_AT {
+            *copied += u8::from(has_payload);
+            table.observe(now_monotonic(), Some(dir), &packet);
+        }
+        if m.poll_hints(|h, bytes| got.push((h, bytes.to_vec()))) > 0 {
+            assert!(got.last().is_some_and(|(_, b)| b.len() <= HINT_LARGE));
+        }
+    }
+    let end = now_monotonic();
+    for (key, value) in flows(m) {
+        engine.handle_counters(end, key, &value);
+    }
+    for (h, bytes) in got {
+        let dir = if h.dir == Dir::In as u8 {
+            Dir::In
+        } else {
+            Dir::Out
+        };
+        assert!(engine.handle_payload(h.at, dir, h.vlan, &bytes, h.frame_len as usize));
+    }
+    engine.finish(end);
+    table.finish(end);
+    let (mut live, mut offline) = (Found::new(), Found::new());
+    while let Some(event) = engine.poll_event() {
+        if let Event::Flow(record) = event {
+            note(&mut live, &record);
+        }
+    }
+    while let Some(record) = table.poll_record() {
+        note(&mut offline, &record);
+    }
+    (live, offline)
+}
+
+#[test]
+fn hints_of_the_kernels_copies_are_those_of_the_captures() {
+    let folder =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/conformance/nfstream/pcaps");
+    let Ok(entries) = fs::read_dir(&folder) else {
+        eprintln!("skipped: no {}", folder.display());
+        return;
+    };
+    // With each capture all flows are new ones.
+    let mut o = with_hints(LOOKED_AT);
+    if let Some(h) = &mut o.hints {
+        h.idle = Nanos(1);
+    }
+    let Some(mut m) = unattached(o) else { return };
+    let mut files: Vec<_> = entries.map(|e| e.expect("readable").path()).collect();
+    files.sort();
+    let (mut captures, mut equal, mut told, mut unmetered) = (0, 0, 0, 0);
+    let mut other = Vec::new();
+    for file in files {
+        let Ok(mut reader) = Reader::new(File::open(&file).expect("there")) else {
+            continue;
+        };
+        let mut frames = Vec::new();
+        while let Ok(Some((frame, bytes))) = reader.next_borrowed() {
+            let is_whole = bytes.len() == frame.wire_len && bytes.len() <= LONGEST;
+            if is_whole && frame.link == Link::Ethernet {
+                frames.push(bytes.to_vec());
+            }
+        }
+        if frames.is_empty() {
+            continue;
+        }
+        let (live, offline) = both_ways(&mut m, &frames);
+        captures += 1;
+        for (key, wanted) in &offline {
+            // Ports that are used again within one drain are one flow to the kernel.
+            if wanted.len() > 1 {
+                continue;
+            }
+            // SNAP, PPPoE, MPLS and false lengths, which the kernel counts as not IP or malformed.
+            if !live.contains_key(key) {
+                unmetered += 1;
+            } else if live.get(key) == Some(wanted) {
+                equal += 1;
+                told += usize::from(!wanted[0].contains("Unknown"));
+            } else {
+                other.push(format!(
+                    "{}: {key:?}\nlive    {:?}\noffline {wanted:?}",
+                    file.display(),
+                    live.get(key)
+                ));
+            }
+        }
+    }
+    eprintln!(
+        "hints of {equal} flows of {captures} captures are equal ({told} name something), {} are not; {unmetered} the kernel leaves out",
+        other.len()
+    );
+    assert!(other.is_empty(), "{}", other.join("\n"));
+    assert!(
+        equal > 500 && told > 200 && unmetered < 20,
+        "{equal} {told} {unmetered}"
+    );
 }

@@ -21,8 +21,19 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// Packet sockets of the gateway's namespace that get all packets.
+fn bound(home: &Home) -> usize {
+    let text = home.within("gw", || fs::read_to_string("/proc/thread-self/net/packet"));
+    let text = text.unwrap_or_default();
+    text.lines()
+        .skip(1)
+        .filter(|line| line.split_whitespace().nth(3) == Some("0003"))
+        .count()
+}
+
 /// A meter that has opened its interface.
 fn start(home: &Home, folder: &Path, options: &str) -> Child {
+    let before = bound(home);
     let child = Command::new("ip")
         .args([
             "netns",
@@ -41,13 +52,7 @@ fn start(home: &Home, folder: &Path, options: &str) -> Child {
         .spawn()
         .expect("it starts");
     // `ip` becomes the program. A ring is there when the socket is, and the socket is bound last.
-    let sockets = format!("/proc/{}/net/packet", child.id());
-    until("opening the interface", || {
-        let text = fs::read_to_string(&sockets).unwrap_or_default();
-        text.lines()
-            .skip(1)
-            .any(|line| line.split_whitespace().nth(3) == Some("0003"))
-    });
+    until("opening the interface", || bound(home) > before);
     child
 }
 
@@ -164,6 +169,82 @@ fn tags_that_the_kernel_took_out_come_back_and_limits_hold() {
         ("384", "438"),
         "{row:?}"
     );
+}
+
+/// Header and cells of the row whose destination port is 9000.
+fn first_row(path: &Path) -> (Vec<String>, Vec<String>) {
+    let text = fs::read_to_string(path).expect("flows");
+    let split = |line: &str| line.split(',').map(str::to_owned).collect::<Vec<_>>();
+    let mut lines = text.lines().map(split);
+    let header = lines.next().expect("a header");
+    let port = header.iter().position(|name| name == "dst_port");
+    let port = port.expect("a column of ports");
+    let row = lines.find(|row| row[port] == "9000").expect("the flow");
+    (header, row)
+}
+
+#[test]
+fn a_client_of_a_moment_is_named_and_nothing_else_changes() {
+    let Some(home) = Home::new() else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let runs = [
+        ("native", "--threads 1"),
+        ("native", "--threads 1 --processes"),
+        ("nfstream", "--threads 1"),
+        ("nfstream", "--threads 1 --processes"),
+    ];
+    let meters: Vec<Child> = (0..)
+        .zip(runs)
+        .map(|(i, (profile, more))| {
+            let options = format!("--output {i}.csv --profile {profile} {more}");
+            start(&home, folder.path(), &options)
+        })
+        .collect();
+    let server = home.socket("dev", "10.77.1.2:9000");
+    // It says a word and is gone before any flow ends.
+    let mut client = Command::new("ip")
+        .args(["netns", "exec", &home.ns("gw"), "bash", "-c"])
+        .arg("echo word >/dev/udp/10.77.1.2/9000")
+        .spawn()
+        .expect("it starts");
+    let pid = client.id().to_string();
+    assert!(client.wait().expect("it ends").success());
+    server.recv_from(&mut [0; 16]).expect("received");
+    for child in meters {
+        stop(child);
+    }
+    let table = |i: usize| first_row(&folder.path().join(format!("{i}.csv")));
+    for (without, with, names) in [
+        (table(0), table(1), ["process_id", "process_name"]),
+        (
+            table(2),
+            table(3),
+            ["system_process_pid", "system_process_name"],
+        ),
+    ] {
+        let n = without.0.len();
+        assert_eq!(with.0[..n], without.0);
+        // The kernel's own packets are flows too, and each socket reads the clock for itself.
+        let differs = |name: &str| name == "id" || name.ends_with("_ns") || name.ends_with("_ms");
+        for (i, name) in without.0.iter().enumerate().filter(|(_, n)| !differs(n)) {
+            assert_eq!(with.1[i], without.1[i], "{name}");
+        }
+        assert_eq!(with.0[n..], names);
+        assert_eq!(with.1[n..], [pid.as_str(), "bash"]);
+    }
+}
+
+#[test]
+fn processes_of_a_capture_are_refused() {
+    let output = Command::new(env!("CARGO_BIN_EXE_gateway"))
+        .args(["meter", "home.pcap", "--processes"])
+        .output()
+        .expect("it runs");
+    assert_eq!(output.status.code(), Some(2));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("--processes needs --live"), "{stderr}");
 }
 
 #[test]

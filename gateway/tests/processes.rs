@@ -3,9 +3,10 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use chaff_abi::FlowKey;
-use chaff_gateway::processes::{ProcTable, Processes};
+use chaff_gateway::processes::{KEEP, ProcTable, Processes};
 
 fn key(protocol: u8, src: SocketAddr, dst: SocketAddr) -> FlowKey {
     let bytes = |a: SocketAddr| match a {
@@ -40,7 +41,7 @@ fn processes_that_are_gone_are_still_known() {
         eprintln!("skipped: processes_that_are_gone_are_still_known needs root");
         return;
     }
-    let mut processes = Processes::open();
+    let processes = Processes::open(KEEP);
     assert_eq!(processes.why_inexact(), None);
     for local in ["127.0.0.1:0", "[::1]:0"] {
         // TCP: the shell connects; this process accepts.
@@ -95,4 +96,27 @@ fn proc_knows_sockets_that_are_open() {
         "192.0.2.2:9".parse().expect("valid"),
     );
     assert_eq!(table.lookup(&udp).map(|p| p.pid), Some(std::process::id()));
+}
+
+#[test]
+fn without_the_program_sockets_are_remembered() {
+    let processes = Processes::from_proc(KEEP, "as asked".into());
+    assert_eq!(processes.why_inexact(), Some("as asked"));
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let there = listener.local_addr().expect("bound");
+    let client = TcpStream::connect(there).expect("connected");
+    let connection = key(6, client.local_addr().expect("connected"), there);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while processes.lookup(&connection).is_none() {
+        assert!(Instant::now() < deadline, "not seen");
+        std::thread::yield_now();
+    }
+    drop((client, listener));
+    // Long after it is gone from /proc.
+    let end = Instant::now() + Duration::from_millis(500);
+    while Instant::now() < end {
+        let found = processes.lookup(&connection).map(|p| p.pid);
+        assert_eq!(found, Some(std::process::id()));
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }

@@ -101,7 +101,11 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .duration
         .map(|s| sys::monotonic() + Nanos::from_secs_f64(s));
     let tunnel = match &settings.tunnel {
-        Some(t) => Some(tunnel::Far::start(t, &settings.sink)?),
+        Some(t) => {
+            // With --listen the file is that of the datagrams.
+            let packets = args.packets.as_deref().filter(|_| settings.cover.is_none());
+            Some(tunnel::Far::start(t, &settings.sink, packets)?)
+        }
         None => None,
     };
     let Some((listen, key)) = settings.cover else {

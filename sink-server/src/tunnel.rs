@@ -24,7 +24,11 @@ impl Far {
     ///
     /// # Errors
     /// The file cannot be used, or the system refuses.
-    pub(crate) fn start(file: &TunnelFile, limits: &SinkConfig) -> anyhow::Result<Self> {
+    pub(crate) fn start(
+        file: &TunnelFile,
+        limits: &SinkConfig,
+        packets: Option<&Path>,
+    ) -> anyhow::Result<Self> {
         // The warnings of the library.
         let filter = tracing_subscriber::EnvFilter::new("warn");
         let _already = tracing_subscriber::fmt()
@@ -44,12 +48,21 @@ impl Far {
         let port = conf.listen_port.unwrap_or(51_820);
         let udp = Udp::bind(port, 0, true).with_context(|| format!("while binding UDP {port}"))?;
         let name = file.interface.clone();
+        let record = match packets {
+            Some(path) => {
+                let file = std::fs::File::create(path)
+                    .with_context(|| format!("--packets: while creating {}", path.display()))?;
+                Some(Box::new(std::io::BufWriter::new(file)) as Box<dyn Write + Send>)
+            }
+            None => None,
+        };
         let options = Options {
             interface: name.clone(),
             engine: file.engine,
             max_segments: file.burst,
             realtime: file.realtime,
             heartbeat: None,
+            record,
             on_mtu: Box::new(move |mtu| {
                 let set = netlink::Netlink::new()
                     .and_then(|mut n| n.set_mtu(netlink::index(&name)?, mtu));
@@ -122,6 +135,7 @@ fn tunnel(conf: &Conf, file: &TunnelFile, limits: &SinkConfig) -> anyhow::Result
         profile: file.bins,
         mtu: conf.mtu.unwrap_or(defaults.mtu),
         hold: chaff_abi::Nanos::from_millis(file.hold_ms),
+        clock: chaff_abi::Nanos::from_millis(file.clock_ms),
         downlink: DownlinkConfig {
             lease: limits.lease,
             ratio: limits.ratio,

@@ -1,20 +1,22 @@
-//! A flood of flows that are all new through the whole gateway: the home stays connected, and every packet is in a flow
-//! record or in the counted overflow.
+//! A flood of flows that are all new through the whole gateway: the home stays connected, every packet is in a flow record
+//! or in the counted overflow, and cover goes on as planned.
 //!
 //! 300,000 packets once; with `CHAFF_LONG=1` in a second run seventeen times, 5.1 million.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, BufWriter};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use chaff_abi::{Mac, Nanos};
 use chaff_flow::Link;
 use chaff_sim::frame;
-use chaff_tests::stage::Stage;
-use chaff_tests::{fixture, skip_without_root};
+use chaff_tests::stage::{Stage, rows};
+use chaff_tests::{fixture, program, skip_without_root};
 use chaff_trace::PcapWriter;
 use serde_json::Value;
 
@@ -24,6 +26,15 @@ const FLOWS: u64 = 300_000;
 const MAX_FLOWS: u64 = 65_536;
 /// Multiplying by an odd number maps the numbers of 64 bits one to one, and small ones all over the place.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// Of the cover's plan.
+const SEED: u64 = 11;
+/// Slots that are planned at once.
+const BLOCK: u64 = 10;
+/// The first slot that counts comes at the latest so many slots after the start.
+const LATEST: u64 = 60;
+/// How much of the plan must be kept, per cent: the machine may stand still for a moment.
+const KEPT: u64 = 95;
 
 /// UDP packets between the camera of `devices.csv` and strangers; every fourth one goes to the camera. The stranger's
 /// address and both ports are 64 bits that no other packet has.
@@ -68,7 +79,7 @@ fn kernel_drops(stage: &Stage) -> Result<u64> {
         (spaces.gateway(), "wan0"),
         (spaces.network(), "srv0"),
     ] {
-        let out = std::process::Command::new("ip")
+        let out = Command::new("ip")
             .args([
                 "-netns", &space, "-json", "-stats", "link", "show", interface,
             ])
@@ -104,18 +115,102 @@ fn recorded(path: &Path) -> Result<(u64, u64)> {
     Ok((packets, records))
 }
 
+/// Dummies towards the sink by slot, all devices together.
+fn planned(slots: &Path) -> Result<BTreeMap<u64, u64>> {
+    let (header, lines) = rows(slots)?;
+    let column = header
+        .iter()
+        .position(|h| h == "cover_out_packets")
+        .context("no column cover_out_packets")?;
+    let mut plan = BTreeMap::new();
+    for line in &lines {
+        let slot = line[0].parse()?;
+        *plan.entry(slot).or_default() += line[column].parse::<u64>()?;
+    }
+    Ok(plan)
+}
+
+/// The same seed's plan in virtual time, where there is no flood.
+fn quiet_plan(stage: &Stage, devices: &Path, seconds: f64) -> Result<BTreeMap<u64, u64>> {
+    let out = stage.path("quiet");
+    let simulated = Command::new(program("gateway")?)
+        .args([
+            "simulate",
+            "--cover",
+            "constant",
+            "--seed",
+            &SEED.to_string(),
+        ])
+        .args(["--duration", &seconds.ceil().to_string(), "--pcap"])
+        .arg(fixture("demo.pcap")?)
+        .arg("--devices")
+        .arg(devices)
+        .arg("--out")
+        .arg(&out)
+        .output()?;
+    ensure!(simulated.status.success(), "simulate: {simulated:?}");
+    planned(&out.join("slots.csv"))
+}
+
+/// Cover kept to the plan that it would have had without the flood, and left in time.
+fn check_cover(stage: &Stage, devices: &Path, report: &Value) -> Result<()> {
+    let seconds = report["uptime_s"].as_f64().context("no uptime_s")?;
+    let live = planned(&stage.state("slots.csv"))?;
+    let quiet = quiet_plan(stage, devices, seconds)?;
+    // The first block began while programs were attached, and the last slots may be cut.
+    let first = live.iter().find(|(_, n)| **n > 0).map(|(slot, _)| *slot);
+    let start = first.context("no cover at all")? + BLOCK;
+    ensure!(start <= LATEST, "cover begins with slot {start}");
+    let end = live
+        .keys()
+        .next_back()
+        .map_or(0, |last| last.saturating_sub(2));
+    let sum = |plan: &BTreeMap<u64, u64>| {
+        plan.range(start..end.max(start))
+            .map(|(_, n)| n)
+            .sum::<u64>()
+    };
+    let (wanted, got) = (sum(&quiet), sum(&live));
+    let number = |path: &str| number(report, path);
+    let missed = number("/gateway/slots_missed")?;
+    let sent = number("/injector/stats/sent")?;
+    let handed_out = number("/gateway/cover/packets")? + number("/gateway/schedules/packets")?;
+    // What was to leave after the stop.
+    let paused = number("/injector/stats/dropped_paused")?;
+    let handed_out = handed_out - paused;
+    let too_late = number("/injector/stats/dropped_late")?;
+    eprintln!(
+        "cover: {got} dummies planned of {wanted} without a flood, in {} slots ({missed} missed, those of the start among them); {sent} of {handed_out} \
+         datagrams sent, {} of them over 1 ms late, {too_late} dropped as too late; lateness in us {}",
+        end.saturating_sub(start),
+        number("/injector/stats/late")?,
+        report["injector"]["lateness_us"],
+    );
+    ensure!(wanted > 0, "nothing was planned: {report}");
+    ensure!(
+        got * 100 >= wanted * KEPT,
+        "{got} dummies planned, {wanted} without a flood"
+    );
+    ensure!(
+        sent * 100 >= handed_out * KEPT,
+        "{sent} of {handed_out} datagrams sent: {}",
+        report["injector"]
+    );
+    Ok(())
+}
+
 /// Sends the flood `loops` times across a gateway that covers, and checks both accounts: of the replay and of the meter.
 fn attack(prefix: &str, loops: u64, with_records: bool) -> Result<()> {
     let devices = fixture("devices.csv")?;
     let mut stage = Stage::new(prefix)?;
     if !with_records {
-        "flows = \"\"".clone_into(&mut stage.export);
+        "flows = \"\"\nslots = \"slots.csv\"".clone_into(&mut stage.export);
     }
     let capture = flood(&stage)?;
     stage.start_sink()?;
     stage.start_gateway(
         &devices,
-        "generator = \"constant\"",
+        &format!("generator = \"constant\"\nseed = {SEED}"),
         &format!("[flows]\nmax_flows = {MAX_FLOWS}"),
     )?;
     let drops_before = kernel_drops(&stage)?;
@@ -203,9 +298,7 @@ fn attack(prefix: &str, loops: u64, with_records: bool) -> Result<()> {
         );
         eprintln!("{records} flow records");
     }
-    // Cover went on under attack.
-    let cover = number(&report, "/injector/stats/sent")?;
-    ensure!(cover > 0, "no cover: {}", report["injector"]);
+    check_cover(&stage, &devices, &report)?;
     ensure!(
         sink["refused"]
             .as_object()

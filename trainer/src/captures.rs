@@ -11,8 +11,8 @@ use sha2::{Digest, Sha256};
 use crate::devices::{Detector, Devices, Scope};
 use crate::windows::{Cutter, Shape, Window};
 
-const TCP: u8 = 6;
-const UDP: u8 = 17;
+pub(crate) const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
 
 /// Windows of one label in one capture file.
 #[derive(Clone, Debug, PartialEq)]
@@ -150,7 +150,7 @@ pub fn read(
 }
 
 /// Calls `each` for every packet that can be read, with its time.
-fn packets(
+pub(crate) fn packets(
     file: &Path,
     notes: &mut Vec<String>,
     each: &mut dyn FnMut(chaff_abi::Nanos, &Packet<'_>),

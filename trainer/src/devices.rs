@@ -31,6 +31,63 @@ pub enum Scope {
     All,
 }
 
+/// Which addresses belong to the home.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Home {
+    /// Those of [`is_local`].
+    #[default]
+    Private,
+    /// Those whose text starts with this, as iPET has it: its `192` takes 192.0.2.1 for the home too.
+    Text(String),
+    /// A network: address and length of the prefix.
+    Network(IpAddr, u8),
+}
+
+impl std::str::FromStr for Home {
+    type Err = String;
+
+    /// `private`, a network such as `10.0.0.0/8` or `2001:db8::/32`, or the beginning of an address as text.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "private" {
+            return Ok(Self::Private);
+        }
+        let Some((address, length)) = text.split_once('/') else {
+            return Ok(Self::Text(text.to_owned()));
+        };
+        let address: IpAddr = address
+            .parse()
+            .map_err(|_| format!("{address:?} is no IP address"))?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        match length.parse() {
+            Ok(n) if n <= most => Ok(Self::Network(address, n)),
+            _ => Err(format!("{length:?} is no prefix length, 0 to {most}")),
+        }
+    }
+}
+
+impl Home {
+    /// Whether an address belongs to the home.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        match self {
+            Self::Private => is_local(ip),
+            Self::Text(prefix) => ip.to_string().starts_with(prefix),
+            Self::Network(IpAddr::V4(net), length) => match ip {
+                IpAddr::V4(a) => same(net.to_bits().into(), a.to_bits().into(), 32 - length),
+                IpAddr::V6(_) => false,
+            },
+            Self::Network(IpAddr::V6(net), length) => match ip {
+                IpAddr::V6(a) => same(net.to_bits(), a.to_bits(), 128 - length),
+                IpAddr::V4(_) => false,
+            },
+        }
+    }
+}
+
+/// Whether two addresses agree but for the lowest bits.
+fn same(a: u128, b: u128, ignored: u8) -> bool {
+    (a ^ b).checked_shr(ignored.into()).unwrap_or(0) == 0
+}
+
 /// The devices of a home, found by address.
 #[derive(Clone, Debug, Default)]
 pub struct Devices {
@@ -305,6 +362,29 @@ mod tests {
             let e = Devices::parse(text).expect_err("refused").to_string();
             assert!(e.contains(want), "{text:?}: {e}");
         }
+    }
+
+    #[test]
+    fn homes_are_networks_or_beginnings_of_addresses() {
+        for (home, ip, inside) in [
+            ("192", "192.0.2.1", true),
+            ("192", "19.2.0.1", false),
+            ("10.0.0.0/8", "10.255.0.1", true),
+            ("10.0.0.0/8", "11.0.0.1", false),
+            ("0.0.0.0/0", "8.8.8.8", true),
+            ("2001:db8::/32", "2001:db8:1::1", true),
+            ("2001:db8::/32", "2001:db9::1", false),
+            ("private", "fe80::1", true),
+        ] {
+            let h: Home = home.parse().expect("valid");
+            assert_eq!(
+                h.contains(ip.parse().expect("address")),
+                inside,
+                "{home} {ip}"
+            );
+        }
+        assert!("10.0.0.0/33".parse::<Home>().is_err());
+        assert!("10.0.0/8".parse::<Home>().is_err());
     }
 
     #[test]

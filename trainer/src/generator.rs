@@ -27,6 +27,11 @@ impl Generator {
         }
     }
 
+    /// A generator with these numbers.
+    pub fn from_layer(layer: Dense, scale: [f64; COLUMNS]) -> Self {
+        Self { layer, scale }
+    }
+
     /// Draws a latent vector, as it is drawn where the model is used.
     pub fn latent(rng: &mut dyn RngCore) -> [f64; LATENT] {
         let mut z = [0.0; LATENT];

@@ -21,6 +21,9 @@ pub struct Features {
     /// Captures (pcap, pcapng); `-` is standard input.
     #[arg(required = true, num_args = 1..)]
     pcap: Vec<PathBuf>,
+    /// Label files with the columns of CIC-IDS2017, one for each capture: only flows that they name are kept.
+    #[arg(long, short)]
+    label: Vec<PathBuf>,
     #[command(flatten)]
     options: Options,
     /// Where the table goes, comma-separated; `-` is standard output.
@@ -116,7 +119,17 @@ fn source(path: PathBuf) -> Source {
 /// # Errors
 /// Files, captures without flows.
 pub fn run_features(args: Features) -> Result<()> {
-    let sources: Vec<Source> = args.pcap.into_iter().map(source).collect();
+    if !args.label.is_empty() && args.label.len() != args.pcap.len() {
+        bail!(
+            "{} --label for {} captures: give one for each",
+            args.label.len(),
+            args.pcap.len()
+        );
+    }
+    let mut sources: Vec<Source> = args.pcap.into_iter().map(source).collect();
+    for (source, labels) in sources.iter_mut().zip(args.label) {
+        source.labels = Some(labels);
+    }
     let reading = bar(sources.len(), "captures");
     let table = features::extract(&sources, &args.options.request(), &mut || reading.inc(1))?;
     reading.finish_and_clear();

@@ -22,14 +22,28 @@
 //! options give the same model files, byte for byte, on the same machine.
 #![forbid(unsafe_code)]
 
+pub mod aggregates;
+pub mod attack_command;
 pub mod attacker;
 pub mod captures;
 pub mod cover;
+pub mod defend;
 pub mod devices;
+pub mod evaluate;
+pub mod evaluate_command;
 pub mod features;
+pub mod forest;
 pub mod generator;
+pub mod ipet;
+pub mod ipet_command;
 pub mod learn;
 pub mod learn_command;
+pub mod nets;
 pub mod network;
+pub mod packet_attacks;
+pub mod picture;
+pub mod score;
+pub mod staged;
 pub mod synth_command;
+pub mod traces;
 pub mod windows;

@@ -7,11 +7,17 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use chaff_cover::{Demand, Generator as _, OnnxGenerator, Window, parity};
+use chaff_trainer::attack_command;
 use chaff_trainer::captures;
 use chaff_trainer::cover::{self, Config, Progress, Report};
 use chaff_trainer::devices::{Devices, Scope};
+use chaff_trainer::evaluate_command;
+use chaff_trainer::ipet_command;
+use chaff_trainer::learn_command;
+use chaff_trainer::staged::{self, Staged};
+use chaff_trainer::synth_command;
 use chaff_trainer::windows::Shape;
-use chaff_trainer::{learn_command, synth_command};
+use chaff_trainer::{nets, traces};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -35,6 +41,14 @@ enum Command {
         after_long_help = "Example:\n  trainer perturb --model camera.onnx --slots 400 --seed 1 --output cover.csv"
     )]
     Perturb(Perturb),
+    /// Cut captures or iPET's traces into windows of slots, as NumPy arrays.
+    Windows(ipet_command::Windows),
+    /// Train an attacker on some sessions, try it on the others: table, picture, model file.
+    Attack(Box<attack_command::Attack>),
+    /// Try attackers on defences: one table and one picture of accuracy over cost.
+    Evaluate(Box<evaluate_command::Evaluate>),
+    /// Show what an observer sees of captures under a defence, as packet tables.
+    Defend(Box<ipet_command::Defend>),
     /// Turn captures into a table of flow features.
     Features(learn_command::Features),
     /// Learn what normal traffic looks like, for `gateway classify`.
@@ -68,15 +82,15 @@ struct Cover {
     /// One generator for all devices: cover that does not itself tell which device it is for.
     #[arg(long, conflicts_with = "device")]
     shared: bool,
-    /// Rounds of generators against attacker.
-    #[arg(long, default_value_t = 1)]
-    stages: u32,
+    /// Rounds of generators against attacker; default 1.
+    #[arg(long)]
+    stages: Option<u32>,
     /// Passes of a generator over its device's windows, each stage.
     #[arg(long, default_value_t = 3)]
     epochs: usize,
-    /// Passes of the attacker over all windows.
-    #[arg(long, default_value_t = 40)]
-    attacker_epochs: usize,
+    /// Passes of the attacker over all windows; default 40.
+    #[arg(long)]
+    attacker_epochs: Option<usize>,
     /// What full cover all the time would have to gain, in nats of the attacker's cross-entropy; 0: cost does not count.
     #[arg(long, default_value_t = 0.0)]
     overhead_weight: f64,
@@ -89,6 +103,13 @@ struct Cover {
     /// Most windows used of one device.
     #[arg(long, default_value_t = 1000)]
     max_windows: usize,
+    /// With `ipet` exactly the published method: LSTM discriminator, generators from scratch in each stage, no cost term; defaults
+    /// then --stages 5 --attacker-epochs 100. Checkpoints of every stage are in the output folder.
+    #[arg(long, value_enum, default_value = "native")]
+    profile: Method,
+    /// With --profile ipet: go on after the last stage in the output folder.
+    #[arg(long)]
+    resume: bool,
     /// Number of this series, when several are trained independently.
     #[arg(long, default_value_t = 0)]
     chain: u32,
@@ -114,6 +135,15 @@ enum ScopeArg {
     All,
 }
 
+/// How generators are trained.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Method {
+    /// With cost term, shared generators, a small attacker.
+    Native,
+    /// As published.
+    Ipet,
+}
+
 #[derive(Args)]
 struct Perturb {
     /// Generator.
@@ -134,6 +164,10 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Cover(args) => train(args),
         Command::Perturb(args) => perturb(&args),
+        Command::Attack(args) => attack_command::run_attack(&args),
+        Command::Evaluate(args) => evaluate_command::run_evaluate(&args),
+        Command::Windows(args) => ipet_command::run_windows(&args),
+        Command::Defend(args) => ipet_command::run_defend(&args),
         Command::Features(args) => learn_command::run_features(args),
         Command::Learn(args) => learn_command::run_learn(&args),
         Command::Synth(args) => synth_command::run(args),
@@ -162,19 +196,10 @@ fn train(args: Cover) -> Result<()> {
             args.output.display()
         );
     }
-    let devices = match &args.devices {
-        Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .with_context(|| format!("while reading {}", path.display()))?;
-            Devices::parse(&text).with_context(|| format!("in {}", path.display()))?
-        }
-        None => {
-            let looking = bar(files.len() as u64, "devices")?;
-            let found = captures::detect(&files, &mut || looking.inc(1))?;
-            looking.finish_and_clear();
-            found
-        }
-    };
+    let devices = ipet_command::devices(args.devices.as_deref(), &files)?;
+    if args.profile == Method::Ipet {
+        return train_ipet(&args, shape, &files, &devices);
+    }
     let reading = bar(files.len() as u64, "captures")?;
     let scope = match args.scope {
         ScopeArg::Wan => Scope::Wan,
@@ -197,9 +222,9 @@ fn train(args: Cover) -> Result<()> {
         shape,
         device: args.device,
         shared: args.shared,
-        stages: args.stages,
+        stages: args.stages.unwrap_or(1),
         epochs: args.epochs,
-        attacker_epochs: args.attacker_epochs,
+        attacker_epochs: args.attacker_epochs.unwrap_or(40),
         overhead_weight: args.overhead_weight,
         max_packets: args.max_packets,
         max_payload: args.max_payload,
@@ -260,6 +285,91 @@ fn train(args: Cover) -> Result<()> {
             report_path.display()
         );
     }
+    Ok(())
+}
+
+/// iPET as published, from the same captures.
+fn train_ipet(args: &Cover, shape: Shape, files: &[PathBuf], devices: &Devices) -> Result<()> {
+    if args.shared || args.device.is_some() || args.overhead_weight != 0.0 {
+        bail!(
+            "--profile ipet trains one generator for every device, without cost; leave out --shared, --device and --overhead-weight"
+        );
+    }
+    let scope = match args.scope {
+        ScopeArg::Wan => Scope::Wan,
+        ScopeArg::All => Scope::All,
+    };
+    let limits = traces::Limits {
+        scope,
+        min_packets: 1,
+        max_seconds: f64::INFINITY,
+    };
+    let reading = bar(files.len() as u64, "captures")?;
+    let mut notes = Vec::new();
+    let found = traces::from_captures(files, devices, limits, &mut notes, &mut || reading.inc(1))?;
+    reading.finish_and_clear();
+    notes.iter().for_each(|n| eprintln!("note: {n}"));
+    let how = nets::Windowing {
+        shape,
+        cap: args.max_windows,
+        least: 4,
+    };
+    let sets = nets::sets(&found, &traces::split(&found), how, args.seed)?;
+    let defaults = Staged::default();
+    let settings = Staged {
+        stages: args.stages.unwrap_or(defaults.stages),
+        generator_epochs: args.epochs,
+        attacker_epochs: args.attacker_epochs.unwrap_or(defaults.attacker_epochs),
+        limits: [args.max_packets, args.max_payload],
+        chain: args.chain,
+        seed: args.seed,
+        ..defaults
+    };
+    let training = bar(0, "training")?;
+    let report = staged::train(
+        &sets,
+        shape,
+        &settings,
+        &args.output,
+        args.resume,
+        file_name,
+        &mut |done, all| {
+            training.set_length(all);
+            training.set_position(done);
+        },
+    )?;
+    training.finish_and_clear();
+    let json = format!("{}\n", serde_json::to_string_pretty(&report)?);
+    write(&args.output.join("report.json"), json.as_bytes())?;
+    if args.json {
+        print!("{json}");
+        return Ok(());
+    }
+    let [train, validation, test] = report.windows;
+    println!(
+        "{} labels (chance {:.3}), {train} + {validation} windows to learn from, {test} of held-out sessions; balanced / plain accuracy of the LSTM:",
+        report.labels.len(),
+        report.chance
+    );
+    for (name, s) in [
+        ("no cover", &report.undefended),
+        ("cover", &report.r#static),
+        ("cover, trained along", &report.trained_along),
+        ("cover, retrained", &report.retrained),
+    ] {
+        println!("  {name:22} {:.3} / {:.3}", s.balanced, s.accuracy);
+    }
+    let c = report.cover_per_slot;
+    println!(
+        "cover of a slot: {:.2} packets {:.1} B in, {:.2} packets {:.1} B out; payload {:+.0} %, median label {:+.0} %; {:.0} s",
+        c[0],
+        c[1],
+        c[2],
+        c[3],
+        100.0 * report.overhead[0],
+        100.0 * report.overhead[1],
+        report.seconds
+    );
     Ok(())
 }
 

@@ -104,6 +104,11 @@ const TCX: &[Bar] = &[
         "/tcx_cpu_vs_route",
         1.10,
     ),
+    most(
+        "the same with hints (flows.hints, off by default)",
+        "/hints_cpu_vs_route",
+        1.25,
+    ),
     least(
         "tcx meter, bulk TCP / plain routing",
         "/tcx_bulk_tcp_vs_route",

@@ -1,9 +1,10 @@
-//! The gateway's flows against flows that another program made of the same captures.
+//! The gateway's flows, and the trainer's features, against what another program made of the same captures.
 //!
 //! The reference sets lie beside the repository and are not part of it; without them there is nothing to compare.
 
 pub mod case;
 pub mod compare;
+mod netml;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,18 +21,21 @@ use compare::{APPLICATION, Table, compare};
 /// What `conformance` takes.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
-    /// The reference: nfstream.
-    #[arg(value_name = "NAME", value_parser = ["nfstream"], default_value = "nfstream")]
+    /// The reference: nfstream or netml.
+    #[arg(value_name = "NAME", value_parser = ["nfstream", "netml"], default_value = "nfstream")]
     name: String,
-    /// Only expected files whose name fits, with * and ? as in a shell.
+    /// Only expected files whose name fits, with * and ? as in a shell; netml's are named as demo/iat.fft.
     #[arg(long, value_name = "GLOB", default_value = "*")]
     filter: String,
-    /// Keeps the gateway's files there.
+    /// Keeps the files that were made there.
     #[arg(long, value_name = "FOLDER")]
     keep: Option<PathBuf>,
     /// A gateway that is built already [default: builds it].
     #[arg(long, value_name = "PROGRAM")]
     gateway: Option<PathBuf>,
+    /// For netml: a trainer that is built already [default: builds it].
+    #[arg(long, value_name = "PROGRAM")]
+    trainer: Option<PathBuf>,
 }
 
 /// Files and flows of one setting.
@@ -54,6 +58,9 @@ pub fn run(options: &Options) -> Result<()> {
         println!("skipped: no reference set at {}", set.display());
         return Ok(());
     };
+    if options.name == "netml" {
+        return netml::run(options, &set);
+    }
     let mut names: Vec<String> = expected
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .filter(|name| name.ends_with(".csv") && fits(&options.filter, name))
@@ -63,10 +70,7 @@ pub fn run(options: &Options) -> Result<()> {
         !names.is_empty(),
         Stop::Usage.error("no expected file fits")
     );
-    let gateway = match &options.gateway {
-        Some(program) => program.clone(),
-        None => build()?,
-    };
+    let gateway = build(options, "gateway")?;
     let temporary = tempfile()?;
     let folder = options.keep.as_deref().unwrap_or(&temporary);
     fs::create_dir_all(folder).with_context(|| format!("while making {}", folder.display()))?;
@@ -137,19 +141,22 @@ fn judge(case: &Case, candidate: &Path, expected: &Path) -> Result<compare::Repo
     Ok(compare(&have, &want, ignored))
 }
 
-fn build() -> Result<PathBuf> {
+/// The program of that name: the one that was given, or a new one.
+fn build(options: &Options, name: &str) -> Result<PathBuf> {
+    let given = match name {
+        "gateway" => &options.gateway,
+        _ => &options.trainer,
+    };
+    if let Some(program) = given {
+        return Ok(program.clone());
+    }
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args([
-        "build",
-        "--quiet",
-        "--release",
-        "--package",
-        "chaff-gateway",
-    ]);
+    cargo.args(["build", "--quiet", "--release", "--package"]);
+    cargo.arg(format!("chaff-{name}"));
     cargo.current_dir(root());
     output(cargo)?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root().join("target"), PathBuf::from);
-    Ok(target.join("release/gateway"))
+    Ok(target.join("release").join(name))
 }
 
 /// Makes one candidate file.

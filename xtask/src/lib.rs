@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod account;
+pub mod attacks;
 pub mod bench;
 pub mod build_ebpf;
 pub mod command;

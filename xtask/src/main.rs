@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use xtask::build_ebpf::{self, Toolchain};
 use xtask::command::Stop;
 use xtask::netns::{self, Layout, Topology};
-use xtask::{bench, conformance, demo, fuzz, record, test};
+use xtask::{attacks, bench, conformance, demo, fuzz, record, test};
 
 /// Chaff's development tasks.
 #[derive(Parser)]
@@ -70,11 +70,14 @@ target/fuzz/corpus, findings in target/fuzz/artifacts. `cargo test -p chaff-fuzz
     #[command(after_help = "Examples:
   cargo xtask conformance nfstream
   cargo xtask conformance nfstream --filter 'skype*'
+  cargo xtask conformance netml
 
 The captures and expected files lie in ../shared; without them it says \"skipped\".")]
     Conformance(conformance::Options),
     /// Records the demo's capture from real programs in namespaces, into tests/fixtures. Needs root.
     RecordDemo(record::Options),
+    /// Records what nmap, hping3 and iperf3 send in namespaces, one capture each. Needs root.
+    RecordAttacks(attacks::Options),
 }
 
 #[derive(Subcommand)]
@@ -140,5 +143,6 @@ fn run(task: Task) -> Result<()> {
         Task::Measure(program) => program.run(),
         Task::Conformance(options) => conformance::run(&options),
         Task::RecordDemo(options) => record::run(&options),
+        Task::RecordAttacks(options) => attacks::run(&options),
     }
 }

@@ -26,6 +26,18 @@ pub const NETNS: &[Package] = &[
     package("util-linux", "nsenter"),
 ];
 
+/// What the tunnel needs, and what its tests and its benchmark compare with and look through.
+pub const TUNNEL: &[Package] = &[
+    package("nftables", "nft"),
+    package("iputils-ping", "ping"),
+    package("tcpdump", "tcpdump"),
+    package("wireguard-go", "wireguard-go"),
+    package("wireguard-tools", "wg"),
+];
+
+/// What the benchmark of the tunnel sends with.
+pub const TUNNEL_BENCH: &[Package] = &[package("iperf3", "iperf3")];
+
 /// What the demo uses besides the namespaces: a witness on the uplink, and the picture as PNG.
 pub const DEMO: &[Package] = &[
     package("tcpdump", "tcpdump"),
@@ -57,6 +69,15 @@ pub const BUILD: &[Package] = &[
 
 /// What building libFuzzer needs: a compiler of C++.
 pub const FUZZ: &[Package] = &[package("g++", "c++")];
+
+/// The tools whose traffic `record-attacks` records; the live test of the alerts uses nmap where it is.
+pub const ATTACKS: &[Package] = &[
+    package("nmap", "nmap"),
+    package("hping3", "hping3"),
+    package("iperf3", "iperf3"),
+    package("python3", "python3"),
+    package("tcpdump", "tcpdump"),
+];
 
 /// What recording the demo capture needs: the real programs of a small home.
 pub const RECORD: &[Package] = &[

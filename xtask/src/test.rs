@@ -93,6 +93,7 @@ fn prepare(use_root: bool) -> Result<()> {
     packages::ensure(packages::BUILD)?;
     if use_root {
         packages::ensure(packages::NETNS)?;
+        packages::ensure(packages::TUNNEL)?;
         if let Err(error) = packages::ensure(packages::DEMO) {
             eprintln!("without the picture as PNG: {error:#}");
         }

@@ -23,6 +23,10 @@ use crate::netns;
 pub const SERVER: [&str; 2] = ["10.4.0.2", "fd04::2"];
 /// The far end's outer address.
 pub const FAR: &str = "10.3.0.1";
+/// The same, IPv6.
+pub const FAR_V6: &str = "fd03::1";
+/// The network's address on the gateway's side.
+pub const MIDDLE: &str = "10.2.0.254";
 /// The tunnel's UDP port.
 pub const PORT: u16 = 51_820;
 
@@ -252,12 +256,20 @@ impl Lab {
     /// # Errors
     /// What the program says.
     pub fn keys(&self, sink: &Path) -> Result<()> {
+        self.keys_at(sink, &format!("{FAR}:{PORT}"))
+    }
+
+    /// As [`Lab::keys`], with the far end at another `HOST:PORT`.
+    ///
+    /// # Errors
+    /// What the program says.
+    pub fn keys_at(&self, sink: &Path, endpoint: &str) -> Result<()> {
         let mut keygen = Command::new(sink);
         keygen
             .arg("keygen")
             .arg("--config")
             .arg(self.path("far.conf"));
-        keygen.args(["--endpoint", &format!("{FAR}:{PORT}"), "--peer"]);
+        keygen.args(["--endpoint", endpoint, "--peer"]);
         keygen.arg(self.path("gw.conf"));
         output(keygen).map(drop)
     }

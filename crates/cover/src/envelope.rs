@@ -255,8 +255,9 @@ pub enum Waiting<R, D> {
 /// packets tell nothing about what made them.
 ///
 /// At a tick leaves what came since the last one, at equal distances; what does not fit between two ticks waits for the next. A
-/// packet waits at most one tick, plus what is before it at the rate of `1 / spacing`. The queue is bounded: a real packet that finds
-/// it full is given back, a dummy is dropped and counted.
+/// packet waits at most one tick, plus what is before it at the rate of `1 / spacing`. With no spacing all of it leaves at the
+/// tick, as a burst that the sender may batch, and nothing waits longer than a tick. The queue is bounded: a real packet that
+/// finds it full is given back, a dummy is dropped and counted.
 pub struct ReleaseClock<R, D> {
     tick: Nanos,
     spacing: Nanos,
@@ -273,11 +274,11 @@ pub struct ReleaseClock<R, D> {
 }
 
 impl<R, D> ReleaseClock<R, D> {
-    /// A clock with ticks `tick` apart, at a phase drawn from `seed`; `spacing` lies between two departures of one tick. At most
-    /// `capacity` real packets and as many dummies wait. A tick below 2 `spacing` counts as 2 `spacing`.
+    /// A clock with ticks `tick` apart, at a phase drawn from `seed`; `spacing` lies between two departures of one tick, 0 lets
+    /// all of them leave at once. At most `capacity` real packets and as many dummies wait. A tick below 2 `spacing` counts as
+    /// 2 `spacing`, one of 0 as 1 ns.
     pub fn new(tick: Nanos, spacing: Nanos, capacity: usize, seed: [u8; 32], start: Nanos) -> Self {
-        let spacing = spacing.max(Nanos(1));
-        let tick = tick.max(spacing + spacing);
+        let tick = tick.max(spacing + spacing).max(Nanos(1));
         let mut rng = ChaCha20Rng::from_seed(seed);
         let phase = Nanos(rng.random_range(0..tick.0));
         let mut clock = Self {
@@ -296,8 +297,8 @@ impl<R, D> ReleaseClock<R, D> {
         clock
     }
 
-    /// The first tick after `at`.
-    fn tick_after(&self, at: Nanos) -> Nanos {
+    /// The first tick after `at`: when something leaves that comes at `at` and finds nothing before it.
+    pub fn tick_after(&self, at: Nanos) -> Nanos {
         if at < self.phase {
             return self.phase;
         }
@@ -371,7 +372,10 @@ impl<R, D> ReleaseClock<R, D> {
 
     /// Gives places of the tick at `self.next` to what waits.
     fn deal(&mut self) {
-        let room = (self.tick.0 / self.spacing.0) as usize;
+        let room = match self.spacing {
+            Nanos::ZERO => self.real.len() + self.cover.len(),
+            spacing => (self.tick.0 / spacing.0) as usize,
+        };
         let mut at = self.next;
         for _ in 0..room {
             let (real, cover) = (self.real.len(), self.cover.len());
@@ -596,6 +600,32 @@ mod tests {
         // 100 places a tick.
         assert!(departures[299] < departures[0] + tick.times(3));
         assert!(c.is_empty());
+    }
+
+    #[test]
+    fn without_spacing_all_that_waits_leaves_at_the_tick() {
+        let tick = Nanos::from_millis(5);
+        let mut c: ReleaseClock<u32, u32> =
+            ReleaseClock::new(tick, Nanos::ZERO, 1_000, [4; 32], Nanos::ZERO);
+        let now = Nanos::from_millis(77);
+        for i in 0..900 {
+            c.push_real(now, i).expect("room");
+        }
+        c.push_cover(now, 0);
+        let at = c.poll_timeout().expect("something waits");
+        assert_eq!(at, c.tick_after(now));
+        assert!(c.poll(Nanos(at.0 - 1)).is_none());
+        let mut left = 0;
+        while let Some((when, _)) = c.poll(at) {
+            assert_eq!(when, at);
+            left += 1;
+            if left == 10 {
+                // What comes while a tick is served waits for the next.
+                c.push_real(at, 900).expect("room");
+            }
+        }
+        assert_eq!((left, c.len()), (901, 1));
+        assert_eq!(c.poll_timeout(), Some(at + tick));
     }
 
     proptest! {

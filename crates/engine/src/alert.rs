@@ -1,248 +1,358 @@
-//! The first local alert: a device does what it never did before.
-//!
-//! Each device has a history of peers (address, port, protocol) and of its busiest interval. During the learning time
-//! both only grow. Afterwards a new peer, or an interval busier than `rate_factor` times the busiest so far, is an
-//! alert, and joins the history so that it is said once. The history is bounded; at the bound the peer that was not
-//! seen for the longest time makes room.
+//! What an alert says.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
 
-use chaff_abi::{FlowKey, Nanos};
+use chaff_abi::Nanos;
 use serde::{Deserialize, Serialize};
 
-/// Settings of the novelty alert.
+use crate::event::Seconds;
+
+/// Settings of the alerts.
 #[derive(Clone, Debug)]
 pub struct AlertConfig {
     /// Time after a device is first seen during which nothing is reported.
     pub learn: Nanos,
-    /// Peers kept per device.
-    pub max_peers: usize,
-    /// New peers reported per device and interval; the rest is counted, said in one alert, and not learnt, so that a scan
-    /// neither floods the owner nor wipes what was learnt.
-    pub max_new_peers: u32,
-    /// Interval over which bytes are compared.
+    /// How rare something must be to be reported: minus the natural logarithm of its probability in a window of
+    /// [`AlertConfig::interval`], 5 to 40.
+    pub threshold: f64,
+    /// The same thing is not reported again for this long, unless it becomes 20 times rarer.
+    pub repeat: Nanos,
+    /// Alerts of a device in an hour at most; further ones are counted.
+    pub hourly: u32,
+    /// Time between two alerts of low severity of a device at least.
+    pub low_every: Nanos,
+    /// Length of the short window; the long one is 30 times as long.
     pub interval: Nanos,
-    /// How many times busier than ever before an interval must be.
+    /// How many times more than what was usual before an amount must be at least.
     pub rate_factor: f64,
-    /// Intervals below this many bytes never alert.
+    /// Amounts of bytes in a short window below this never alert.
     pub rate_floor_bytes: u64,
+    /// Peers remembered per device, about 100 bytes each.
+    pub max_peers: usize,
+    /// Peers per device whose contacts are followed one by one, about 300 bytes each.
+    pub max_channels: usize,
+    /// Flows per device of which it is known whether anything came back, about 120 bytes each.
+    pub max_flows: usize,
+    /// Changes of flows per device and second that are looked at one by one; of further ones only packets and bytes are
+    /// counted.
+    pub max_changes: u32,
 }
 
 impl Default for AlertConfig {
     fn default() -> Self {
         Self {
             learn: Nanos::from_secs(3_600),
-            max_peers: 1_024,
-            max_new_peers: 10,
+            threshold: 10.0,
+            repeat: Nanos::from_secs(1_800),
+            hourly: 10,
+            low_every: Nanos::from_secs(24 * 3_600),
             interval: Nanos::from_secs(10),
             rate_factor: 3.0,
             rate_floor_bytes: 100_000,
+            max_peers: 1_024,
+            max_channels: 256,
+            max_flows: 1_024,
+            max_changes: 5_000,
         }
     }
 }
 
+/// How much an alert matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Worth knowing.
+    Low,
+    /// Worth a look soon.
+    Medium,
+    /// Looks like an attack.
+    High,
+}
+
+/// Which way bytes went, seen from the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    /// From the device.
+    Sent,
+    /// To the device.
+    Received,
+}
+
 /// What was new.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Novelty {
-    /// The device talked to a peer that is not in its history.
+    /// The device had a connection that is strange for it, with a peer that is not in its history.
     Destination {
         /// Peer address.
-        address: std::net::IpAddr,
+        address: IpAddr,
         /// Peer port, 0 for protocols without ports.
         port: u16,
         /// IP protocol number.
         protocol: u8,
         /// Peers known before.
         known_peers: usize,
+        /// IP bytes sent and received.
+        bytes: [u64; 2],
+        /// How long it lasted, seconds.
+        duration_s: f64,
     },
-    /// The device talked to more new peers in an interval than are reported one by one; those are not learnt.
+    /// The device tried far more addresses or ports than usual, or far more attempts failed: a scan.
     ManyDestinations {
-        /// New peers beyond the reported ones.
+        /// New peers beyond those that are learnt one by one.
         unreported: u64,
         /// Length of the interval, seconds.
         interval_s: f64,
+        /// Connections it opened.
+        flows: u64,
+        /// Different addresses it opened them to, an estimate.
+        addresses: u64,
+        /// Different ports it opened them to, an estimate.
+        ports: u64,
+        /// Connections nothing came back on but refusals.
+        fruitless: u64,
     },
-    /// The device moved more bytes in an interval than `rate_factor` times its busiest so far.
+    /// The device moved far more bytes or packets in an interval than usual.
     Rate {
-        /// IP bytes in the interval, both directions.
+        /// IP bytes in the interval, [`Novelty::Rate::way`] only.
         bytes: u64,
-        /// Busiest interval before, bytes.
+        /// Busiest interval before, bytes; to 28 %.
+        busiest_before: u64,
+        /// Length of the interval, seconds.
+        interval_s: f64,
+        /// Which way.
+        way: Way,
+        /// Packets in the interval, the same way.
+        packets: u64,
+        /// The peer with most of the bytes it sent.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        address: Option<IpAddr>,
+    },
+    /// The device calls a peer that is not in its history again and again, as if by a clock: what malware does that waits for
+    /// orders.
+    Beacon {
+        /// Peer address.
+        address: IpAddr,
+        /// Peer port, 0 for protocols without ports.
+        port: u16,
+        /// IP protocol number.
+        protocol: u8,
+        /// Usual time between two calls, seconds.
+        period_s: f64,
+        /// Largest deviation from it, as a share.
+        jitter: f64,
+        /// Calls so far.
+        calls: u64,
+    },
+    /// The device sent far more to name servers than usual: what a tunnel through DNS does.
+    Names {
+        /// IP bytes sent to port 53 in the interval.
+        bytes: u64,
+        /// Most in an interval before, bytes; to 28 %.
         busiest_before: u64,
         /// Length of the interval, seconds.
         interval_s: f64,
     },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-struct Peer {
-    address: [u8; 16],
-    version: u8,
-    protocol: u8,
-    port: u16,
+/// One number that makes something unusual.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// What was measured.
+    pub feature: String,
+    /// Its value.
+    pub value: f64,
+    /// Half of what was seen before is not above this.
+    pub usual_median: f64,
+    /// 99 of 100 of what was seen before are not above this.
+    pub usual_high: f64,
+    /// How rare the value is, nats.
+    pub surprise: f64,
 }
 
-/// History of one device.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct History {
-    /// When learning began, ns on the clock of the input; negative after a restart.
-    #[serde(skip)]
-    began: Option<i64>,
-    /// What was learnt before the last restart, ns.
-    learnt: i64,
-    peers: Vec<Peer>,
-    #[serde(skip)]
-    index: BTreeMap<Peer, u64>,
-    /// The same, longest unseen first: at the bound each new peer of a flood asks for it.
-    #[serde(skip)]
-    by_age: BTreeSet<(u64, Peer)>,
-    busiest: u64,
-    #[serde(skip)]
-    new_peers: u32,
-    #[serde(skip)]
-    unreported: u64,
-    #[serde(skip)]
-    interval_start: u64,
-    #[serde(skip)]
-    interval_bytes: u64,
+/// A local alert.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Alert {
+    /// When, on the clock of the gateway's input.
+    pub at: Seconds,
+    /// The device.
+    pub device: String,
+    /// What was new.
+    #[serde(flatten)]
+    pub novelty: Novelty,
+    /// Names this alert, for [`crate::Gateway::accept`].
+    pub id: u64,
+    /// How much it matters.
+    pub severity: Severity,
+    /// What is unusual, in one sentence.
+    pub summary: String,
+    /// How rare it is: minus the natural logarithm of its probability.
+    pub score: f64,
+    /// Why it is unusual, the rarest first.
+    pub evidence: Vec<Evidence>,
+    /// The same thing happened so many times since it was last reported.
+    pub suppressed: u64,
 }
 
-impl History {
-    /// Takes note of one flow, `key` device first, and returns what is new about it.
-    ///
-    /// The peer's port counts only where it names a service: the lower of the two ports, or 0 when the device's own
-    /// port is the lower one (the device is the server then, and the peer's port is arbitrary).
-    pub(crate) fn observe(
-        &mut self,
-        now: Nanos,
-        key: &FlowKey,
-        config: &AlertConfig,
-    ) -> Option<Novelty> {
-        let learning = self.learning(now, config);
-        let (own, other) = (key.source_port(), key.destination_port());
-        let port = if other <= own { other } else { 0 };
-        let peer = Peer {
-            address: key.dst,
-            version: key.version,
-            protocol: key.protocol,
-            port,
+impl Novelty {
+    /// The name in JSON.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Destination { .. } => "destination",
+            Self::ManyDestinations { .. } => "many_destinations",
+            Self::Rate { .. } => "rate",
+            Self::Beacon { .. } => "beacon",
+            Self::Names { .. } => "names",
+        }
+    }
+
+    /// What is unusual, in one sentence; `usual` is what the device did at most before, in the unit of the main number.
+    pub(crate) fn sentence(&self, device: &str, usual: f64) -> String {
+        let at_most = |what: String| {
+            if usual > 0.0 {
+                format!("usually it is at most {what}")
+            } else {
+                "it usually does nothing of the kind".to_owned()
+            }
         };
-        if let Some(seen) = self.index.get_mut(&peer) {
-            if *seen != now.0 {
-                self.by_age.remove(&(*seen, peer));
-                self.by_age.insert((now.0, peer));
-                *seen = now.0;
-            }
-            return None;
-        }
-        if !learning {
-            if self.new_peers >= config.max_new_peers {
-                self.unreported += 1;
-                return None;
-            }
-            self.new_peers += 1;
-        }
-        let known_peers = self.index.len();
-        if known_peers >= config.max_peers {
-            // With the same age the smaller peer goes, so that nothing depends on the order of arrival.
-            if let Some((_, p)) = self.by_age.pop_first() {
-                self.index.remove(&p);
-            }
-        }
-        self.index.insert(peer, now.0);
-        self.by_age.insert((now.0, peer));
-        (!learning).then(|| Novelty::Destination {
-            address: key.destination(),
-            port,
-            protocol: key.protocol,
-            known_peers,
-        })
-    }
-
-    /// Takes note of traffic that ended at `now`.
-    pub(crate) fn count(
-        &mut self,
-        now: Nanos,
-        bytes: u64,
-        config: &AlertConfig,
-    ) -> Option<Novelty> {
-        if bytes == 0 && self.began.is_none() {
-            return None;
-        }
-        self.learning(now, config);
-        let step = config.interval.0.max(1);
-        let start = now.0 - now.0 % step;
-        let mut found = None;
-        if start != self.interval_start {
-            let total = self.interval_bytes;
-            let learning = self.learning(Nanos(self.interval_start), config);
-            let limit =
-                (self.busiest as f64 * config.rate_factor).max(config.rate_floor_bytes as f64);
-            if !learning && total as f64 > limit {
-                found = Some(Novelty::Rate {
-                    bytes: total,
-                    busiest_before: self.busiest,
-                    interval_s: config.interval.as_secs_f64(),
-                });
-            }
-            self.busiest = self.busiest.max(total);
-            self.new_peers = 0;
-            let unreported = std::mem::take(&mut self.unreported);
-            if unreported > 0 {
-                found = Some(Novelty::ManyDestinations {
-                    unreported,
-                    interval_s: config.interval.as_secs_f64(),
-                });
-            }
-            self.interval_start = start;
-            self.interval_bytes = 0;
-        }
-        self.interval_bytes += bytes;
-        found
-    }
-
-    /// Whether `now` lies in the learning time, which begins with the first call.
-    fn learning(&mut self, now: Nanos, config: &AlertConfig) -> bool {
-        let now = i64::try_from(now.0).unwrap_or(i64::MAX);
-        let began = *self.began.get_or_insert(now);
-        u64::try_from(now.saturating_sub(began)).unwrap_or(0) < config.learn.0
-    }
-
-    /// Writes histories by label as JSON.
-    pub(crate) fn store<'a>(all: impl Iterator<Item = (&'a str, &'a Self)>, now: Nanos) -> Vec<u8> {
-        let now = i64::try_from(now.0).unwrap_or(i64::MAX);
-        let all: BTreeMap<&str, Self> = all
-            .filter(|(_, h)| h.began.is_some())
-            .map(|(label, h)| {
-                let learnt = now.saturating_sub(h.began.unwrap_or(now));
-                (
-                    label,
-                    Self {
-                        learnt,
-                        peers: h.index.keys().copied().collect(),
-                        busiest: h.busiest,
-                        ..Self::default()
-                    },
+        match self {
+            Self::Destination {
+                address,
+                port,
+                protocol,
+                bytes,
+                duration_s,
+                ..
+            } => format!(
+                "{device} had an unusual connection to {}, which it never talked to before: {} sent, {} received in {}.",
+                Peer(*address, *port, *protocol),
+                Amount(bytes[0]),
+                Amount(bytes[1]),
+                Span(*duration_s)
+            ),
+            Self::ManyDestinations {
+                interval_s,
+                flows,
+                addresses,
+                ports,
+                fruitless,
+                ..
+            } => {
+                let what = if addresses >= ports && *addresses > 1 {
+                    format!("{addresses} addresses")
+                } else if *ports > 1 {
+                    format!("{ports} ports")
+                } else {
+                    format!("{flows} connections")
+                };
+                let failed = match (*fruitless, *flows) {
+                    (0, _) => String::new(),
+                    (n, all) if n >= all => ", all without success".to_owned(),
+                    (n, all) => format!(", {n} of {all} connections without success"),
+                };
+                let usual = at_most(format!("{}", usual.round()));
+                format!(
+                    "{device} tried {what} within {}{failed}; {usual}.",
+                    Span(*interval_s)
                 )
-            })
-            .collect();
-        serde_json::to_vec(&all).unwrap_or_default()
+            }
+            Self::Rate {
+                bytes,
+                interval_s,
+                way,
+                address,
+                ..
+            } => {
+                let verb = match way {
+                    Way::Sent => "sent",
+                    Way::Received => "received",
+                };
+                let to = match address {
+                    Some(a) => format!(", most of it to {a}"),
+                    None => String::new(),
+                };
+                let usual = at_most(Amount(usual as u64).to_string());
+                format!(
+                    "{device} {verb} {} within {}{to}; {usual}.",
+                    Amount(*bytes),
+                    Span(*interval_s)
+                )
+            }
+            Self::Beacon {
+                address,
+                port,
+                protocol,
+                period_s,
+                calls,
+                ..
+            } => format!(
+                "{device} calls {} every {}, {calls} times so far, and never talked to it before.",
+                Peer(*address, *port, *protocol),
+                Span(*period_s)
+            ),
+            Self::Names {
+                bytes, interval_s, ..
+            } => format!(
+                "{device} sent {} of questions to name servers within {}; {}.",
+                Amount(*bytes),
+                Span(*interval_s),
+                at_most(Amount(usual as u64).to_string())
+            ),
+        }
     }
+}
 
-    /// Reads what [`History::store`] wrote; nothing at all is an empty history.
-    pub(crate) fn restore(stored: &[u8], now: Nanos) -> Result<BTreeMap<String, Self>, String> {
-        if stored.is_empty() {
-            return Ok(BTreeMap::new());
+struct Peer(IpAddr, u16, u8);
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(address, port, protocol) = self;
+        let name = match protocol {
+            1 | 58 => return write!(f, "{address} (ICMP)"),
+            6 => "TCP",
+            17 => "UDP",
+            other => return write!(f, "{address} (protocol {other})"),
+        };
+        match port {
+            0 => write!(f, "{address} ({name})"),
+            port => write!(f, "{address} ({name} port {port})"),
         }
-        let mut all: BTreeMap<String, Self> =
-            serde_json::from_slice(stored).map_err(|e| e.to_string())?;
-        let now = i64::try_from(now.0).unwrap_or(i64::MAX);
-        for h in all.values_mut() {
-            h.index = h.peers.drain(..).map(|p| (p, 0)).collect();
-            h.by_age = h.index.iter().map(|(p, at)| (*at, *p)).collect();
-            h.began = Some(now.saturating_sub(h.learnt));
+    }
+}
+
+/// Bytes, two or three digits.
+struct Amount(u64);
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let v = self.0 as f64;
+        let (v, unit) = match self.0 {
+            0..1_000 => return write!(f, "{} bytes", self.0),
+            1_000..1_000_000 => (v / 1e3, "kB"),
+            1_000_000..1_000_000_000 => (v / 1e6, "MB"),
+            _ => (v / 1e9, "GB"),
+        };
+        if v < 9.95 {
+            write!(f, "{v:.1} {unit}")
+        } else {
+            write!(f, "{v:.0} {unit}")
         }
-        Ok(all)
+    }
+}
+
+/// A time span, two or three digits.
+struct Span(f64);
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            s if s < 9.95 => write!(f, "{s:.1} s"),
+            s if s < 120.0 => write!(f, "{s:.0} s"),
+            s if s < 7_200.0 => write!(f, "{:.0} min", s / 60.0),
+            s => write!(f, "{:.0} h", s / 3_600.0),
+        }
     }
 }
 
@@ -250,127 +360,44 @@ impl History {
 mod tests {
     use super::*;
 
-    fn key(last: u8, port: u16) -> FlowKey {
-        FlowKey {
-            src: FlowKey::mapped([192, 168, 1, 2]),
-            dst: FlowKey::mapped([198, 51, 100, last]),
-            src_port: 50_000u16.to_be_bytes(),
-            dst_port: port.to_be_bytes(),
+    #[test]
+    fn sentences_are_plain() {
+        let address = "203.0.113.9".parse().expect("an address");
+        let beacon = Novelty::Beacon {
+            address,
+            port: 4444,
             protocol: 6,
-            version: 4,
-            ..FlowKey::default()
-        }
-    }
-
-    #[test]
-    fn learns_quietly_then_reports_a_new_peer_once() {
-        let config = AlertConfig {
-            learn: Nanos::from_secs(10),
-            ..AlertConfig::default()
+            period_s: 5.0,
+            jitter: 0.01,
+            calls: 5,
         };
-        let mut h = History::default();
-        assert_eq!(h.observe(Nanos::from_secs(1), &key(1, 443), &config), None);
-        assert_eq!(h.observe(Nanos::from_secs(30), &key(1, 443), &config), None);
-        let found = h.observe(Nanos::from_secs(31), &key(2, 443), &config);
-        assert!(
-            matches!(
-                found,
-                Some(Novelty::Destination {
-                    port: 443,
-                    known_peers: 1,
-                    ..
-                })
-            ),
-            "{found:?}"
-        );
-        assert_eq!(h.observe(Nanos::from_secs(32), &key(2, 443), &config), None);
-    }
-
-    #[test]
-    fn a_scan_is_one_alert_more_and_teaches_nothing() {
-        let config = AlertConfig {
-            learn: Nanos::from_secs(1),
-            ..AlertConfig::default()
-        };
-        let mut h = History::default();
-        h.observe(Nanos::ZERO, &key(1, 443), &config);
-        let mut found = 0;
-        for port in 1..1_001 {
-            let at = Nanos::from_secs(15);
-            found += u64::from(h.observe(at, &key(2, port), &config).is_some());
-        }
-        assert_eq!((found, h.index.len()), (10, 11));
-        let mut said = Vec::new();
-        for s in 15..40 {
-            said.extend(h.count(Nanos::from_secs(s), 1, &config));
-        }
-        let many = Novelty::ManyDestinations {
-            unreported: 990,
-            interval_s: 10.0,
-        };
-        assert_eq!(said, vec![many]);
-        assert_eq!(h.observe(Nanos::from_secs(41), &key(1, 443), &config), None);
-    }
-
-    #[test]
-    fn keeps_at_most_max_peers() {
-        let config = AlertConfig {
-            max_peers: 3,
-            ..AlertConfig::default()
-        };
-        let mut h = History::default();
-        for i in 0..20 {
-            h.observe(Nanos::from_secs(u64::from(i)), &key(i, 80), &config);
-        }
-        assert_eq!(h.index.len(), 3);
-        // The oldest one went, and being seen again counts.
-        h.observe(Nanos::from_secs(30), &key(17, 80), &config);
-        h.observe(Nanos::from_secs(31), &key(40, 80), &config);
-        let left: Vec<u8> = h.index.keys().map(|p| p.address[15]).collect();
-        assert_eq!(left, [17, 19, 40]);
-        assert!(h.by_age.iter().all(|(at, p)| h.index.get(p) == Some(at)));
-        assert_eq!(h.by_age.len(), h.index.len());
-    }
-
-    #[test]
-    fn what_was_learnt_survives_a_restart_on_another_clock() {
-        let config = AlertConfig {
-            learn: Nanos::from_secs(100),
-            ..AlertConfig::default()
-        };
-        let mut h = History::default();
-        h.observe(Nanos::from_secs(5_000), &key(1, 443), &config);
-        let stored = History::store([("cam", &h)].into_iter(), Nanos::from_secs(5_200));
-        let mut all = History::restore(&stored, Nanos::from_secs(3)).expect("valid");
-        let h = all.get_mut("cam").expect("stored");
-        assert_eq!(h.observe(Nanos::from_secs(4), &key(1, 443), &config), None);
-        assert!(
-            h.observe(Nanos::from_secs(5), &key(9, 443), &config)
-                .is_some()
-        );
-        assert!(History::restore(b"{", Nanos::ZERO).is_err());
-    }
-
-    #[test]
-    fn reports_an_interval_far_busier_than_ever() {
-        let config = AlertConfig {
-            learn: Nanos::from_secs(25),
-            rate_floor_bytes: 1_000,
-            ..AlertConfig::default()
-        };
-        let mut h = History::default();
-        let mut found = Vec::new();
-        for s in 0..100u64 {
-            let bytes = if (60..70).contains(&s) { 50_000 } else { 1_000 };
-            found.extend(h.count(Nanos::from_secs(s), bytes, &config));
-        }
         assert_eq!(
-            found,
-            vec![Novelty::Rate {
-                bytes: 500_000,
-                busiest_before: 10_000,
-                interval_s: 10.0
-            }]
+            beacon.sentence("cam", 0.0),
+            "cam calls 203.0.113.9 (TCP port 4444) every 5.0 s, 5 times so far, and never talked to it before."
+        );
+        let rate = Novelty::Rate {
+            bytes: 12_300_000,
+            busiest_before: 40_000,
+            interval_s: 10.0,
+            way: Way::Sent,
+            packets: 9_000,
+            address: Some(address),
+        };
+        assert_eq!(
+            rate.sentence("cam", 40_000.0),
+            "cam sent 12 MB within 10 s, most of it to 203.0.113.9; usually it is at most 40 kB."
+        );
+        let scan = Novelty::ManyDestinations {
+            unreported: 90,
+            interval_s: 10.0,
+            flows: 100,
+            addresses: 1,
+            ports: 100,
+            fruitless: 100,
+        };
+        assert_eq!(
+            scan.sentence("cam", 3.0),
+            "cam tried 100 ports within 10 s, all without success; usually it is at most 3."
         );
     }
 }

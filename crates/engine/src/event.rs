@@ -6,7 +6,7 @@ use chaff_flow::Record;
 use chaff_privacy::Released;
 use serde::Serialize;
 
-use crate::alert::Novelty;
+use crate::alert::Alert;
 
 /// Something the driver may want to write down. All of it names devices and stays on the gateway: what may leave is a
 /// [`Telemetry`], from [`crate::Gateway::poll_release`].
@@ -17,7 +17,7 @@ pub enum Event {
     /// A slot of one device is over. Emitted for slots in which something happened.
     Slot(Box<SlotTotals>),
     /// A device did something new.
-    Alert(Alert),
+    Alert(Box<Alert>),
     /// A device that no configuration names was seen for the first time.
     NewDevice(Mac),
 }
@@ -33,18 +33,6 @@ pub struct SlotTotals {
     pub real: SlotCounters,
     /// Cover planned for the slot: UDP payload.
     pub cover: Demand,
-}
-
-/// A local alert.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Alert {
-    /// When, on the clock of the gateway's input.
-    pub at: Seconds,
-    /// The device.
-    pub device: String,
-    /// What was new.
-    #[serde(flatten)]
-    pub novelty: Novelty,
 }
 
 /// Seconds with nanosecond digits, as JSON number.

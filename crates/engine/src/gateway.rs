@@ -2,22 +2,24 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use chaff_abi::{Dir, DirectRecord, FlowKey, FlowValue, Mac, Nanos, SlotCounters};
+use chaff_abi::{
+    Counters, Dir, DirectRecord, FlowKey, FlowValue, Mac, Nanos, Sample, SlotCounters,
+};
 use chaff_cover::{Demand, Dummy, Generator, Overhead, Scheduler, SchedulerConfig, Window};
-use chaff_flow::{Ignored, Link, Table};
+use chaff_flow::{Ignored, Link, Record, Table};
 use chaff_wire::{Key, Kind, MIN_LEN, OVERHEAD, Opener, Sealer, WireError};
 use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 use serde::Serialize;
 
-use crate::alert::History;
 use crate::config::{Config, ConfigError, Device, Source};
 use crate::event::Telemetry;
-use crate::event::{Alert, Event, Seconds, SlotTotals};
+use crate::event::{Event, SlotTotals};
 use crate::schedule::{self, Entry};
 use crate::sink::Tally;
 use crate::stamp::Stamp;
 use crate::telemetry::{Pay, Releases, Unreleased};
+use crate::watch::{AcceptError, Watch};
 
 /// The parts that are made outside: secrets, generators, budget.
 #[derive(Default)]
@@ -88,6 +90,10 @@ pub struct GatewayReport {
     pub cover_dropped: u64,
     /// Alerts raised.
     pub alerts: u64,
+    /// Alerts not raised because they had been said already or there were too many.
+    pub alerts_suppressed: u64,
+    /// Changes of flows that the alerts did not look at one by one because there were too many.
+    pub changes_skipped: u64,
     /// Slots and alerts dropped because nobody collected them; never flow records.
     pub events_dropped: u64,
     /// Releases made.
@@ -122,7 +128,6 @@ struct Unit {
     scheduler: Option<Scheduler>,
     sealer: Option<Sealer>,
     window: Window,
-    history: History,
     current: SlotCounters,
 }
 
@@ -166,6 +171,7 @@ pub struct Gateway {
     plan_log: BTreeMap<(u64, usize), Demand>,
     events: VecDeque<Event>,
     releases: Option<Releases>,
+    watch: Option<Watch>,
     paused: bool,
     report: GatewayReport,
 }
@@ -204,8 +210,6 @@ impl Gateway {
         let mut rng = ChaCha20Rng::from_seed(seed);
         let mut generators: BTreeMap<usize, Box<dyn Generator>> =
             covered.iter().copied().zip(parts.generators).collect();
-        let stored =
-            History::restore(&parts.history, now).map_err(|what| ConfigError::History { what })?;
         let unix = now + config.unix_offset;
         let mut streams = BTreeSet::new();
         let mut units = Vec::with_capacity(config.devices.len() + 1);
@@ -224,13 +228,11 @@ impl Gateway {
                 (Some(_), Some(key)) => Some(Sealer::new(key, Dir::Out, stream, unix)),
                 _ => None,
             };
-            let history = stored.get(label).cloned().unwrap_or_default();
             units.push(Unit {
                 stream,
                 scheduler,
                 sealer,
                 window: Window::new(config.window_slots),
-                history,
                 current: SlotCounters::default(),
                 device,
             });
@@ -245,6 +247,15 @@ impl Gateway {
                 by_ip.insert(crate::config::mapped(*ip), i + 1);
             }
         }
+        let labels = std::iter::once("home".to_owned())
+            .chain(config.devices.iter().map(|d| d.label.clone()))
+            .collect();
+        let watch = config
+            .alerts
+            .clone()
+            .map(|alerts| Watch::new(alerts, labels, &parts.history, now))
+            .transpose()
+            .map_err(|what| ConfigError::History { what })?;
         let control_stream = unused_stream(&mut rng, &mut streams);
         Ok(Self {
             units,
@@ -267,6 +278,7 @@ impl Gateway {
             plan_log: BTreeMap::new(),
             events: VecDeque::new(),
             releases: parts.releases,
+            watch,
             paused: false,
             report: GatewayReport {
                 version: 1,
@@ -327,8 +339,10 @@ impl Gateway {
         if unit == 0 {
             self.announce(mac);
         }
-        if dir == Dir::Out {
-            self.alert_on_peer(now, unit, &key);
+        if let Some(watch) = &mut self.watch {
+            let mut ways = [Counters::EMPTY; 2];
+            ways[dir.index()].add(now, packet.sample);
+            watch.observe(now, unit, &key, [&ways[0], &ways[1]]);
         }
     }
 
@@ -343,8 +357,9 @@ impl Gateway {
         if unit == 0 {
             self.announce(Mac(value.mac));
         }
-        if value.counters[Dir::Out.index()].packets > 0 {
-            self.alert_on_peer(now, unit, &key);
+        if let Some(watch) = &mut self.watch {
+            let [out, back] = &value.counters;
+            watch.observe(now, unit, &key, [out, back]);
         }
     }
 
@@ -352,9 +367,21 @@ impl Gateway {
     pub fn handle_direct(&mut self, now: Nanos, record: &DirectRecord) {
         let now = self.advance(now);
         self.table.absorb_direct(now, record);
-        if record.cover == 0 && record.dir == Dir::Out as u8 {
-            let unit = self.known(record.device);
-            self.alert_on_peer(now, unit, &record.key);
+        let unit = self.known(record.device);
+        if let Some(watch) = &mut self.watch
+            && record.cover == 0
+        {
+            let mut ways = [Counters::EMPTY; 2];
+            let dir = usize::from(record.dir != Dir::Out as u8);
+            let sample = Sample {
+                wire: record.wire,
+                bytes: record.bytes,
+                payload: record.payload,
+                segments: record.segments,
+                tcp_flags: record.tcp_flags,
+            };
+            ways[dir].add(record.at, sample);
+            watch.observe(now, unit, &record.key, [&ways[0], &ways[1]]);
         }
     }
 
@@ -398,7 +425,6 @@ impl Gateway {
 
     fn close_slot(&mut self, slot: u64, counts: &[SlotCounters]) {
         self.next_slot = slot + 1;
-        let end = self.epoch + self.config.slot.times(slot + 1);
         for i in 0..self.units.len() {
             let real = counts.get(i).copied().unwrap_or_default();
             let cover = self.plan_log.remove(&(slot, i)).unwrap_or_default();
@@ -409,11 +435,6 @@ impl Gateway {
                 self.report.overhead.real_bytes[d.index()] += real.bytes[d.index()];
             }
             let bytes = real.bytes[0] + real.bytes[1];
-            if let (Some(config), true) = (&self.config.alerts, i > 0)
-                && let Some(novelty) = unit.history.count(end, bytes, config)
-            {
-                self.raise(end, i, novelty);
-            }
             if let Some(r) = &mut self.releases {
                 r.count(slot, i, bytes);
             }
@@ -538,6 +559,9 @@ impl Gateway {
             }
         }
         self.table.handle_timeout(now);
+        if let Some(watch) = &mut self.watch {
+            watch.look(now);
+        }
     }
 
     /// Ends the input: every open flow becomes a record, and the running slot is closed.
@@ -734,8 +758,13 @@ impl Gateway {
         if let Some(event) = self.events.pop_front() {
             return Some(event);
         }
+        if let Some(alert) = self.watch.as_mut().and_then(Watch::poll) {
+            self.report.alerts += 1;
+            return Some(Event::Alert(Box::new(alert)));
+        }
         let record = self.table.poll_record()?;
         self.report.flows += 1;
+        self.watch_record(&record);
         Some(Event::Flow(Box::new(record)))
     }
 
@@ -744,6 +773,10 @@ impl Gateway {
         let mut report = self.report.clone();
         report.releases_missed = self.releases.as_ref().map_or(0, Releases::missed);
         report.epsilon_spent = self.releases.as_ref().map_or(0.0, Releases::spent);
+        if let Some(watch) = &self.watch {
+            report.alerts_suppressed = watch.suppressed();
+            report.changes_skipped = watch.skipped();
+        }
         for u in &self.units {
             if let Some(s) = &u.scheduler {
                 let o: Overhead = s.overhead();
@@ -757,15 +790,29 @@ impl Gateway {
         report
     }
 
-    /// What the alerts learnt, for [`Parts::history`] at the next start.
+    /// What the alerts learnt, for [`Parts::history`] at the next start; empty without alerts.
     pub fn history(&self) -> Vec<u8> {
-        History::store(
-            self.units
-                .iter()
-                .enumerate()
-                .map(|(i, u)| (self.label(i), &u.history)),
-            self.now,
-        )
+        self.watch
+            .as_ref()
+            .map(|w| w.store(self.now))
+            .unwrap_or_default()
+    }
+
+    /// The owner says that what the alert with this id told is normal: the same, and up to twice as much, is not reported
+    /// again. Gives the alert's sentence.
+    ///
+    /// # Errors
+    /// [`AcceptError`].
+    pub fn accept(&mut self, id: u64) -> Result<String, AcceptError> {
+        match &mut self.watch {
+            Some(watch) => watch.accept(id),
+            None => Err(AcceptError::Off),
+        }
+    }
+
+    /// Listed devices that are past their learning time, and those that were seen at all.
+    pub fn learnt(&self) -> [usize; 2] {
+        self.watch.as_ref().map_or([0; 2], |w| w.learnt(self.now))
     }
 
     /// Flows that are open now.
@@ -809,26 +856,25 @@ impl Gateway {
         }
     }
 
-    fn alert_on_peer(&mut self, now: Nanos, unit: usize, key: &FlowKey) {
-        let Some(config) = &self.config.alerts else {
+    /// Takes note of a flow that ended.
+    fn watch_record(&mut self, record: &Record) {
+        let (Some(dir), Some([out, back])) = (record.device_dir, record.by_device()) else {
             return;
         };
-        if unit == 0 {
-            return;
+        let (mac, key) = match dir {
+            Dir::Out => (record.mac[0], record.key),
+            Dir::In => (record.mac[1], record.key.reversed()),
+        };
+        let unit = match self.known(record.device) {
+            0 => self.device_index(mac, key.src),
+            unit => unit,
+        };
+        // Flows that the device was asked for have a peer with an arbitrary port.
+        if dir == Dir::Out
+            && let Some(watch) = &mut self.watch
+        {
+            watch.flow_ended(self.now, unit, &key, [out, back], record.duration());
         }
-        if let Some(novelty) = self.units[unit].history.observe(now, key, config) {
-            self.raise(now, unit, novelty);
-        }
-    }
-
-    fn raise(&mut self, at: Nanos, unit: usize, novelty: crate::alert::Novelty) {
-        self.report.alerts += 1;
-        let device = self.label(unit).to_owned();
-        self.push(Event::Alert(Alert {
-            at: Seconds(at),
-            device,
-            novelty,
-        }));
     }
 
     fn push(&mut self, event: Event) {

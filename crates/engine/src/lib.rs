@@ -1,6 +1,6 @@
 //! The two state machines of Chaff: [`Gateway`] in the house, [`Sink`] at the far end.
 //!
-//! They compose metering (`chaff-flow`), cover (`chaff-cover`), cover datagrams (`chaff-wire`) and private releases
+//! They compose metering (`chaff-flow`), alerts (`chaff-novelty`), cover (`chaff-cover`), cover datagrams (`chaff-wire`) and private releases
 //! (`chaff-privacy`). They open no socket, read no clock and start no thread: a driver (the programs, or `chaff-sim`)
 //! hands in frames, counts, datagrams and the time through `handle_*`, and drains `poll_*` until `None`.
 //!
@@ -26,11 +26,13 @@ pub mod schedule;
 mod sink;
 mod stamp;
 mod telemetry;
+mod watch;
 
-pub use alert::{AlertConfig, Novelty};
+pub use alert::{Alert, AlertConfig, Evidence, Novelty, Severity, Way};
 pub use config::{Config, ConfigError, Device, Source, mapped};
-pub use event::{Alert, Event, Seconds, SlotTotals, Telemetry};
+pub use event::{Event, Seconds, SlotTotals, Telemetry};
 pub use gateway::{Gateway, GatewayReport, OverheadReport, Parts, Plan, Transmit};
 pub use sink::{MAX_PAYLOAD, Sink, SinkConfig, SinkReport, SinkTransmit, Tally, Verdict};
 pub use stamp::Stamp;
 pub use telemetry::{Pay, Releases, TelemetryConfig, Unreleased};
+pub use watch::{AcceptError, check_history};

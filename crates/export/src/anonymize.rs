@@ -37,11 +37,14 @@ impl Key {
     /// Takes a key of 32 to 64 bytes. The first 32 are the key of Crypto-PAn, all are the key of BLAKE2b.
     ///
     /// # Errors
-    /// Its length, when that is wrong.
+    /// [`KeyError`].
     pub fn new(key: &[u8]) -> Result<Self, KeyError> {
         let length = key.len();
         if !(Self::MIN..=Self::MAX).contains(&length) {
-            return Err(KeyError { length });
+            return Err(KeyError::Length { length });
+        }
+        if key.iter().all(|byte| *byte == 0) {
+            return Err(KeyError::Zeros);
         }
         let mut bytes = Zeroizing::new([0; Self::MAX]);
         bytes[..length].copy_from_slice(key);
@@ -51,7 +54,7 @@ impl Key {
     /// Reads what a key file holds: 32 to 64 bytes, or as many in hexadecimal digits with white space around them.
     ///
     /// # Errors
-    /// The length found, when it is neither.
+    /// [`KeyError`], with the length found when it is neither.
     pub fn from_file_content(content: &[u8]) -> Result<Self, KeyError> {
         let text = content.trim_ascii();
         let is_hex = text.len().is_multiple_of(2) && text.iter().all(u8::is_ascii_hexdigit);
@@ -71,12 +74,19 @@ impl Key {
     }
 }
 
-/// A key that is too short or too long.
+/// What cannot be a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a key of {length} bytes; it needs {} to {}", Key::MIN, Key::MAX)]
-pub struct KeyError {
-    /// Bytes it has.
-    pub length: usize,
+#[non_exhaustive]
+pub enum KeyError {
+    /// It is too short or too long.
+    #[error("a key of {length} bytes; it needs {} to {}", Key::MIN, Key::MAX)]
+    Length {
+        /// Bytes it has.
+        length: usize,
+    },
+    /// Anybody would try it first; most likely a file that was never written.
+    #[error("a key of zeros only, which is no secret; make one with `head -c 64 /dev/urandom`")]
+    Zeros,
 }
 
 /// Replaces the values of chosen columns before they are written. [`Value::Missing`] stays.

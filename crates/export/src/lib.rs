@@ -1,4 +1,4 @@
-//! Tables of flows out: CSV, JSON lines, Parquet, IPFIX; anonymised, rotated.
+//! Tables of flows out: CSV, JSON lines, Parquet, IPFIX; anonymised, rotated, packed.
 //!
 //! Data flow: `columns and rows of values (chaff_flow) → [`Anonymizer`] → [`Output`] → [`Target`]`. Which profile or
 //! plugin made the columns does not matter here. Start at [`Output`].
@@ -29,6 +29,7 @@ mod anonymize;
 mod arrow_schema;
 mod cryptopan;
 mod csv;
+mod gzip;
 mod ipfix;
 mod jsonl;
 mod output;
@@ -38,12 +39,13 @@ mod text;
 
 pub use anonymize::{Anonymizer, Key, KeyError, Mode};
 pub use csv::{Csv, Dialect};
+pub use gzip::Gzip;
 pub use ipfix::{
     Collector, CollectorError, Ipfix, IpfixOptions, Transport, UdpTarget, ipfix_elements,
 };
 pub use jsonl::JsonLines;
 pub use output::{Output, Target, WholeFile};
 pub use parquet::{Parquet, ParquetOptions};
-pub use rotate::{Make, Part, Rotating, Rotation};
+pub use rotate::{Make, Part, Remove, Rotating, Rotation};
 
 use output::check_row;

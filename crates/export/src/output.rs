@@ -82,15 +82,20 @@ impl WholeFile {
     /// # Errors
     /// The file cannot be created.
     pub fn create(path: &Path) -> io::Result<Self> {
-        let mut part = path.as_os_str().to_os_string();
-        part.push(OsString::from(".part"));
-        let part = PathBuf::from(part);
+        let part = Self::part_of(path);
         Ok(Self {
             file: File::create(&part)?,
             path: path.to_path_buf(),
             part,
             done: false,
         })
+    }
+
+    /// The name until [`Target::close`].
+    pub fn part_of(path: &Path) -> PathBuf {
+        let mut part = path.as_os_str().to_os_string();
+        part.push(OsString::from(".part"));
+        part.into()
     }
 
     /// A [`WholeFile`], or the thing itself where `path` is something else than a file (a pipe, a device).

@@ -1,3 +1,4 @@
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,8 @@ pub struct Rotation {
     pub bytes: Option<u64>,
     /// Length of the periods that have files of their own, counted from the Unix epoch: 3600 s gives files by the hour.
     pub period: Option<Nanos>,
-    /// Number of file names, after which the first is used again.
+    /// Number of files that stay. Without a period their names are used again from the first on; with one, whose names
+    /// are all different, the oldest file of this [`Rotating`] is removed before another is made.
     pub files: Option<u64>,
 }
 
@@ -31,15 +33,21 @@ impl Rotation {
 /// Which file of a rotated table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// Number of the file, from 0, [`Rotation::files`] observed.
+    /// Number of the file, from 0: in its period where files have one, else below [`Rotation::files`].
     pub index: u64,
     /// Beginning of its period, where files have one.
     pub period: Option<Nanos>,
 }
 
 impl Part {
-    /// The file's name: `flows.csv` becomes `flows.0.csv`, or with a period `flows.20260131T130000Z.0.csv`.
+    /// The file's name: `flows.csv` becomes `flows.0.csv`, or with a period `flows.20260131T130000Z.0.csv`; `flows.csv.gz`
+    /// becomes `flows.0.csv.gz`.
     pub fn name(&self, path: &Path) -> PathBuf {
+        if path.extension().is_some_and(|e| e == "gz") {
+            let mut name = self.name(&path.with_extension("")).into_os_string();
+            name.push(".gz");
+            return name.into();
+        }
         let mut name = path.file_stem().unwrap_or_default().to_os_string();
         if let Some(period) = self.period {
             name.push(OsString::from(format!(".{}", utc(period))));
@@ -76,10 +84,16 @@ fn utc(at: Nanos) -> String {
 /// Makes the file of a part.
 pub type Make = Box<dyn FnMut(Part) -> io::Result<Box<dyn Output>> + Send>;
 
+/// Removes the file of a part.
+pub type Remove = Box<dyn FnMut(Part) -> io::Result<()> + Send>;
+
 /// A table in several files, each whole by itself. A file is made with its first flow.
 pub struct Rotating {
     make: Make,
+    remove: Remove,
     rotation: Rotation,
+    /// Files that stay, oldest first; only with [`Rotation::files`] and a period.
+    kept: VecDeque<Part>,
     open: Option<Box<dyn Output>>,
     rows: u64,
     next: u64,
@@ -89,11 +103,14 @@ pub struct Rotating {
 }
 
 impl Rotating {
-    /// Nothing is made yet.
-    pub fn new(rotation: Rotation, make: Make) -> Self {
+    /// Nothing is made yet. A file is removed only where [`Rotation::files`] and a period ask for it, and a file that is
+    /// gone already is no error.
+    pub fn new(rotation: Rotation, make: Make, remove: Remove) -> Self {
         Self {
             make,
+            remove,
             rotation,
+            kept: VecDeque::new(),
             open: None,
             rows: 0,
             next: 0,
@@ -101,6 +118,36 @@ impl Rotating {
             now: Nanos::ZERO,
             closed_bytes: 0,
         }
+    }
+
+    /// Which file comes next.
+    fn part(&self) -> Part {
+        let index = match (self.rotation.files, self.period) {
+            (Some(files), None) if files > 0 => self.next % files,
+            _ => self.next,
+        };
+        Part {
+            index,
+            period: self.period,
+        }
+    }
+
+    /// Makes room for the next file.
+    fn remove_oldest(&mut self) -> io::Result<()> {
+        let (Some(files), Some(_)) = (self.rotation.files.filter(|n| *n > 0), self.period) else {
+            return Ok(());
+        };
+        while self.kept.len() as u64 >= files {
+            let Some(oldest) = self.kept.pop_front() else {
+                break;
+            };
+            match (self.remove)(oldest) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => (),
+            }
+        }
+        self.kept.push_back(self.part());
+        Ok(())
     }
 
     fn close(&mut self) -> io::Result<()> {
@@ -117,22 +164,16 @@ impl Rotating {
 
 impl Output for Rotating {
     fn write(&mut self, row: &[Value]) -> io::Result<()> {
-        let output = match &mut self.open {
-            Some(output) => output,
-            none => {
-                let index = match self.rotation.files {
-                    Some(files) if files > 0 => self.next % files,
-                    _ => self.next,
-                };
-                let part = Part {
-                    index,
-                    period: self.period,
-                };
-                let mut output = (self.make)(part)?;
-                output.time(self.now)?;
-                self.next += 1;
-                none.insert(output)
-            }
+        if self.open.is_none() {
+            self.remove_oldest()?;
+            let part = self.part();
+            let mut output = (self.make)(part)?;
+            output.time(self.now)?;
+            self.next += 1;
+            self.open = Some(output);
+        }
+        let Some(output) = &mut self.open else {
+            return Ok(());
         };
         output.write(row)?;
         self.rows += 1;
@@ -151,10 +192,8 @@ impl Output for Rotating {
             let begin = Nanos(now.0 - now.0 % period.0);
             if self.period.is_some_and(|p| p < begin) {
                 self.close()?;
-                // Names tell the period, so each period counts its files from 0; a ring of names counts on.
-                if self.rotation.files.is_none() {
-                    self.next = 0;
-                }
+                // Names tell the period, so each period counts its files from 0.
+                self.next = 0;
             }
             self.period = self.period.max(Some(begin));
         }
@@ -189,6 +228,7 @@ mod tests {
         };
         assert_eq!(name("a/csv.d/flows.csv", 2, None), "a/csv.d/flows.2.csv");
         assert_eq!(name("flows", 0, None), "flows.0");
+        assert_eq!(name("d.gz/f.csv.gz", 3, None), "d.gz/f.3.csv.gz");
         let period = Some(Nanos::from_secs(951_782_400));
         assert_eq!(name("f.parquet", 0, period), "f.20000229T000000Z.0.parquet");
     }

@@ -1,7 +1,7 @@
 //! Anonymised columns.
 
 use chaff_abi::Mac;
-use chaff_export::{Anonymizer, Key, Mode};
+use chaff_export::{Anonymizer, Key, KeyError, Mode};
 use chaff_flow::{Column, Kind, Value};
 
 fn columns() -> Vec<Column> {
@@ -124,5 +124,8 @@ fn keys_are_bytes_or_digits_of_the_right_length() {
             error.to_string(),
             format!("a key of {length} bytes; it needs 32 to 64")
         );
+    }
+    for zeros in [vec![0; 32], vec![b'0'; 128]] {
+        assert_eq!(Key::from_file_content(&zeros).err(), Some(KeyError::Zeros));
     }
 }

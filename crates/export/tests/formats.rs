@@ -1,12 +1,13 @@
 //! Each format, written and read back.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use bytes::Bytes;
 use chaff_abi::Nanos;
 use chaff_export::{
-    Csv, Dialect, JsonLines, Output, Parquet, ParquetOptions, Part, Rotating, Rotation, WholeFile,
+    Csv, Dialect, Gzip, JsonLines, Output, Parquet, ParquetOptions, Part, Rotating, Rotation,
+    WholeFile,
 };
 use chaff_flow::{Column, Value};
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -297,11 +298,13 @@ fn a_whole_file_has_its_name_only_when_it_is_whole() {
 
 fn rotating(dir: &Path, rotation: Rotation) -> Box<dyn Output> {
     let path = dir.join("flows.csv");
+    let made = path.clone();
     let make = move |part: Part| -> io::Result<Box<dyn Output>> {
-        let file = std::fs::File::create(part.name(&path))?;
+        let file = std::fs::File::create(part.name(&made))?;
         Ok(Box::new(Csv::new(file, &columns(), Dialect::Native)))
     };
-    Box::new(Rotating::new(rotation, Box::new(make)))
+    let remove = move |part: Part| std::fs::remove_file(part.name(&path));
+    Box::new(Rotating::new(rotation, Box::new(make), Box::new(remove)))
 }
 
 fn files(dir: &Path) -> Vec<(String, usize)> {
@@ -351,6 +354,62 @@ fn files_hold_exactly_their_flows_and_names_come_round() {
     output.finish().expect("room");
     let expected = [("flows.0.csv", 2), ("flows.1.csv", 4)];
     assert_eq!(files(dir.path()), expected.map(|(n, l)| (n.to_string(), l)));
+}
+
+#[test]
+fn of_files_by_period_the_newest_stay() {
+    let dir = tempfile::tempdir().expect("a folder");
+    std::fs::write(dir.path().join("flows.0.csv"), "another run's\n").expect("room");
+    let rotation = Rotation {
+        rows: Some(2),
+        period: Some(Nanos::from_secs(10)),
+        files: Some(3),
+        ..Rotation::default()
+    };
+    let mut output = rotating(dir.path(), rotation);
+    for n in 0..10 {
+        let at = Nanos::from_secs(1_700_000_000 + 3 * n);
+        output.time(at).expect("room");
+        output.write(&row(n)).expect("room");
+        assert!(files(dir.path()).len() <= 4);
+        if n == 4 {
+            // Somebody took it away.
+            std::fs::remove_file(dir.path().join("flows.20231114T221320Z.0.csv")).expect("there");
+        }
+    }
+    output.finish().expect("room");
+    let expected = [
+        ("flows.0.csv", 0),
+        ("flows.20231114T221330Z.1.csv", 1),
+        ("flows.20231114T221340Z.0.csv", 2),
+        ("flows.20231114T221340Z.1.csv", 1),
+    ];
+    assert_eq!(files(dir.path()), expected.map(|(n, l)| (n.to_string(), l)));
+}
+
+#[test]
+fn packed_text_unpacks_to_the_same() {
+    let rows: Vec<_> = (0..50).map(row).collect();
+    let packed = written(
+        |out| Box::new(Csv::new(Gzip::new(out), &columns(), Dialect::Native)),
+        &rows,
+    );
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(packed.as_slice())
+        .read_to_string(&mut text)
+        .expect("gzip");
+    assert_eq!(text, csv(Dialect::Native, &rows));
+    // After a flush all is readable, though the end is missing.
+    let mut bytes = Vec::new();
+    let mut output = JsonLines::new(Gzip::new(&mut bytes), &columns());
+    output.write(&rows[0]).expect("memory");
+    output.flush().expect("memory");
+    std::mem::forget(output);
+    let mut line = vec![0; 20];
+    flate2::read::GzDecoder::new(bytes.as_slice())
+        .read_exact(&mut line)
+        .expect("a part");
+    assert!(line.starts_with(b"{\"id\":0,"));
 }
 
 #[test]

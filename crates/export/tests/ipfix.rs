@@ -5,7 +5,9 @@ use std::io::{self, Read};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 
 use chaff_abi::{Mac, Nanos};
-use chaff_export::{Collector, Ipfix, IpfixOptions, Output, Target};
+use chaff_export::{
+    Anonymizer, Collector, Ipfix, IpfixOptions, Key, Mode, Output, Target, ipfix_elements,
+};
 use chaff_flow::{Column, Kind, Value};
 use proptest::prelude::*;
 
@@ -305,7 +307,7 @@ fn tables_without_elements_and_records_without_room_are_refused() {
     };
     assert_eq!(
         error(&nothing, IpfixOptions::default()),
-        "0 elements in 0 bytes do not make a record of at most 1380"
+        "no column has an information element of IPFIX"
     );
     let many: Vec<_> = (0..300)
         .map(|n| Column {
@@ -319,7 +321,7 @@ fn tables_without_elements_and_records_without_room_are_refused() {
     };
     assert_eq!(
         error(&many, options),
-        "300 elements in 2400 bytes do not make a record of at most 1380"
+        "300 elements make a record of 2400 bytes and a template of 2404; a message has room for 1380"
     );
     let mut ipfix = Ipfix::new(Vec::new(), &columns(), IpfixOptions::default()).expect("it fits");
     let mut token = row(0, false);
@@ -328,6 +330,75 @@ fn tables_without_elements_and_records_without_room_are_refused() {
         ipfix.write(&token).expect_err("no address").to_string(),
         "src_ip is not an address"
     );
+}
+
+#[test]
+fn icmp_has_elements_by_version_and_other_flows_have_none() {
+    let mut columns = columns();
+    columns.push(column("icmp_type", Kind::Unsigned, ""));
+    columns.push(column("icmp_code", Kind::Unsigned, ""));
+    let flow = |n: u64, v6: bool, icmp: Option<(u64, u64)>| {
+        let mut row = row(n, v6);
+        let value = |n: Option<u64>| n.map_or(Value::Missing, Value::Unsigned);
+        row.extend([value(icmp.map(|i| i.0)), value(icmp.map(|i| i.1))]);
+        row
+    };
+    let rows = [
+        flow(0, false, Some((3, 1))),
+        flow(1, true, Some((135, 0))),
+        flow(2, false, None),
+        flow(3, true, None),
+        flow(4, true, Some((136, 2))),
+    ];
+    let decoder = Decoder::all(&messages(&columns, IpfixOptions::default(), &rows));
+    assert_eq!(decoder.template_sets, 4);
+    let ids = [176, 177, 178, 179];
+    let found: Vec<_> = decoder
+        .records
+        .iter()
+        .map(|r| ids.map(|id| r.get(&(0, id)).map(|b| be(b))))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            [Some(3), Some(1), None, None],
+            [None, None, Some(135), Some(0)],
+            [None; 4],
+            [None; 4],
+            [None, None, Some(136), Some(2)],
+        ]
+    );
+}
+
+#[test]
+fn numbers_and_times_that_became_tokens_are_left_out() {
+    let key = Key::new(&[7; 32]).expect("a key");
+    let chosen = ["start_ns", "src_port", "end_reason"];
+    let (mut anonymizer, missing) = Anonymizer::new(&columns(), chosen, Mode::Hash, &key);
+    assert!(missing.is_empty());
+    let mut row = row(0, false);
+    anonymizer.apply(&mut row);
+    let changed = anonymizer.columns(&columns());
+    assert!(is_left_out(&changed, "start_ns") && is_left_out(&changed, "src_port"));
+    let decoder = Decoder::all(&messages(&changed, IpfixOptions::default(), &[row.clone()]));
+    let record = &decoder.records[0];
+    for id in [152, 156, 7] {
+        assert!(!record.contains_key(&(0, id)), "{id}");
+    }
+    assert_eq!(be(&record[&(0, 153)]), 1_700_000_007_999);
+    assert_eq!(record[&(0, 136)], [0]);
+    // Under an enterprise number they are texts.
+    let options = IpfixOptions {
+        enterprise: Some(32_473),
+        ..IpfixOptions::default()
+    };
+    let decoder = Decoder::all(&messages(&changed, options, &[row]));
+    assert_eq!(decoder.records[0][&(32_473, 3)].len(), 128);
+}
+
+fn is_left_out(columns: &[Column], name: &str) -> bool {
+    let column = columns.iter().find(|c| c.name == name);
+    column.is_some_and(|c| ipfix_elements(c).is_empty())
 }
 
 #[test]

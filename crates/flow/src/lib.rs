@@ -47,8 +47,8 @@ mod text;
 pub use column::{Column, Kind, Value};
 pub use fields::{FIELDS, Field, Group, Layout, fields_markdown};
 pub use packet::{
-    Fragment, Ignored, Layer, Link, MAX_DEPTH, MAX_EXTENSIONS, MAX_LABELS, MAX_TAGS, Packet,
+    Fragment, Ignored, Layer, Link, MAX_DEPTH, MAX_EXTENSIONS, MAX_LABELS, MAX_TAGS, Outer, Packet,
     ParseError, Parser, ParserConfig, TcpFacts, Tunnel, TunnelKind, parse,
 };
-pub use record::{EndReason, Record};
+pub use record::{EndReason, Process, Record};
 pub use table::{Table, TableConfig, TableStats};

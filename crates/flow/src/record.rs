@@ -2,7 +2,7 @@ use chaff_abi::{Counters, CoverCounters, Dir, FlowKey, Mac, Nanos, SequenceEntry
 
 use crate::app::Hints;
 use crate::stats::{SpltEntry, Statistics};
-use crate::{Tunnel, Value};
+use crate::{Outer, Tunnel, Value};
 
 /// Why a flow became a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,6 +20,8 @@ pub enum EndReason {
     TcpEnd,
     /// A plugin ended it.
     Plugin,
+    /// The clock of the packets went back by more than the idle timeout.
+    TimeStep,
 }
 
 impl EndReason {
@@ -32,6 +34,7 @@ impl EndReason {
             Self::Resource => "resource",
             Self::TcpEnd => "tcp_end",
             Self::Plugin => "plugin",
+            Self::TimeStep => "time_step",
         }
     }
 
@@ -42,10 +45,19 @@ impl EndReason {
             Self::Idle => 1,
             Self::Active => 2,
             Self::TcpEnd => 3,
-            Self::EndOfInput | Self::Plugin => 4,
+            Self::EndOfInput | Self::Plugin | Self::TimeStep => 4,
             Self::Resource => 5,
         }
     }
+}
+
+/// A process of the host that the traffic is metered on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Process id in the host's outermost pid namespace.
+    pub pid: u32,
+    /// Name, at most 15 bytes, as the kernel keeps it for the thread that made the socket.
+    pub name: String,
 }
 
 /// One flow, or one part of a flow that was cut by the active timeout.
@@ -57,10 +69,14 @@ pub struct Record {
     pub id: u64,
     /// 0 for the first part of a flow, 1 for what followed the first active timeout, ...
     pub part: u32,
-    /// Initiator first.
+    /// Initiator first; the VLAN id is that of the initiator's packets.
     pub key: FlowKey,
+    /// Outer VLAN id of the responder's packets, 0 when untagged or without one.
+    pub reverse_vlan: u16,
     /// The tunnel its packets were in.
     pub tunnel: Tunnel,
+    /// Its ends, as in the flow's first packet.
+    pub outer: Option<Outer>,
     /// Id of the innermost of two or more VLAN tags, otherwise 0.
     pub inner_vlan: u16,
     /// Initiator to responder.
@@ -94,6 +110,8 @@ pub struct Record {
     pub hints: Option<Box<Hints>>,
     /// Values of the plugins' columns.
     pub plugin_values: Vec<Value>,
+    /// Whose socket on this host it is. A table leaves it empty: who knows of sockets fills it in.
+    pub process: Option<Process>,
 }
 
 impl Record {

@@ -474,3 +474,19 @@ fn a_tower_of_tags_and_extensions_ends() {
         (60, 32, 0)
     );
 }
+
+#[test]
+fn a_wire_length_below_what_was_captured_is_damage() {
+    // IPv4, UDP 1 -> 2, no payload.
+    let frame = [
+        0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 0, 1, 0, 2, 0, 8, 0, 0,
+    ];
+    let whole = parse(Link::RawIp, &frame, frame.len()).expect("valid");
+    for wire_len in [0, 10, 27] {
+        assert_eq!(parse(Link::RawIp, &frame, wire_len), Ok(whole));
+        let mut parser = chaff_flow::Parser::default();
+        let parsed = parser.parse(chaff_abi::Nanos::ZERO, Link::RawIp, &frame, wire_len);
+        assert_eq!(parsed, Ok(whole));
+    }
+    assert_eq!((whole.sample.wire, whole.sample.bytes), (28, 28));
+}

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use chaff_abi::{Dir, FlowKey, FlowValue, Mac, Nanos, Sample};
-use chaff_flow::plugin::{FlowView, Next, PacketView, Plugin, Slicer, column};
+use chaff_flow::plugin::{Extension, FlowView, Next, PacketView, Plugin, Slicer, column};
 use chaff_flow::{
     Column, EndReason, FIELDS, Fragment, Group, Kind, Layout, Packet, Record, Table, TableConfig,
     TcpFacts, Value, fields_markdown,
@@ -91,6 +91,7 @@ fn everything() -> TableConfig {
         statistics: true,
         splt: 5,
         dissect: 20,
+        processes: true,
         ..TableConfig::default()
     }
 }
@@ -506,4 +507,38 @@ proptest! {
         merged.merge(&later);
         prop_assert_eq!(merged, whole);
     }
+}
+
+#[test]
+fn wavelets_span_the_active_timeout_of_their_meter() {
+    let config = TableConfig {
+        active_timeout: Nanos::from_secs(60),
+        ..TableConfig::default()
+    };
+    let values = |text: &str| {
+        let mut table = Table::new(config.clone());
+        table.add_plugin(Extension::built_in(text).expect("built in"));
+        for s in [0, 1, 20, 40, 59] {
+            let at = Nanos::from_secs(s);
+            table.observe(at, None, &packet(&STEPS[0]));
+        }
+        table.finish(Nanos::from_secs(59));
+        table.poll_record().expect("one flow").plugin_values
+    };
+    let own = values("wavelet,levels=3");
+    assert_eq!(own, values("wavelet,levels=3,active=60"));
+    assert_ne!(own, values("wavelet,levels=3,active=1800"));
+}
+
+#[test]
+fn a_table_takes_no_two_columns_of_one_name() {
+    let mut table = Table::new(TableConfig::default());
+    let made = || Extension::built_in("splt,length=2").expect("built in");
+    assert_eq!(table.try_add_plugin(made()), Ok(()));
+    let columns = table.columns();
+    assert!(table.try_add_plugin(made()).is_err());
+    assert_eq!(table.columns(), columns);
+    let mut meter = chaff_flow::nfstream::Meter::new(chaff_flow::nfstream::Config::default());
+    assert_eq!(meter.try_add_plugin(made()), Ok(()));
+    assert!(meter.try_add_plugin(made()).is_err());
 }

@@ -162,7 +162,9 @@ impl Model {
             id: 0,
             part: self.part,
             key: self.key,
+            reverse_vlan: 0,
             tunnel: Tunnel::default(),
+            outer: None,
             inner_vlan: 0,
             forward: sides[0],
             backward: sides[1],
@@ -179,6 +181,7 @@ impl Model {
             splt: Vec::new(),
             hints: None,
             plugin_values: Vec::new(),
+            process: None,
         }
     }
 
@@ -448,17 +451,137 @@ fn a_cut_flow_without_more_packets_leaves_no_second_record() {
 }
 
 #[test]
-fn a_clock_that_goes_back_is_clamped_and_counted() {
+fn a_packet_that_comes_late_keeps_its_time() {
     let mut table = Table::new(config());
-    table.observe(Nanos::from_secs(10), None, &at(0, Dir::Out));
-    table.observe(Nanos::from_secs(3), None, &at(0, Dir::Out));
-    table.finish(Nanos::from_secs(3));
+    for s in [10, 11, 3, 12] {
+        table.observe(Nanos::from_secs(s), None, &at(0, Dir::Out));
+    }
+    table.finish(Nanos::from_secs(12));
     let r = table.poll_record().expect("one");
+    let secs = Nanos::from_secs;
     assert_eq!(
-        (r.start, r.end, r.forward.iat_max),
-        (Nanos::from_secs(10), Nanos::from_secs(10), 0)
+        (r.start, r.end, r.forward.first),
+        (secs(3), secs(12), secs(3))
     );
-    assert_eq!(table.stats().clamped, 1);
+    assert_eq!((r.forward.iat_min, r.forward.iat_max), (0, 1_000_000_000));
+    let offsets: Vec<u32> = r.sequence.iter().map(|e| e.offset_us / 1_000_000).collect();
+    assert_eq!(offsets, [7, 8, 0, 9]);
+    assert_eq!((table.stats().disordered, table.stats().outliers), (1, 0));
+}
+
+/// Start in seconds, packets, reason of every record of packets of flow 0 at these seconds.
+fn timed(seconds: &[u64], end: u64) -> (Vec<(u64, u64, EndReason)>, chaff_flow::TableStats) {
+    let mut table = Table::new(config());
+    for s in seconds {
+        table.observe(Nanos::from_secs(*s), None, &at(0, Dir::Out));
+    }
+    table.finish(Nanos::from_secs(end));
+    let told = records(&mut table)
+        .iter()
+        .map(|r| {
+            assert!(r.end >= r.start && r.duration() < Nanos::from_micros(ACTIVE));
+            (r.start.as_millis() / 1000, r.packets(), r.reason)
+        })
+        .collect();
+    assert!(table.is_empty());
+    (told, table.stats())
+}
+
+#[test]
+fn a_packet_from_the_future_moves_nothing() {
+    use EndReason::{EndOfInput, Idle};
+    let future = 4_000_000_000;
+    let (got, stats) = timed(&[1000, 1010, future, 1020, 1030, 1200, 1210], future);
+    let mut got = got;
+    got.sort();
+    assert_eq!(
+        got,
+        [(1000, 4, Idle), (1200, 2, EndOfInput), (future, 1, Idle)]
+    );
+    assert_eq!((stats.outliers, stats.time_steps), (1, 0));
+}
+
+#[test]
+fn four_packets_in_the_past_take_the_clock_along() {
+    use EndReason::{EndOfInput, Idle, TimeStep};
+    let (got, stats) = timed(&[9000, 9010, 1000, 1010, 1020, 1030, 1040, 1200], 1200);
+    assert_eq!(
+        got,
+        [(9000, 2, TimeStep), (1000, 5, Idle), (1200, 1, EndOfInput)]
+    );
+    assert_eq!((stats.outliers, stats.time_steps), (0, 1));
+    assert_eq!((TimeStep.name(), TimeStep.ipfix()), ("time_step", 4));
+    // Three are not enough: they are a flow apart.
+    let (mut got, stats) = timed(&[9000, 9010, 1000, 1010, 1020, 9020], 9020);
+    got.sort();
+    assert_eq!(got, [(1000, 3, EndOfInput), (9000, 3, EndOfInput)]);
+    assert_eq!((stats.outliers, stats.time_steps), (3, 0));
+}
+
+#[test]
+fn a_long_silence_is_no_step() {
+    use EndReason::{EndOfInput, Idle};
+    for after in 1..7 {
+        let late: Vec<u64> = (0..after).map(|i| 100_000 + i).collect();
+        let (got, stats) = timed(&[&[1000], &late[..]].concat(), 100_000 + after);
+        assert_eq!(got, [(1000, 1, Idle), (100_000, after, EndOfInput)]);
+        assert_eq!(
+            (stats.outliers, stats.time_steps, stats.disordered),
+            (0, 0, 0)
+        );
+    }
+    let sparse = [1000, 20_000, 40_000, 60_000, 80_000, 100_000];
+    assert_eq!(timed(&sparse, 100_000).0.len(), sparse.len());
+}
+
+#[test]
+fn a_timer_that_was_set_back_takes_the_clock_along() {
+    let mut table = Table::new(config());
+    table.observe(Nanos::from_secs(9000), None, &at(0, Dir::Out));
+    for s in 0..4 {
+        assert_eq!(table.len(), 1);
+        table.handle_timeout(Nanos::from_secs(1000 + s));
+    }
+    assert_eq!(
+        table.poll_record().map(|r| r.reason),
+        Some(EndReason::TimeStep)
+    );
+    table.observe(Nanos::from_secs(1010), None, &at(0, Dir::Out));
+    assert_eq!(table.poll_timeout(), Some(Nanos::from_secs(1130)));
+}
+
+proptest! {
+    /// Any times at all: every packet is in one record, whose times are those of its packets.
+    #[test]
+    fn no_times_lose_a_packet(
+        times in prop::collection::vec(
+            prop_oneof![Just(0), Just(u64::MAX), any::<u64>(), 0..u64::MAX / 4, 1_000_000_000_000..1_300_000_000_000u64],
+            1..60,
+        ),
+        timer: bool,
+    ) {
+        let mut table = Table::new(config());
+        let mut out = Vec::new();
+        for (i, t) in times.iter().enumerate() {
+            let mut p = at(i as u8 % 3, if i % 2 == 0 { Dir::Out } else { Dir::In });
+            p.sample.tcp_flags = 16;
+            table.observe(Nanos(*t), None, &p);
+            if timer && i % 5 == 0 {
+                table.handle_timeout(Nanos(*t));
+            }
+            out.extend(records(&mut table));
+        }
+        table.finish(Nanos(times[times.len() - 1]));
+        out.extend(records(&mut table));
+        prop_assert!(table.is_empty() && table.poll_timeout().is_none());
+        prop_assert_eq!(out.iter().map(Record::packets).sum::<u64>(), times.len() as u64);
+        for r in &out {
+            prop_assert!(r.start <= r.end && times.contains(&r.start.0) && times.contains(&r.end.0));
+            for side in [&r.forward, &r.backward].into_iter().filter(|c| c.packets > 0) {
+                prop_assert!(r.start <= side.first && side.first <= side.last && side.last <= r.end);
+            }
+        }
+    }
 }
 
 #[test]
@@ -681,11 +804,15 @@ fn protocols_have_idle_timeouts_of_their_own() {
 
 #[test]
 fn packets_of_different_tunnels_and_inner_tags_are_different_flows() {
-    let mut table = Table::new(config());
+    let mut table = Table::new(TableConfig {
+        vlan_key: true,
+        ..config()
+    });
     let tunnel = |kind, depth, network| Tunnel {
         kind,
         depth,
         network,
+        id: network,
     };
     let ways = [
         (Tunnel::default(), 0),
@@ -753,4 +880,86 @@ fn at_the_end_of_time_flows_go_on() {
     table.finish(Nanos::MAX);
     let r = table.poll_record().expect("one flow");
     assert_eq!((r.forward.packets, r.backward.packets), (2, 1));
+}
+
+fn in_vlan(dir: Dir, vlan: u16) -> Packet<'static> {
+    let mut p = at(0, dir);
+    p.key.vlan = vlan.to_be_bytes();
+    p
+}
+
+#[test]
+fn a_tag_in_one_direction_only_splits_no_flow() {
+    for (vlan_key, out, back) in [
+        (false, 0, 100),
+        (false, 7, 0),
+        (false, 7, 8),
+        (true, 0, 100),
+    ] {
+        let mut table = Table::new(TableConfig {
+            vlan_key,
+            ..config()
+        });
+        for (t, dir, vlan) in [(1, Dir::Out, out), (2, Dir::In, back), (3, Dir::Out, out)] {
+            table.observe(Nanos(t), None, &in_vlan(dir, vlan));
+        }
+        table.finish(Nanos(4));
+        let got: Vec<_> = records(&mut table)
+            .iter()
+            .map(|r| (r.key.vlan_id(), r.reverse_vlan, r.packets()))
+            .collect();
+        let expected = if vlan_key {
+            vec![(out, 0, 2), (back, 0, 1)]
+        } else {
+            vec![(out, back, 3)]
+        };
+        assert_eq!(got, expected);
+    }
+}
+
+/// The kernel has an entry for each VLAN id; whichever is drained first, the record is that of the packets.
+#[test]
+fn what_the_kernel_counts_for_each_vlan_is_one_flow() {
+    let steps = [
+        (1, Dir::Out, SYN),
+        (2, Dir::In, SYN | ACK),
+        (3, Dir::Out, ACK),
+        (4, Dir::In, FIN | ACK),
+        (6, Dir::Out, FIN | ACK),
+    ];
+    let vlan = |dir| if dir == Dir::Out { 5 } else { 0 };
+    let mut offline = Table::new(config());
+    let mut parts: BTreeMap<u16, FlowValue> = BTreeMap::new();
+    for (t, dir, flags) in steps {
+        let now = Nanos::from_secs(t);
+        let mut p = in_vlan(dir, vlan(dir));
+        p.sample.tcp_flags = flags;
+        offline.observe(now, Some(dir), &p);
+        let value = parts.entry(vlan(dir)).or_insert(FlowValue {
+            first: now,
+            first_dir: dir as u8,
+            mac: DEVICE.0,
+            ..FlowValue::EMPTY
+        });
+        value.counters[dir.index()].add(now, p.sample);
+        value.sequence[usize::from(value.sequence_len)] = SequenceEntry {
+            offset_us: now.since(value.first).as_micros() as u32,
+            bytes: p.sample.bytes as u16,
+            dir_flags: (dir as u16) << 8 | flags,
+        };
+        value.sequence_len += 1;
+    }
+    offline.finish(Nanos::from_secs(7));
+    let expected = records(&mut offline);
+    assert_eq!((expected.len(), expected[0].reverse_vlan), (1, 0));
+    for order in [[0u16, 5], [5, 0]] {
+        let mut live = Table::new(config());
+        for vlan in order {
+            let mut key = key(0);
+            key.vlan = vlan.to_be_bytes();
+            live.absorb(Nanos::from_secs(7), key, &parts[&vlan]);
+        }
+        live.finish(Nanos::from_secs(7));
+        assert_eq!(records(&mut live), expected);
+    }
 }

@@ -756,3 +756,53 @@ fn fragment_memory_is_bounded_and_forgets_the_oldest() {
     }
     assert!(parser.joined_fragments() - before <= 8);
 }
+
+#[test]
+fn tunnels_of_other_ends_or_keys_are_other_flows() {
+    let gre = |from: u8, to: u8, key: u32, back: bool| {
+        let mut inner = ip(false, 17, &udp(5000, 53, &[5; 8]));
+        if back {
+            inner = ip(false, 17, &udp(53, 5000, &[5; 8]));
+            let (source, destination) = (inner[12..16].to_vec(), inner[16..20].to_vec());
+            inner[12..16].copy_from_slice(&destination);
+            inner[16..20].copy_from_slice(&source);
+        }
+        let header = [&[0x20, 0, 8, 0][..], &key.to_be_bytes()].concat();
+        let mut outer = ip(false, 47, &[header, inner].concat());
+        outer[12..20].copy_from_slice(&[9, 9, 9, from, 9, 9, 9, to]);
+        outer
+    };
+    let mut parser = Parser::default();
+    let mut table = Table::new(TableConfig::default());
+    let frames = [
+        gre(1, 2, 1, false),
+        gre(3, 2, 1, false),
+        gre(1, 2, 7, false),
+        // The answer, and the same conversation mirrored: both ends count, not their order.
+        gre(2, 1, 1, true),
+        gre(1, 2, 1, true),
+    ];
+    for frame in &frames {
+        let p = parser
+            .parse(Nanos::ZERO, Link::RawIp, frame, frame.len())
+            .expect("valid");
+        table.observe(Nanos::ZERO, None, &p);
+    }
+    table.finish(Nanos::ZERO);
+    let got: Vec<_> = std::iter::from_fn(|| table.poll_record())
+        .map(|r| {
+            let outer = r.outer.expect("a tunnel");
+            let ends = (outer.source().to_string(), outer.destination().to_string());
+            (ends, r.tunnel.id, r.forward.packets, r.backward.packets)
+        })
+        .collect();
+    let ends = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+    assert_eq!(
+        got,
+        [
+            (ends("9.9.9.1", "9.9.9.2"), 1, 1, 2),
+            (ends("9.9.9.3", "9.9.9.2"), 1, 1, 0),
+            (ends("9.9.9.1", "9.9.9.2"), 7, 1, 0),
+        ]
+    );
+}

@@ -29,7 +29,7 @@
 //! | --- | --- |
 //! | one-class support vector machine | `libsvm-rs` solves; scores by a dense loop of our own |
 //! | principal components | `smartcore` decomposes |
-//! | kernel density, mixture, isolation forest, autoencoder, neighbours, online ensemble | this crate |
+//! | kernel density, mixture, isolation forest, autoencoder, neighbours, online ensemble, [`tails`] | this crate |
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -51,6 +51,7 @@ pub mod online;
 pub mod pca;
 mod points;
 mod scaler;
+pub mod tails;
 
 pub use detector::{Detector, Kind, Settings};
 pub use error::{FitError, ModelError};

@@ -102,7 +102,7 @@ pub(crate) fn check(model: &ModelProto) -> Result<Checked, ModelError> {
     let mut node = Vec::with_capacity(graph.node.len());
     for (index, n) in graph.node.iter().enumerate() {
         let (rebuilt, dims) = infer(index, n, &known)?;
-        define(&mut known, &rebuilt.output[0], dims, None)?;
+        define(&mut known, made(&rebuilt), dims, None)?;
         node.push(rebuilt);
     }
     finish(&node, &inputs, &outputs, &known)?;
@@ -153,7 +153,7 @@ fn finish(
         .flat_map(|n| n.input.iter().map(String::as_str))
         .chain(outputs.iter().map(|o| o.name.as_str()))
         .collect();
-    let made: BTreeSet<&str> = nodes.iter().map(|n| n.output[0].as_str()).collect();
+    let made: BTreeSet<&str> = nodes.iter().map(made).collect();
     let mut seen = BTreeSet::new();
     for o in outputs {
         if !made.contains(o.name.as_str()) {
@@ -378,6 +378,11 @@ fn constant(t: &TensorProto) -> Result<(TensorProto, Fact), ModelError> {
     Ok((rebuilt, Fact { dims, integers }))
 }
 
+/// The one value that a node makes. Recurrent operators may leave out their first output, which then has no name.
+fn made(n: &NodeProto) -> &str {
+    n.output.last().map_or("", String::as_str)
+}
+
 /// The node rebuilt, and the sizes of its output.
 fn infer(
     index: usize,
@@ -392,7 +397,9 @@ fn infer(
     if !matches!(n.domain.as_str(), "" | "ai.onnx") {
         return Err(node.fail(format!("domain {:?} is not supported", n.domain)));
     }
-    if n.output.len() != 1 {
+    let recurrent = matches!(n.op_type.as_str(), "LSTM" | "GRU");
+    let skips = recurrent && n.output.len() == 2 && n.output[0].is_empty();
+    if n.output.len() != 1 && !skips {
         return Err(node.fail(format!("has {} outputs, wanted 1", n.output.len())));
     }
     let (dims, attributes) = match n.op_type.as_str() {
@@ -401,6 +408,12 @@ fn infer(
         "Mul" | "Add" => (node.broadcast()?, Vec::new()),
         "Reshape" => (node.reshape()?, Vec::new()),
         "Softmax" => node.softmax()?,
+        "Transpose" => node.transpose()?,
+        "Concat" => node.concat()?,
+        "LSTM" => node.recurrent(4)?,
+        "GRU" => node.recurrent(3)?,
+        "Conv" => node.convolution()?,
+        "MaxPool" => node.pool()?,
         other => return Err(node.fail(format!("operator {other:?} is not supported"))),
     };
     let rebuilt = NodeProto {
@@ -606,7 +619,187 @@ impl Node<'_> {
     }
 }
 
-fn named(name: &str, r#type: i32) -> AttributeProto {
+impl Node<'_> {
+    /// A list of positive numbers; `None` when it is absent.
+    fn list(&self, name: &str) -> Result<Option<Vec<usize>>, ModelError> {
+        let Some(a) = self.proto.attribute.iter().find(|a| a.name == name) else {
+            return Ok(None);
+        };
+        let numbers: Option<Vec<usize>> = a
+            .ints
+            .iter()
+            .map(|&n| usize::try_from(n).ok().filter(|n| *n <= MAX_ELEMENTS))
+            .collect();
+        match numbers {
+            Some(list) if a.r#type == Some(attribute::INTS) && list.len() <= MAX_RANK => {
+                Ok(Some(list))
+            }
+            _ => Err(self.fail(format!(
+                "attribute {name:?} is no short list of whole numbers"
+            ))),
+        }
+    }
+
+    /// The batch stays first.
+    fn transpose(&self) -> Result<Inferred, ModelError> {
+        self.count(1..=1)?;
+        self.only(&["perm"])?;
+        let from = self.floats(0)?;
+        let Some(perm) = self.list("perm")? else {
+            return Err(self.fail("needs the attribute \"perm\""));
+        };
+        let mut sorted = perm.clone();
+        sorted.sort_unstable();
+        if perm.first() != Some(&0) || !sorted.iter().copied().eq(0..from.len()) {
+            return Err(self.fail(format!("perm {perm:?} of {} dimensions", from.len())));
+        }
+        let dims = perm.iter().map(|&i| from[i]).collect();
+        Ok((dims, vec![ints("perm", &perm)]))
+    }
+
+    fn concat(&self) -> Result<Inferred, ModelError> {
+        self.count(2..=MAX_PORTS)?;
+        self.only(&["axis"])?;
+        let mut dims = self.floats(0)?.to_vec();
+        let rank = dims.len() as i64;
+        let axis = self.integer("axis", i64::MAX)?;
+        if !(-rank..rank).contains(&axis) {
+            return Err(self.fail(format!("axis {axis} of {rank} dimensions")));
+        }
+        let at = axis.rem_euclid(rank) as usize;
+        for input in 1..self.proto.input.len() {
+            let other = self.floats(input)?;
+            let fits = other.len() == dims.len()
+                && (0..dims.len()).all(|i| i == at || other[i] == dims[i]);
+            if !fits {
+                return Err(self.fail(format!("{other:?} does not continue {dims:?}")));
+            }
+            dims[at] += other[at];
+        }
+        let attributes = vec![AttributeProto {
+            i: Some(axis),
+            ..named("axis", attribute::INT)
+        }];
+        Ok((dims, attributes))
+    }
+
+    /// LSTM (4 gates) and GRU (3), forward or in both directions, with weights, recurrent weights and biases. Makes
+    /// all steps, `steps x directions x 1 x units`, or, with the first output left out, the last ones.
+    fn recurrent(&self, gates: usize) -> Result<Inferred, ModelError> {
+        self.count(4..=4)?;
+        let gru = gates == 3;
+        self.only(if gru {
+            &["hidden_size", "direction", "linear_before_reset"]
+        } else {
+            &["hidden_size", "direction"]
+        })?;
+        if gru && self.integer("linear_before_reset", 0)? != 1 {
+            return Err(self.fail("linear_before_reset must be 1"));
+        }
+        let direction = match self.proto.attribute.iter().find(|a| a.name == "direction") {
+            None => "forward",
+            Some(a) => match a.s.as_deref() {
+                Some(b"forward") => "forward",
+                Some(b"bidirectional") => "bidirectional",
+                _ => return Err(self.fail("direction must be forward or bidirectional")),
+            },
+        };
+        let directions = if direction == "forward" { 1 } else { 2 };
+        let units = self.integer("hidden_size", 0)?;
+        let &[steps, 1, inputs] = self.floats(0)? else {
+            return Err(self.fail("the input must be steps x 1 x values"));
+        };
+        let Some(h) = usize::try_from(units)
+            .ok()
+            .filter(|h| (1..=4096).contains(h))
+        else {
+            return Err(self.fail(format!("hidden_size is {units}")));
+        };
+        let want: [(&str, Vec<usize>); 3] = [
+            ("weights", vec![directions, gates * h, inputs]),
+            ("recurrent weights", vec![directions, gates * h, h]),
+            ("biases", vec![directions, 2 * gates * h]),
+        ];
+        for (input, (what, want)) in (1..).zip(want) {
+            let found = self.floats(input)?;
+            if found != want {
+                return Err(self.fail(format!("the {what} are {found:?}, wanted {want:?}")));
+            }
+        }
+        let mut attributes = vec![
+            AttributeProto {
+                s: Some(direction.as_bytes().to_vec()),
+                ..named("direction", attribute::STRING)
+            },
+            AttributeProto {
+                i: Some(units),
+                ..named("hidden_size", attribute::INT)
+            },
+        ];
+        if gru {
+            attributes.push(AttributeProto {
+                i: Some(1),
+                ..named("linear_before_reset", attribute::INT)
+            });
+        }
+        let dims = if self.proto.output.len() == 1 {
+            vec![steps, directions, 1, h]
+        } else {
+            vec![directions, 1, h]
+        };
+        Ok((dims, attributes))
+    }
+
+    /// Over one dimension, stride 1, no padding: `1 x inputs x steps` to `1 x outputs x (steps - taps + 1)`.
+    fn convolution(&self) -> Result<Inferred, ModelError> {
+        self.count(3..=3)?;
+        self.only(&["kernel_shape"])?;
+        let (&[1, channels, steps], &[outputs, inputs, taps], &[biases]) =
+            (self.floats(0)?, self.floats(1)?, self.floats(2)?)
+        else {
+            return Err(self.fail("wanted 1 x inputs x steps, outputs x inputs x taps, outputs"));
+        };
+        let kernel = self.list("kernel_shape")?;
+        if channels != inputs || biases != outputs || kernel.is_some_and(|k| k != [taps]) {
+            return Err(self.fail("weights, biases and kernel_shape do not fit together"));
+        }
+        if taps > steps {
+            return Err(self.fail(format!("{taps} taps over {steps} steps")));
+        }
+        Ok((
+            vec![1, outputs, steps - taps + 1],
+            vec![ints("kernel_shape", &[taps])],
+        ))
+    }
+
+    /// Over one dimension, no padding.
+    fn pool(&self) -> Result<Inferred, ModelError> {
+        self.count(1..=1)?;
+        self.only(&["kernel_shape", "strides"])?;
+        let &[1, channels, steps] = self.floats(0)? else {
+            return Err(self.fail("the input must be 1 x channels x steps"));
+        };
+        let single = |name: &str| -> Result<usize, ModelError> {
+            match self.list(name)?.as_deref() {
+                Some(&[n]) if (1..=steps).contains(&n) => Ok(n),
+                other => Err(self.fail(format!("attribute {name:?} is {other:?}"))),
+            }
+        };
+        let (kernel, stride) = (single("kernel_shape")?, single("strides")?);
+        let attributes = vec![ints("kernel_shape", &[kernel]), ints("strides", &[stride])];
+        Ok((vec![1, channels, (steps - kernel) / stride + 1], attributes))
+    }
+}
+
+/// A list attribute.
+pub(crate) fn ints(name: &str, numbers: &[usize]) -> AttributeProto {
+    AttributeProto {
+        ints: numbers.iter().map(|&n| n as i64).collect(),
+        ..named(name, attribute::INTS)
+    }
+}
+
+pub(crate) fn named(name: &str, r#type: i32) -> AttributeProto {
     AttributeProto {
         name: name.to_owned(),
         r#type: Some(r#type),

@@ -1,7 +1,7 @@
 use prost::Message;
 use sha2::{Digest, Sha256};
 
-use crate::check::{Checked, check};
+use crate::check::{Checked, check, ints, named};
 use crate::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
     TensorProto, attribute, data_type, value_info,
@@ -13,6 +13,44 @@ use crate::{Golden, ModelError, Signature};
 /// A value inside a [`Graph`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Value(String);
+
+/// Kind of a recurrent layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cell {
+    /// Gates in the order input, output, forget, cell.
+    Lstm,
+    /// Gates in the order update, reset, candidate; the reset gate acts after the recurrent product.
+    Gru,
+}
+
+impl Cell {
+    /// Number of gates.
+    pub const fn gates(self) -> usize {
+        match self {
+            Self::Lstm => 4,
+            Self::Gru => 3,
+        }
+    }
+}
+
+/// The numbers of a recurrent layer, row-major, directions one after the other (forward first).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recurrent {
+    /// Which kind.
+    pub cell: Cell,
+    /// 1, or 2 for both directions.
+    pub directions: usize,
+    /// Values of a step.
+    pub inputs: usize,
+    /// Units of each direction.
+    pub units: usize,
+    /// `directions x (gates * units) x inputs`.
+    pub weights: Vec<f32>,
+    /// `directions x (gates * units) x units`.
+    pub recurrent: Vec<f32>,
+    /// `directions x (2 * gates * units)`: those of the input, then those of the recurrent part.
+    pub biases: Vec<f32>,
+}
 
 /// Builds a graph node by node and writes it with its signature.
 ///
@@ -95,6 +133,70 @@ impl Graph {
             ..AttributeProto::default()
         }];
         self.node("Softmax", &[x], attributes)
+    }
+
+    /// Changes the order of dimensions; the first stays first.
+    pub fn transpose(&mut self, x: &Value, order: &[usize]) -> Value {
+        self.node("Transpose", &[x], vec![ints("perm", order)])
+    }
+
+    /// Puts values one after the other along an axis, counted from the end when negative.
+    pub fn concat(&mut self, parts: &[&Value], axis: i64) -> Value {
+        let attributes = vec![AttributeProto {
+            i: Some(axis),
+            ..named("axis", attribute::INT)
+        }];
+        self.node("Concat", parts, attributes)
+    }
+
+    /// Adds a recurrent layer on `steps x 1 x inputs`; it makes `steps x directions x 1 x units`, or, unless all steps are wanted, the
+    /// last step of each direction, `directions x 1 x units`.
+    pub fn recurrent(&mut self, x: &Value, layer: &Recurrent, all_steps: bool) -> Value {
+        let (d, g, h) = (layer.directions, layer.cell.gates(), layer.units);
+        let weights = self.constant(&[d, g * h, layer.inputs], &layer.weights);
+        let recurrent = self.constant(&[d, g * h, h], &layer.recurrent);
+        let biases = self.constant(&[d, 2 * g * h], &layer.biases);
+        let direction: &[u8] = if d == 2 { b"bidirectional" } else { b"forward" };
+        let mut attributes = vec![
+            AttributeProto {
+                s: Some(direction.to_vec()),
+                ..named("direction", attribute::STRING)
+            },
+            AttributeProto {
+                i: Some(h as i64),
+                ..named("hidden_size", attribute::INT)
+            },
+        ];
+        if layer.cell == Cell::Gru {
+            attributes.push(AttributeProto {
+                i: Some(1),
+                ..named("linear_before_reset", attribute::INT)
+            });
+        }
+        let op = match layer.cell {
+            Cell::Lstm => "LSTM",
+            Cell::Gru => "GRU",
+        };
+        let y = self.node(op, &[x, &weights, &recurrent, &biases], attributes);
+        if !all_steps && let Some(node) = self.proto.node.last_mut() {
+            node.output.insert(0, String::new());
+        }
+        y
+    }
+
+    /// Adds a convolution over the last dimension of `1 x inputs x steps` with weights of `outputs x inputs x taps`.
+    pub fn conv(&mut self, x: &Value, weights: &Value, bias: &Value, taps: usize) -> Value {
+        self.node(
+            "Conv",
+            &[x, weights, bias],
+            vec![ints("kernel_shape", &[taps])],
+        )
+    }
+
+    /// Adds the maximum of every `size` steps of `1 x channels x steps`.
+    pub fn max_pool(&mut self, x: &Value, size: usize) -> Value {
+        let attributes = vec![ints("kernel_shape", &[size]), ints("strides", &[size])];
+        self.node("MaxPool", &[x], attributes)
     }
 
     /// Gives the same elements other sizes.

@@ -36,7 +36,8 @@
 //! run and compared element by element to 1e-4, relative where values are above 1.
 //!
 //! # What it does not do
-//! No symbolic sizes, no batch but 1, no operator outside Gemm, Sigmoid, Tanh, Relu, Round, Mul, Add, Reshape, Softmax.
+//! No symbolic sizes, no batch but 1, no operator outside Gemm, Sigmoid, Tanh, Relu, Round, Mul, Add,
+//! Reshape, Transpose, Concat, Softmax, LSTM, GRU, Conv and MaxPool over one dimension.
 //! The tract backend panics on some graphs, inside a callback with C linkage: the process ends and nothing can
 //! catch it. All such graphs that are known have symbolic sizes; the strict check keeps out whatever it has not sized.
 //! A run-time loaded ONNX Runtime library is not offered.
@@ -60,9 +61,11 @@ mod tests;
 
 pub use check::{MAX_NODES, Port};
 pub use error::ModelError;
-pub use graph::{Graph, Value, sign};
+pub use graph::{Cell, Graph, Recurrent, Value, sign};
 pub use inspect::{Inspected, inspect};
 #[cfg(feature = "runtime")]
 pub use model::Model;
 pub use scan::MAX_FILE;
-pub use signature::{Golden, IPET_GENERATOR, IPET_SLOTS, SIGNATURE_VERSION, Signature};
+pub use signature::{
+    Golden, IPET_ATTACKER, IPET_GENERATOR, IPET_SLOTS, SIGNATURE_VERSION, Signature,
+};

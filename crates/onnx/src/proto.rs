@@ -92,6 +92,8 @@ pub(crate) struct AttributeProto {
 pub(crate) mod attribute {
     pub(crate) const FLOAT: i32 = 1;
     pub(crate) const INT: i32 = 2;
+    pub(crate) const STRING: i32 = 3;
+    pub(crate) const INTS: i32 = 7;
 }
 
 /// `TensorProto`.

@@ -7,6 +7,10 @@ pub const SIGNATURE_VERSION: u32 = 1;
 /// [`Signature::kind`] of iPET generators: latent vector in, `rows x columns` demands out.
 pub const IPET_GENERATOR: &str = "ipet-generator";
 
+/// [`Signature::kind`] of attackers on windows (iPET's M_seq, its discriminator): `rows x columns` slots and the silence before
+/// them in, one probability a label out. The labels are in a file beside it.
+pub const IPET_ATTACKER: &str = "ipet-attacker";
+
 /// [`Signature::feature_kind`] of iPET's slots. The columns are, in this order: incoming packets, incoming payload
 /// bytes, outgoing packets, outgoing payload bytes, all per slot.
 pub const IPET_SLOTS: &str = "ipet-slots";

@@ -185,7 +185,7 @@ impl Tables {
         }
         let sensitivity = f64::from(self.sensitivity);
         let sigma = sensitivity / (2.0 * rho).sqrt();
-        if !(sigma <= MAX_SIGMA) {
+        if sigma.is_nan() || sigma > MAX_SIGMA {
             return refuse(format!(
                 "table {name}: rho {rho} needs noise of {sigma} counts"
             ));

@@ -9,14 +9,29 @@ use std::rc::Rc;
 
 use chaff_abi::{Dir, Mac, Nanos};
 use chaff_engine::{Gateway, Plan, mapped};
-use chaff_tunnel::{Class, Tunnel, inner};
+use chaff_tunnel::{Class, Datagram, Tunnel, inner};
 
 use crate::Node;
 use crate::frame::{self, Path};
 use crate::nodes::{LAN, WAN};
 
-/// Hears of every message when it is sent: when, which way, what it is, and for real packets of which device.
-pub type OnMessage = Box<dyn FnMut(Nanos, Dir, Class, usize)>;
+/// A message that is sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Message {
+    /// When.
+    pub at: Nanos,
+    /// Which way.
+    pub dir: Dir,
+    /// What it is.
+    pub class: Class,
+    /// For real packets: of which device.
+    pub device: usize,
+    /// When a real packet came to the end that sends it.
+    pub came: Nanos,
+}
+
+/// Hears of every message when it is sent.
+pub type OnMessage = Box<dyn FnMut(Message)>;
 
 /// MAC addresses of the home by inner address: what the gateway's neighbour table would hold.
 pub type Neighbours = Rc<RefCell<BTreeMap<IpAddr, Mac>>>;
@@ -75,6 +90,16 @@ fn cut(packet: &[u8], mtu: usize, mut each: impl FnMut(&[u8])) {
     }
 }
 
+fn message(at: Nanos, dir: Dir, d: &Datagram) -> Message {
+    Message {
+        at,
+        dir,
+        class: d.class,
+        device: d.tag as usize,
+        came: d.came,
+    }
+}
+
 /// The gateway with its end of the tunnel. What is not for the network stays at home.
 pub struct TunnelHome {
     machine: Rc<RefCell<Gateway>>,
@@ -102,11 +127,11 @@ impl TunnelHome {
             queue: VecDeque::new(),
             on_message,
         };
-        node.collect(Nanos::ZERO, 0);
+        node.collect(Nanos::ZERO);
         node
     }
 
-    fn collect(&mut self, now: Nanos, device: usize) {
+    fn collect(&mut self, now: Nanos) {
         let mut tunnel = self.tunnel.borrow_mut();
         while let Some(plan) = self.machine.borrow_mut().poll_plan() {
             match plan {
@@ -115,7 +140,7 @@ impl TunnelHome {
             }
         }
         while let Some(d) = tunnel.poll_datagram() {
-            (self.on_message)(now, Dir::Out, d.class, device);
+            (self.on_message)(message(now, Dir::Out, &d));
             let mut framed = Vec::new();
             self.path.build(d.as_ref(), &mut framed);
             self.queue.push_back((WAN, framed));
@@ -144,25 +169,24 @@ impl Node for TunnelHome {
                 let mut tunnel = self.tunnel.borrow_mut();
                 tunnel.handle_datagram(now, from, payload.into());
             }
-            self.collect(now, 0);
+            self.collect(now);
             return;
         }
         let mut machine = self.machine.borrow_mut();
         machine.handle_frame(now, Dir::Out, frame, frame.len());
-        let mut device = 0;
         if let (Some((packet, found)), Some(mac)) = (routed(frame), frame.get(6..12)) {
             let mut octets = [0; 6];
             octets.copy_from_slice(mac);
-            device = machine.device_index(Mac(octets), mapped(found.source));
+            let device = machine.device_index(Mac(octets), mapped(found.source));
             self.neighbours
                 .borrow_mut()
                 .insert(found.source, Mac(octets));
             let mut tunnel = self.tunnel.borrow_mut();
             let mtu = usize::from(tunnel.bins().mtu());
-            cut(packet, mtu, |p| tunnel.handle_inner(now, p));
+            cut(packet, mtu, |p| tunnel.handle_tagged(now, p, device as u32));
         }
         drop(machine);
-        self.collect(now, device);
+        self.collect(now);
     }
 
     fn handle_timeout(&mut self, now: Nanos) {
@@ -171,7 +195,7 @@ impl Node for TunnelHome {
             self.machine.borrow_mut().handle_timeout(now);
         }
         self.tunnel.borrow_mut().handle_timeout(now);
-        self.collect(now, 0);
+        self.collect(now);
     }
 
     fn poll_timeout(&self) -> Option<Nanos> {
@@ -217,10 +241,10 @@ impl TunnelFar {
         }
     }
 
-    fn collect(&mut self, now: Nanos, device: usize) {
+    fn collect(&mut self, now: Nanos) {
         let mut tunnel = self.tunnel.borrow_mut();
         while let Some(d) = tunnel.poll_datagram() {
-            (self.on_message)(now, Dir::In, d.class, device);
+            (self.on_message)(message(now, Dir::In, &d));
             let mut framed = Vec::new();
             self.path.build(d.as_ref(), &mut framed);
             self.queue.push_back((0, framed));
@@ -233,7 +257,6 @@ impl TunnelFar {
 
 impl Node for TunnelFar {
     fn handle_frame(&mut self, now: Nanos, port: u16, frame: &[u8]) {
-        let mut device = 0;
         if port == 1 {
             if let (Some((packet, found)), Some(mac)) = (routed(frame), frame.get(..6)) {
                 let mut octets = [0; 6];
@@ -241,21 +264,21 @@ impl Node for TunnelFar {
                 let mac = Mac(octets);
                 self.neighbours.borrow_mut().insert(found.destination, mac);
                 let machine = self.machine.borrow();
-                device = machine.device_index(mac, mapped(found.destination));
+                let device = machine.device_index(mac, mapped(found.destination));
                 let mut tunnel = self.tunnel.borrow_mut();
                 let mtu = usize::from(tunnel.bins().mtu());
-                cut(packet, mtu, |p| tunnel.handle_inner(now, p));
+                cut(packet, mtu, |p| tunnel.handle_tagged(now, p, device as u32));
             }
         } else if let Some((from, payload)) = frame::udp_to(frame, self.path.src) {
             let mut tunnel = self.tunnel.borrow_mut();
             tunnel.handle_datagram(now, from, payload.into());
         }
-        self.collect(now, device);
+        self.collect(now);
     }
 
     fn handle_timeout(&mut self, now: Nanos) {
         self.tunnel.borrow_mut().handle_timeout(now);
-        self.collect(now, 0);
+        self.collect(now);
     }
 
     fn poll_timeout(&self) -> Option<Nanos> {

@@ -1,6 +1,11 @@
 //! Fits a flow table or a capture and writes as many draws: `fidelity IN OUT SEED sequence|marginal|keep|dp [EPSILON]`;
 //! names that end in `.pcap` are captures.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "an example measures; the library has no clock"
+)]
+
 use std::fs::File;
 use std::io::{BufReader, BufWriter};
 use std::time::Instant;

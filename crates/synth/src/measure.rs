@@ -140,12 +140,15 @@ fn tuple(r: &Record) -> Tuple {
     (r.src, r.dst, r.src_port, r.dst_port, r.protocol)
 }
 
+/// A number of a record of the table with this index.
+type Number<'a> = &'a dyn Fn(usize, &Record) -> f64;
+
 /// Codes of the most frequent values; ties in order of value.
 fn top<K: Ord + Copy>(values: impl Iterator<Item = K>, most: usize) -> BTreeMap<K, u32> {
     let mut counts: BTreeMap<K, usize> = BTreeMap::new();
     values.for_each(|v| *counts.entry(v).or_default() += 1);
     let mut sorted: Vec<(K, usize)> = counts.into_iter().collect();
-    sorted.sort_by(|a, b| b.1.cmp(&a.1));
+    sorted.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     sorted
         .into_iter()
         .take(most)
@@ -207,7 +210,7 @@ fn columns(real: &Table, synthetic: &Table) -> Vec<Column> {
         });
     }
     let first = tables.map(|t| t.records.iter().map(|r| r.start_us).min().unwrap_or(0));
-    let numbers: [&dyn Fn(usize, &Record) -> f64; 4] = [
+    let numbers: [Number<'_>; 4] = [
         &|i, r| (r.start_us - first[i]) as f64,
         &|_, r| r.duration_us as f64,
         &|_, r| r.packets as f64,

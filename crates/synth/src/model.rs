@@ -103,7 +103,7 @@ impl Privacy {
             sum += cost;
         }
         let epsilon = chaff_privacy::epsilon_of_rho(sum, self.delta);
-        if !(epsilon <= self.epsilon * (1.0 + 1e-9)) {
+        if epsilon.is_nan() || epsilon > self.epsilon * (1.0 + 1e-9) {
             return Err(SynthError::Model(format!(
                 "accounting: the releases cost epsilon {epsilon} at delta {}, the model claims {}",
                 self.delta, self.epsilon

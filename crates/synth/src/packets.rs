@@ -369,7 +369,7 @@ fn build(r: &Record, p: &Out, id: u16, sent: &mut Sent, out: &mut Vec<u8>) {
                 put(rest, 8, &answer.unwrap_or(0).to_be_bytes());
             }
             *next = next.wrapping_add(counts);
-            put(rest, 12, &[(header / 4 << 4) as u8, flags, 0xfa, 0xf0]);
+            put(rest, 12, &[((header / 4) << 4) as u8, flags, 0xfa, 0xf0]);
             if opening {
                 // Four at a time: maximum segment size first, then no-operation.
                 rest[20..].fill(1);

@@ -9,14 +9,18 @@ pub enum TraceError {
     Empty,
     /// The first bytes are neither of pcap nor of pcapng.
     #[error(
-        "not a pcap or pcapng file: it begins with {magic:02x?}{}",
+        "not a pcap or pcapng file: it begins with {}{}",
+        hexadecimal(magic),
         hint(magic)
     )]
     Unknown {
         /// The first bytes, at most four.
         magic: Vec<u8>,
     },
-    /// The input ended in the middle of a packet, a block or the file header.
+    /// The input ended before the file header did.
+    #[error("the file ends inside its header")]
+    Header,
+    /// The input ended in the middle of a packet or a block.
     #[error("the file ends inside packet {packet}, which begins at byte {offset}")]
     Cut {
         /// Where the packet or block begins.
@@ -101,6 +105,12 @@ pub enum TraceError {
         /// The value: seconds or bytes.
         value: u64,
     },
+}
+
+/// `0x6e6f` for the bytes 6e, 6f.
+fn hexadecimal(bytes: &[u8]) -> String {
+    let digits: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    format!("0x{digits}")
 }
 
 fn hint(magic: &[u8]) -> &'static str {

@@ -111,6 +111,21 @@ pub fn extract<R: Read>(
     request: &Request,
     labels: Option<&Labels>,
 ) -> Result<Table, TableError> {
+    match extract_until_damage(reader, request, labels)? {
+        (table, None) => Ok(table),
+        (_, Some(damage)) => Err(damage.into()),
+    }
+}
+
+/// As [`extract`], of what comes before the damage where a capture is damaged; the damage is beside it.
+///
+/// # Errors
+/// [`TableError`], except those of the capture.
+pub fn extract_until_damage<R: Read>(
+    reader: &mut Reader<R>,
+    request: &Request,
+    labels: Option<&Labels>,
+) -> Result<(Table, Option<TraceError>), TableError> {
     match *request {
         Request::Netml {
             config,
@@ -118,17 +133,18 @@ pub fn extract<R: Read>(
             fft,
             header,
         } => {
-            let (flows, attacks) = netml_flows(reader, config, labels)?;
+            let (flows, attacks, damage) = netml_flows(reader, config, labels)?;
             let shape = flows.shape(kind, fft, header)?;
             let config = netml::Config {
                 interval_s: Some(flows.interval_s()),
                 ..config
             };
-            netml_table(&flows, attacks, Profile::Netml { config, shape })
+            let table = netml_table(&flows, attacks, Profile::Netml { config, shape })?;
+            Ok((table, damage))
         }
         Request::Exactly(profile @ Profile::Netml { config, .. }) => {
-            let (flows, attacks) = netml_flows(reader, config, labels)?;
-            netml_table(&flows, attacks, profile)
+            let (flows, attacks, damage) = netml_flows(reader, config, labels)?;
+            Ok((netml_table(&flows, attacks, profile)?, damage))
         }
         Request::Exactly(profile @ Profile::Native(settings)) => {
             let mut flows = Vec::new();
@@ -138,14 +154,20 @@ pub fn extract<R: Read>(
                     flows.extend(of_row(row, labels));
                 }
             };
-            while let Some((frame, bytes)) = reader.next_borrowed()? {
-                observe(&mut meter, &frame, bytes);
-                take(&mut meter);
-            }
+            let damage = loop {
+                match reader.next_borrowed() {
+                    Ok(Some((frame, bytes))) => {
+                        observe(&mut meter, &frame, bytes);
+                        take(&mut meter);
+                    }
+                    Ok(None) => break None,
+                    Err(e) => break Some(e),
+                }
+            };
             meter.finish();
             take(&mut meter);
             flows.sort_by(|a, b| a.start_s.total_cmp(&b.start_s));
-            Ok(Table { profile, flows })
+            Ok((Table { profile, flows }, damage))
         }
     }
 }
@@ -211,18 +233,25 @@ impl From<native::Row> for Flow {
     }
 }
 
+/// netml's flows, which of them are attacks, and the damage that ended the capture.
+type NetmlFlows = (Flows, Option<Vec<bool>>, Option<TraceError>);
+
 fn netml_flows<R: Read>(
     reader: &mut Reader<R>,
     config: netml::Config,
     labels: Option<&Labels>,
-) -> Result<(Flows, Option<Vec<bool>>), TableError> {
+) -> Result<NetmlFlows, TableError> {
     let mut table = netml::Table::new(config);
-    while let Some((frame, bytes)) = reader.next_borrowed()? {
-        table.observe(frame.link, frame.at, bytes)?;
-    }
+    let damage = loop {
+        match reader.next_borrowed() {
+            Ok(Some((frame, bytes))) => table.observe(frame.link, frame.at, bytes)?,
+            Ok(None) => break None,
+            Err(e) => break Some(e),
+        }
+    };
     let mut flows = table.finish()?;
     let attacks = labels.map(|l| flows.label(l));
-    Ok((flows, attacks))
+    Ok((flows, attacks, damage))
 }
 
 fn netml_table(

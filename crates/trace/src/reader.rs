@@ -125,7 +125,10 @@ impl<R: Read> Reader<R> {
                 });
             }
         };
-        let format = format.map_err(|e| input.explain(e, 0))?;
+        let format = format.map_err(|e| match input.explain(e, 0) {
+            TraceError::Cut { .. } => TraceError::Header,
+            other => other,
+        })?;
         Ok(Self {
             input,
             format,

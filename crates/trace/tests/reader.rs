@@ -257,12 +257,10 @@ fn says_what_is_no_capture() {
         Some(TraceError::Unknown { .. })
     ));
     let header = pcap(Little, MICROS, 65535, 1);
+    assert!(matches!(read(&header[..10]).1, Some(TraceError::Header)));
     assert!(matches!(
-        read(&header[..10]).1,
-        Some(TraceError::Cut {
-            offset: 0,
-            packet: 1
-        })
+        read(&section(Little)[..12]).1,
+        Some(TraceError::Header)
     ));
     assert_eq!(good(&header).len(), 0);
 }
@@ -552,7 +550,7 @@ fn damage_of_the_packing_is_told_with_the_number_of_good_packets() {
     assert_eq!(told(&garbage), (2, format!("{text}it ends early")));
     assert_eq!(
         told(&gzip(b"no capture at all")).1,
-        "not a pcap or pcapng file: it begins with [6e, 6f, 20, 63]"
+        "not a pcap or pcapng file: it begins with 0x6e6f2063"
     );
     assert!(
         told(&gzip(&gzip(&file)))

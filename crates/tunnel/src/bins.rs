@@ -63,6 +63,15 @@ impl Bins {
         self.sizes.last().copied().unwrap_or(MIN_MTU)
     }
 
+    /// Inner bytes of an envelope's size class, small, middle and full; a class that does not exist counts as full.
+    pub fn class(&self, class: u8) -> u16 {
+        match class {
+            0 => 128,
+            1 => 576,
+            _ => self.mtu(),
+        }
+    }
+
     /// Index and length of the smallest bin that holds `len` bytes; `None` when `len` exceeds the MTU.
     ///
     /// With [`Profile::Off`] a packet below the smallest bin keeps its own multiple of 16.
@@ -77,59 +86,110 @@ impl Bins {
     }
 }
 
-/// Half-life of the memory of what real traffic looked like.
-const HALF_LIFE: Nanos = Nanos::from_secs(10);
-/// Weight that each bin keeps without any traffic, in packets.
-const PRIOR: f64 = 0.5;
+/// Half-life of the memory of what real traffic looks like at the moment.
+const FAST: Nanos = Nanos::from_secs(10);
+/// Half-life of the memory of what it looks like on the whole.
+const SLOW: Nanos = Nanos::from_secs(300);
+/// Most packets that the slow memory is worth: one bulk transfer must not decide the sizes of a day.
+const MOST: f64 = 2_000.0;
+/// Packets of the last seconds that weigh as much as all of the slow memory.
+const RECENT: f64 = 2.0;
+/// Packets of the slow memory that weigh as much as what is taken without any traffic.
+const PRIOR: f64 = 8.0;
 
-/// How often each bin was used by real packets lately; dummies are drawn from it.
+/// How often each bin was used by real packets, lately and on the whole; dummies are drawn from it.
+///
+/// Memory fades, so that sizes tell little of what was sent; they follow traffic at all because a dummy of a size that is rare
+/// among real packets would be known by it.
 #[derive(Clone, Debug)]
 pub(crate) struct Mix {
+    fast: Memory,
+    slow: Memory,
+}
+
+#[derive(Clone, Debug)]
+struct Memory {
     weights: Vec<f64>,
+    total: f64,
+    half_life: Nanos,
     at: Nanos,
 }
 
-impl Mix {
-    pub(crate) fn new(bins: &Bins, now: Nanos) -> Self {
+impl Memory {
+    fn new(bins: usize, half_life: Nanos, now: Nanos) -> Self {
         Self {
-            weights: vec![0.0; bins.sizes.len()],
+            weights: vec![0.0; bins],
+            total: 0.0,
+            half_life,
             at: now,
         }
     }
 
-    /// Notes real packets of bin `index`.
-    pub(crate) fn note(&mut self, now: Nanos, index: usize) {
+    fn note(&mut self, now: Nanos, index: usize) {
         self.decay(now);
         if let Some(w) = self.weights.get_mut(index) {
             *w += 1.0;
+            self.total += 1.0;
         }
     }
 
     fn decay(&mut self, now: Nanos) {
         let passed = now.since(self.at);
         // Steps of an eighth of the half-life: exact enough, and no power function per packet.
-        let step = Nanos(HALF_LIFE.0 / 8);
-        if passed < step {
+        if passed < Nanos(self.half_life.0 / 8) {
             return;
         }
-        let factor = 0.5f64.powf(passed.0 as f64 / HALF_LIFE.0 as f64);
-        self.weights.iter_mut().for_each(|w| *w *= factor);
+        self.scale(0.5f64.powf(passed.0 as f64 / self.half_life.0 as f64));
         self.at = now;
     }
 
-    /// Draws the index of a bin.
-    pub(crate) fn draw(&mut self, now: Nanos, rng: &mut dyn RngCore) -> usize {
-        self.decay(now);
-        let prior = PRIOR / self.weights.len().max(1) as f64;
-        let total: f64 = self.weights.iter().map(|w| w + prior).sum();
-        let mut left = rng.random::<f64>() * total;
+    fn scale(&mut self, factor: f64) {
+        self.weights.iter_mut().for_each(|w| *w *= factor);
+        self.total = self.weights.iter().sum();
+    }
+
+    fn draw(&self, rng: &mut dyn RngCore) -> usize {
+        let mut left = rng.random::<f64>() * self.total;
         for (i, w) in self.weights.iter().enumerate() {
-            left -= w + prior;
+            left -= w;
             if left < 0.0 {
                 return i;
             }
         }
         self.weights.len().saturating_sub(1)
+    }
+}
+
+impl Mix {
+    pub(crate) fn new(bins: &Bins, now: Nanos) -> Self {
+        let memory = |half_life| Memory::new(bins.sizes.len(), half_life, now);
+        Self {
+            fast: memory(FAST),
+            slow: memory(SLOW),
+        }
+    }
+
+    /// Notes a real packet of bin `index`.
+    pub(crate) fn note(&mut self, now: Nanos, index: usize) {
+        self.fast.note(now, index);
+        self.slow.note(now, index);
+        if self.slow.total > 2.0 * MOST {
+            self.slow.scale(0.5);
+        }
+    }
+
+    /// Draws the index of a bin. As far as there is no traffic to follow it is `own`, or without that each bin as likely as
+    /// every other.
+    pub(crate) fn draw(&mut self, now: Nanos, own: Option<usize>, rng: &mut dyn RngCore) -> usize {
+        self.fast.decay(now);
+        self.slow.decay(now);
+        for (memory, weight) in [(&self.fast, RECENT), (&self.slow, PRIOR)] {
+            if rng.random::<f64>() * (memory.total + weight) < memory.total {
+                return memory.draw(rng);
+            }
+        }
+        let bins = self.fast.weights.len().max(1);
+        own.unwrap_or_else(|| rng.random_range(0..bins))
     }
 }
 
@@ -179,7 +239,7 @@ mod tests {
         }
         let mut drawn = [0u32; 3];
         for _ in 0..3_000 {
-            drawn[mix.draw(Nanos::from_secs(1), &mut rng)] += 1;
+            drawn[mix.draw(Nanos::from_secs(1), None, &mut rng)] += 1;
         }
         assert!(
             (1_900..2_100).contains(&drawn[0]) && drawn[1] < 30,
@@ -187,8 +247,17 @@ mod tests {
         );
         let mut later = [0u32; 3];
         for _ in 0..3_000 {
-            later[mix.draw(Nanos::from_secs(400), &mut rng)] += 1;
+            later[mix.draw(Nanos::from_secs(7_200), None, &mut rng)] += 1;
         }
         assert!(later.iter().all(|n| (850..1_150).contains(n)), "{later:?}");
+        // In between it is the mix of the last minutes, and what a process of its own wants is asked for last.
+        let mut mix = Mix::new(&bins, Nanos::ZERO);
+        assert_eq!(mix.draw(Nanos::ZERO, Some(1), &mut rng), 1);
+        for _ in 0..900 {
+            mix.note(Nanos::ZERO, 2);
+        }
+        let minute = Nanos::from_secs(200);
+        let large = (0..1_000).filter(|_| mix.draw(minute, Some(1), &mut rng) == 2);
+        assert!(large.count() > 950);
     }
 }

@@ -22,6 +22,18 @@ pub struct MonthBudget {
 }
 
 impl MonthBudget {
+    /// Bytes per second that are left of it until its end.
+    pub fn left_per_second(&self, unix: Nanos) -> f64 {
+        const DAY: u64 = 86_400;
+        let seconds = unix.0 / 1_000_000_000;
+        let mut days = seconds / DAY + 1;
+        while month_of(Nanos::from_secs(days * DAY)) <= self.month {
+            days += 1;
+        }
+        let left = (days * DAY).saturating_sub(seconds).max(1);
+        self.cap.saturating_sub(self.used) as f64 / left as f64
+    }
+
     /// Begins a new month when `unix` is not in this one. A clock that goes back changes nothing.
     pub fn turn(&mut self, unix: Nanos) {
         let now = month_of(unix);
@@ -98,6 +110,20 @@ mod tests {
         // 1 January 2026 is day 20,454.
         assert_eq!(month_of(day(20_454)), 56 * 12);
         assert_eq!(month_of(day(20_453)), 56 * 12 - 1);
+    }
+
+    #[test]
+    fn what_is_left_lasts_until_the_end_of_the_month() {
+        let m = MonthBudget {
+            cap: 1_000_000,
+            used: 136_000,
+            month: 1,
+        };
+        // Ten days before the end of February 1970.
+        let rate = m.left_per_second(Nanos::from_secs((31 + 18) * 86_400));
+        assert!((rate - 1.0).abs() < 1e-9, "{rate}");
+        // A clock behind the budget's month counts until its end all the same.
+        assert!(m.left_per_second(Nanos::ZERO) < rate);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use chaff_abi::Nanos;
+use chaff_cover::{CoverError, EnvelopeConfig};
 
 use crate::allowed::Prefix;
 use crate::bins::Profile;
@@ -17,6 +18,11 @@ pub struct Config {
     pub mtu: u16,
     /// Longest time that a real packet may wait for the slot of a dummy; zero sends it at once.
     pub hold: Nanos,
+    /// Time between the moments at which data messages leave, real ones and cover alike, at most 100 ms; zero lets each leave when
+    /// it comes. All that waits leaves as one burst, in an order that does not tell what is cover.
+    pub clock: Nanos,
+    /// A cover process of this end's own, for both directions; dummies of [`Tunnel::plan`](crate::Tunnel::plan) come on top.
+    pub envelope: Option<EnvelopeConfig>,
     /// Keep a session at all times, so that cover never pauses. Otherwise only real packets start handshakes, and dummies
     /// without a session are dropped.
     pub always_on: bool,
@@ -44,6 +50,8 @@ impl Default for Config {
             profile: Profile::Default,
             mtu: 1_420,
             hold: Nanos::ZERO,
+            clock: Nanos::ZERO,
+            envelope: None,
             always_on: false,
             silence: Nanos::from_secs(5),
             cover_rate: 250_000,
@@ -100,7 +108,7 @@ pub struct PeerConfig {
 }
 
 /// Settings that cannot work.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// No peer, or too many.
@@ -109,6 +117,9 @@ pub enum ConfigError {
     /// Two peers share a key, or a peer has this end's own key.
     #[error("the public key {0} is there twice")]
     Duplicate(PublicKey),
+    /// The envelope cannot be.
+    #[error("envelope: {0}")]
+    Envelope(CoverError),
     /// A number is out of range.
     #[error("{field} is {value}, allowed is {allowed}")]
     Range {

@@ -35,6 +35,15 @@ struct Pending {
     size: u16,
 }
 
+/// A dummy that is due.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    pub(crate) due: Nanos,
+    pub(crate) stream: u16,
+    /// Inner bytes wanted, or 0.
+    pub(crate) size: u16,
+}
+
 /// What one peer asked for.
 #[derive(Debug)]
 pub(crate) struct Downlink {
@@ -103,8 +112,8 @@ impl Downlink {
         Some(due.min(self.leased_at + self.config.lease))
     }
 
-    /// The next dummy that is due: its stream and size (0: any). The caller has its price from [`Downlink::pay`].
-    pub(crate) fn poll(&mut self, now: Nanos) -> Option<(u16, u16)> {
+    /// The next dummy that is due. The caller pays its price to [`Downlink::pay`].
+    pub(crate) fn poll(&mut self, now: Nanos) -> Option<Asked> {
         if now >= self.leased_at + self.config.lease && !self.pending.is_empty() {
             let n = self.pending.len() as u64;
             self.pending.clear();
@@ -117,7 +126,11 @@ impl Downlink {
                 self.drop("late", 1);
                 continue;
             }
-            return Some((p.stream, p.size));
+            return Some(Asked {
+                due: p.due,
+                stream: p.stream,
+                size: p.size,
+            });
         }
         None
     }

@@ -11,7 +11,7 @@
 //! | 8 | 4 | sequence |
 //! | 12 | .. | by kind, then zeros |
 //!
-//! A schedule (kind 1) is a count u16 and entries of stream u16, bin u16 (inner bytes, 0: draw from the live mix), offset
+//! A schedule (kind 1) is a count u16 and entries of stream u16, inner bytes u16 (0: no wish), offset
 //! from arrival in µs u32. A report (kind 2) is [`Report`].
 
 use chaff_abi::Nanos;
@@ -40,7 +40,7 @@ pub enum Kind {
 pub struct Entry {
     /// Stream it belongs to.
     pub stream: u16,
-    /// Inner bytes, taken up to a bin; 0 leaves the choice to the sender's live mix.
+    /// Inner bytes, taken up to a bin, that are wanted as far as the sender has no traffic of its own to follow; 0: no wish.
     pub size: u16,
     /// When, counted from the message's arrival.
     pub offset: Nanos,

@@ -52,4 +52,4 @@ pub use config::{Config, ConfigError, DownlinkConfig, PeerConfig};
 pub use downlink::DownlinkReport;
 pub use key::{KeyError, PresharedKey, PrivateKey, PublicKey};
 pub use report::{PeerReport, Tally, TunnelReport};
-pub use tunnel::{Class, Datagram, Event, InnerPacket, Tunnel};
+pub use tunnel::{Class, Datagram, Event, InnerPacket, Seen, Tunnel};

@@ -6,16 +6,18 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use chaff_abi::Nanos;
+use chaff_abi::{Dir, Nanos};
 use gotatun::noise::{TimerParams, Tunn};
 use gotatun::packet::{Packet, WgKind};
 use rand::Rng;
 use rand_chacha::ChaCha20Rng;
 
+use chaff_cover::{Envelope, ReleaseClock, Waiting};
+
 use crate::bins::{Bins, Mix};
 use crate::budget::Budget;
 use crate::config::Config;
-use crate::downlink::{Downlink, LATE};
+use crate::downlink::{Asked, Downlink, LATE};
 use crate::dummy::{self, Entry, Kind, Report};
 use crate::key::PublicKey;
 use crate::report::PeerReport;
@@ -39,6 +41,19 @@ const ERASE: Nanos = Nanos::from_secs(10);
 const REPORT: Nanos = Nanos::from_secs(10);
 /// Schedule entries wait this long for a dummy that carries them; then one is sent for them.
 const CARRY: Nanos = Nanos::from_millis(100);
+/// How far ahead an envelope's dummies are taken from it. Below the far end's lease, so that asking in time keeps it.
+const AHEAD: Nanos = Nanos::from_secs(4);
+/// Time before a downlink dummy of an envelope is due at which it is asked for at the latest, by a dummy of its own, and how much
+/// earlier that may be.
+const LEAD: (Nanos, u64) = (Nanos::from_millis(300), 700_000_000);
+/// An end that was asked for cover within this time answers within [`ANSWER`]: its lease still runs.
+const ASKED: Nanos = Nanos::from_secs(4);
+/// Packets of each kind that may wait for a tick of the clock: 4.6 Gbit/s of full-size packets with 5 ms.
+const MAX_CLOCKED: usize = 2_048;
+/// Packets that leave at once before others may use the tunnel.
+const RELEASE: usize = 128;
+/// Time between two cuts of an envelope's rate because the budget was used up.
+const CUT: Nanos = Nanos::from_secs(600);
 /// Dummies that may be planned ahead.
 const MAX_PLANNED: usize = 65_536;
 /// Schedule entries that wait for a dummy.
@@ -50,7 +65,7 @@ const HEADERS: [usize; 2] = [28, 48];
 
 /// Why a real packet has to wait or go.
 enum Unsent {
-    NoSession(Packet),
+    NoSession(Real),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -71,11 +86,27 @@ struct Planned {
     due: Nanos,
     order: u64,
     stream: u16,
+    /// Inner bytes that are wanted where there is no traffic to follow, or 0.
+    size: u16,
+}
+
+/// A real packet on its way out, padded.
+struct Real {
+    packet: Packet,
+    came: Nanos,
+    tag: u32,
+}
+
+/// A dummy on its way out.
+#[derive(Clone, Copy, Debug)]
+struct Dummy {
+    size: u16,
+    stream: u16,
 }
 
 struct Held {
     deadline: Nanos,
-    packet: Packet,
+    real: Real,
 }
 
 /// Counters that reports compare.
@@ -84,6 +115,13 @@ struct Sent {
     messages: u64,
     at_top: u64,
 }
+
+/// An envelope's dummy that is never due.
+const NEVER: chaff_cover::Planned = chaff_cover::Planned {
+    at: Nanos::MAX,
+    dir: Dir::Out,
+    bin: 0,
+};
 
 /// A peer. The tunnel routes packets to it.
 pub(crate) struct Peer {
@@ -95,14 +133,21 @@ pub(crate) struct Peer {
     handshake: Option<Handshake>,
     /// First data received without anything sent since.
     want_keepalive: Option<Nanos>,
-    /// First data sent without anything received since.
-    want_answer: Option<Nanos>,
+    /// When silence after data that was sent means that nobody is there.
+    answer_by: Option<Nanos>,
     last_received: Option<Nanos>,
     erase_at: Option<Nanos>,
     /// Real packets that wait for a session, padded already.
-    waiting: VecDeque<Packet>,
+    waiting: VecDeque<Real>,
     held: VecDeque<Held>,
     planned: BinaryHeap<Reverse<Planned>>,
+    envelope: Option<Envelope>,
+    /// The envelope's first dummy that was not taken from it yet.
+    next: chaff_cover::Planned,
+    scale: f64,
+    cut_at: Nanos,
+    /// Departures of both kinds, in order to be sealed when they leave: the message counter is in clear.
+    clock: Option<ReleaseClock<Real, Dummy>>,
     order: u64,
     entries: VecDeque<(Nanos, Entry)>,
     carry_at: Option<Nanos>,
@@ -164,6 +209,14 @@ impl Peer {
             rekey_timeout: never..=never,
             rekey_after_time: never..=never,
         });
+        let clock = (config.clock > Nanos::ZERO)
+            .then(|| ReleaseClock::new(config.clock, Nanos::ZERO, MAX_CLOCKED, rng.random(), now));
+        // Checked by the tunnel.
+        let mut envelope = config
+            .envelope
+            .clone()
+            .and_then(|e| Envelope::new(e, rng.random(), now).ok());
+        let next = envelope.as_mut().map_or(NEVER, Envelope::next_dummy);
         let burst = config.cover_burst.max(u64::from(config.mtu) + 100);
         Self {
             key,
@@ -173,12 +226,17 @@ impl Peer {
             current: None,
             handshake: None,
             want_keepalive: None,
-            want_answer: None,
+            answer_by: None,
             last_received: None,
             erase_at: None,
             waiting: VecDeque::new(),
             held: VecDeque::new(),
             planned: BinaryHeap::new(),
+            envelope,
+            next,
+            scale: 1.0,
+            cut_at: now,
+            clock,
             order: 0,
             entries: VecDeque::new(),
             carry_at: None,
@@ -248,7 +306,7 @@ impl Peer {
         let retry_at = now + REKEY_TIMEOUT + Nanos(self.rng.random_range(0..=JITTER));
         let started = self.handshake.map_or(now, |h| h.started);
         self.handshake = Some(Handshake { started, retry_at });
-        self.want_answer = None;
+        self.answer_by = None;
         self.report.handshakes_out += 1;
         self.push(to, packet.into(), Class::Handshake, with);
     }
@@ -269,6 +327,8 @@ impl Peer {
             to,
             peer: with.number,
             class,
+            came: Nanos::ZERO,
+            tag: 0,
             bytes,
         });
     }
@@ -327,16 +387,19 @@ impl Peer {
 
     /// Sends the first message of a session that this end initiated: the other end waits for it.
     fn confirm(&mut self, now: Nanos, to: SocketAddr, keepalive: WgKind, with: &mut Shared<'_>) {
-        if self.flush(now, with) > 0 {
+        let covers = with.bins.profile() != crate::Profile::Off && !with.paused;
+        // The far end learns early what this end understands, so that it never has to send an empty message.
+        let introduces = covers && with.config.always_on && !self.speaks;
+        if self.flush(now, with) > 0 && !introduces {
             return;
         }
-        if with.bins.profile() == crate::Profile::Off || with.paused {
+        if !covers {
             self.report.keepalives[0] += 1;
             self.want_keepalive = None;
             self.push(to, keepalive, Class::Keepalive, with);
         } else {
             // As long as any other packet, where an empty one would be a size of its own.
-            self.send_dummy(now, None, 0, with);
+            self.send_dummy(now, 0, 0, with);
         }
     }
 
@@ -349,7 +412,7 @@ impl Peer {
 
     /// Notes an authentic message.
     fn heard(&mut self, now: Nanos, from: SocketAddr) {
-        self.want_answer = None;
+        self.answer_by = None;
         self.last_received = Some(now);
         if self.endpoint != Some(from) {
             self.report.roamed += u64::from(self.endpoint.is_some());
@@ -480,14 +543,22 @@ impl Peer {
             self.handshake.map(|h| (h.retry_at, "handshake retry")),
             self.want_keepalive
                 .map(|t| (t + self.keepalive(t), "keepalive")),
-            self.want_answer
-                .map(|t| (t + self.silence(t, config), "no answer")),
+            self.answer_by.map(|t| (t, "no answer")),
             expiry.map(|t| (t, "session expires")),
             self.erase_at.map(|t| (t, "erase keys")),
             self.held.front().map(|h| (h.deadline, "held packet")),
-            self.planned.peek().map(|p| (p.0.due, "dummy")),
+            self.planned
+                .peek()
+                .map(|p| (self.tick(p.0.due, config), "dummy")),
+            self.take_at().map(|t| (t, "envelope")),
             self.carry_at.map(|t| (t, "schedule")),
-            self.downlink.poll_timeout().map(|t| (t, "downlink dummy")),
+            self.downlink
+                .poll_timeout()
+                .map(|t| (self.tick(t, config), "downlink dummy")),
+            self.clock
+                .as_ref()
+                .and_then(ReleaseClock::poll_timeout)
+                .map(|t| (t, "clock")),
         ]
         .into_iter()
         .flatten()
@@ -503,11 +574,25 @@ impl Peer {
         }
     }
 
-    /// Time after `since` without an answer from there that makes a new handshake.
-    fn silence(&self, since: Nanos, config: &Config) -> Nanos {
-        let asked = self.asked_at.is_some_and(|t| since.since(t) < ANSWER);
-        let least = SILENCE[usize::from(asked && self.speaks)];
-        config.silence.max(least)
+    /// Notes that an answer is due.
+    fn expect_answer(&mut self, now: Nanos, config: &Config) {
+        let asked = self.speaks && self.asked_at.is_some_and(|t| now.since(t) < ASKED);
+        let by = now + config.silence.max(SILENCE[usize::from(asked)]);
+        self.answer_by = Some(self.answer_by.map_or(by, |t| t.min(by)));
+    }
+
+    /// When a dummy that is due at `due` has to be looked at: at the tick at which it leaves, unless a packet that is held back
+    /// may take its place.
+    fn tick(&self, due: Nanos, config: &Config) -> Nanos {
+        match &self.clock {
+            Some(clock) if config.hold == Nanos::ZERO => clock.tick_after(due),
+            _ => due,
+        }
+    }
+
+    /// When dummies are next taken from the envelope: several at a time, in time to be asked for.
+    fn take_at(&self) -> Option<Nanos> {
+        (self.next.at < Nanos::MAX).then(|| self.next.at - Nanos(AHEAD.0 / 2))
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Nanos, with: &mut Shared<'_>) {
@@ -530,11 +615,8 @@ impl Peer {
                 self.initiate(now, with);
             }
         }
-        if self
-            .want_answer
-            .is_some_and(|t| now >= t + self.silence(t, with.config))
-        {
-            self.want_answer = None;
+        if self.answer_by.is_some_and(|t| now >= t) {
+            self.answer_by = None;
             if self.handshake.is_none() {
                 self.initiate(now, with);
             }
@@ -549,23 +631,32 @@ impl Peer {
             self.keep_alive(now, with);
         }
         while let Some(h) = self.held.pop_front_if(|h| h.deadline <= now) {
-            self.send_padded(now, h.packet, with);
+            self.depart(now, h.real, with);
         }
+        self.follow_envelope(now, with);
         while let Some(Reverse(p)) = self.planned.peek().copied().filter(|p| p.0.due <= now) {
             self.planned.pop();
             if now.since(p.due) > LATE {
                 self.miss("late");
             } else {
-                self.send_planned(now, p.stream, with);
+                self.send_planned(now, p, with);
             }
         }
         if self.carry_at.is_some_and(|t| now >= t) {
-            self.carry_at = None;
-            self.send_planned(now, self.stream, with);
+            // Until it is sealed, which may be at the next tick, no second one for the same.
+            self.carry_at = self.envelope.is_some().then(|| now + CARRY);
+            let own = Planned {
+                due: now,
+                order: 0,
+                stream: self.stream,
+                size: 0,
+            };
+            self.send_planned(now, own, with);
         }
-        while let Some((stream, size)) = self.downlink.poll(now) {
-            self.send_downlink(now, stream, size, with);
+        while let Some(asked) = self.downlink.poll(now) {
+            self.send_downlink(now, asked, with);
         }
+        self.release(now, with);
     }
 
     fn keep_alive(&mut self, now: Nanos, with: &mut Shared<'_>) {
@@ -573,9 +664,10 @@ impl Peer {
         let Some(to) = self.endpoint.filter(|_| self.has_session(now)) else {
             return;
         };
-        if self.speaks && !with.paused && with.bins.profile() != crate::Profile::Off {
+        let dummies = self.speaks || with.config.always_on;
+        if dummies && !with.paused && with.bins.profile() != crate::Profile::Off {
             self.report_at = now;
-            self.send_dummy(now, None, 0, with);
+            self.send_dummy(now, 0, 0, with);
             return;
         }
         if let Ok(m) = self
@@ -589,11 +681,12 @@ impl Peer {
 
     // Real packets.
 
-    /// Sends an inner packet of `len` bytes, padded to the bin `size`, or keeps it for later.
+    /// Sends an inner packet, padded to its bin, or keeps it for later.
     pub(crate) fn send_real(
         &mut self,
         now: Nanos,
         inner: &[u8],
+        tag: u32,
         bin: (usize, u16),
         with: &mut Shared<'_>,
     ) {
@@ -603,54 +696,76 @@ impl Peer {
         let mut packet = BytesMut::with_capacity(usize::from(size));
         packet.extend_from_slice(inner);
         packet.resize(usize::from(size), 0);
-        let packet = Packet::from_bytes(packet);
+        let real = Real {
+            packet: Packet::from_bytes(packet),
+            came: now,
+            tag,
+        };
         if with.config.hold > Nanos::ZERO && self.has_session(now) {
             self.held.push_back(Held {
                 deadline: now + with.config.hold,
-                packet,
+                real,
             });
             if self.held.len() > with.config.max_waiting * 3 / 4 {
                 // Nearly full: order is kept, waiting ends.
                 while let Some(h) = self.held.pop_front() {
-                    self.send_padded(now, h.packet, with);
+                    self.depart(now, h.real, with);
                 }
             }
             return;
         }
-        self.send_padded(now, packet, with);
+        self.depart(now, real, with);
     }
 
-    fn send_padded(&mut self, now: Nanos, packet: Packet, with: &mut Shared<'_>) {
-        if let Err(Unsent::NoSession(packet)) = self.seal_real(now, packet, with) {
+    /// Sends a real packet at the next tick of the clock, or at once without one.
+    fn depart(&mut self, now: Nanos, real: Real, with: &mut Shared<'_>) {
+        match &mut self.clock {
+            None => self.send_padded(now, real, with),
+            Some(clock) => {
+                if clock.push_real(now, real).is_err() {
+                    *self.report.real_dropped.entry("queue").or_default() += 1;
+                }
+            }
+        }
+    }
+
+    /// Sends what waited for a tick, some of it: the caller comes again at once for the rest.
+    fn release(&mut self, now: Nanos, with: &mut Shared<'_>) {
+        for _ in 0..RELEASE {
+            let Some(clock) = &mut self.clock else { return };
+            match clock.poll(now) {
+                Some((_, Waiting::Real(real))) => self.send_padded(now, real, with),
+                Some((_, Waiting::Cover(d))) => self.seal_dummy(now, d, with),
+                None => return,
+            }
+        }
+    }
+
+    fn send_padded(&mut self, now: Nanos, real: Real, with: &mut Shared<'_>) {
+        if let Err(Unsent::NoSession(real)) = self.seal_real(now, real, with) {
             if self.waiting.len() >= with.config.max_waiting {
                 self.waiting.pop_front();
                 *self.report.real_dropped.entry("no_session").or_default() += 1;
             }
-            self.waiting.push_back(packet);
+            self.waiting.push_back(real);
             if self.handshake.is_none() {
                 self.initiate(now, with);
             }
         }
     }
 
-    fn seal_real(
-        &mut self,
-        now: Nanos,
-        packet: Packet,
-        with: &mut Shared<'_>,
-    ) -> Result<(), Unsent> {
+    fn seal_real(&mut self, now: Nanos, real: Real, with: &mut Shared<'_>) -> Result<(), Unsent> {
         let Some(to) = self.endpoint else {
             *self.report.real_dropped.entry("no_endpoint").or_default() += 1;
             return Ok(());
         };
         if !self.has_session(now) {
-            return Err(Unsent::NoSession(packet));
+            return Err(Unsent::NoSession(real));
         }
+        let Real { packet, came, tag } = real;
         let top = packet.len() == usize::from(with.bins.mtu());
-        let message = self
-            .tunn
-            .encapsulate_with_session(packet)
-            .map_err(Unsent::NoSession)?;
+        let unsent = |packet| Unsent::NoSession(Real { packet, came, tag });
+        let message = self.tunn.encapsulate_with_session(packet).map_err(unsent)?;
         self.note_sent(now, top, true, with);
         let bytes: Packet = message.into();
         self.report.real_out.add(bytes.len());
@@ -658,6 +773,8 @@ impl Peer {
             to,
             peer: with.number,
             class: Class::Real,
+            came,
+            tag,
             bytes,
         });
         Ok(())
@@ -671,7 +788,7 @@ impl Peer {
         if !counts {
             return;
         }
-        self.want_answer.get_or_insert(now);
+        self.expect_answer(now, with.config);
         let stale = self
             .current
             .is_some_and(|s| s.initiator && now.since(s.since) >= REKEY_AFTER);
@@ -682,21 +799,18 @@ impl Peer {
 
     /// Sends what waited for a session, and returns how many that were.
     fn flush(&mut self, now: Nanos, with: &mut Shared<'_>) -> usize {
-        let mut sent = 0;
-        while let Some(packet) = self.waiting.pop_front() {
-            if let Err(Unsent::NoSession(packet)) = self.seal_real(now, packet, with) {
-                self.waiting.push_front(packet);
-                break;
-            }
-            sent += 1;
+        let waited = std::mem::take(&mut self.waiting);
+        let sent = waited.len();
+        for real in waited {
+            self.depart(now, real, with);
         }
         sent
     }
 
     // Cover.
 
-    /// Plans a dummy for `due`.
-    pub(crate) fn plan(&mut self, due: Nanos, stream: u16) {
+    /// Plans a dummy for `due`; `size`: inner bytes where there is no traffic to follow, or 0.
+    pub(crate) fn plan(&mut self, due: Nanos, stream: u16, size: u16) {
         if self.planned.len() >= MAX_PLANNED {
             self.miss("late");
             return;
@@ -706,7 +820,73 @@ impl Peer {
             due,
             order: self.order,
             stream,
+            size,
         }));
+    }
+
+    /// Takes from the envelope what is due soon: uplink dummies are planned, downlink dummies wait to be asked for.
+    fn follow_envelope(&mut self, now: Nanos, with: &mut Shared<'_>) {
+        while let Some(envelope) = self
+            .envelope
+            .as_mut()
+            .filter(|_| self.next.at <= now + AHEAD)
+        {
+            let dummy = std::mem::replace(&mut self.next, envelope.next_dummy());
+            if with.paused || dummy.at < now {
+                continue;
+            }
+            let size = with.bins.class(dummy.bin);
+            match dummy.dir {
+                Dir::Out => self.plan(dummy.at, self.stream, size),
+                Dir::In if self.entries.len() < MAX_ENTRIES => {
+                    let entry = Entry {
+                        stream: self.stream,
+                        size,
+                        offset: Nanos::ZERO,
+                    };
+                    self.entries.push_back((dummy.at, entry));
+                    self.keep_lease = true;
+                }
+                Dir::In => self.miss("late"),
+            }
+        }
+        if self.envelope.is_some() {
+            self.plan_carrier(now);
+        }
+    }
+
+    /// An own dummy asks for the envelope's downlink dummies where no other one did by the time they are due.
+    fn plan_carrier(&mut self, now: Nanos) {
+        while self.entries.pop_front_if(|(due, _)| *due <= now).is_some() {
+            self.miss("unasked");
+        }
+        self.keep_lease = !self.entries.is_empty();
+        let Some((due, _)) = self.entries.front().filter(|_| self.speaks) else {
+            self.carry_at = None;
+            return;
+        };
+        let latest = *due - LEAD.0;
+        if self.planned.peek().is_some_and(|p| p.0.due < latest) {
+            self.carry_at = None;
+        } else if self.carry_at.is_none() {
+            self.carry_at = Some(latest - Nanos(self.rng.random_range(0..=LEAD.1)));
+        }
+    }
+
+    /// Changes the rate of the envelope from its next epoch on.
+    pub(crate) fn scale_cover(&mut self, scale: f64) {
+        self.scale = scale;
+        if let Some(e) = &mut self.envelope {
+            e.set_scale(scale);
+        }
+    }
+
+    /// A budget that does not suffice lowers the rate of the next epoch: cover that stops at busy moments would show them.
+    fn cut(&mut self, now: Nanos) {
+        if now >= self.cut_at && self.envelope.is_some() {
+            self.cut_at = now + CUT;
+            self.scale_cover(self.scale * 0.75);
+        }
     }
 
     /// Asks the far end for dummies at the times given; none at all keeps its lease.
@@ -748,7 +928,16 @@ impl Peer {
         HEADERS[usize::from(self.endpoint.is_some_and(|e| e.is_ipv6()))]
     }
 
-    fn send_planned(&mut self, now: Nanos, stream: u16, with: &mut Shared<'_>) {
+    /// Inner bytes of a dummy; `wanted` (or 0) counts as far as there is no traffic to follow.
+    fn draw_size(&mut self, now: Nanos, wanted: u16, bins: &Bins) -> u16 {
+        let own = (wanted > 0)
+            .then(|| bins.fit(wanted.max(crate::bins::MIN_BIN).into()))
+            .flatten();
+        let bin = self.mix.draw(now, own.map(|o| o.0), &mut self.rng);
+        bins.sizes().get(bin).copied().unwrap_or_default()
+    }
+
+    fn send_planned(&mut self, now: Nanos, planned: Planned, with: &mut Shared<'_>) {
         if with.paused {
             self.miss("paused");
         } else if now < self.congested_until {
@@ -756,27 +945,32 @@ impl Peer {
         } else if !self.has_session(now) {
             self.miss("no_session");
         } else {
-            let bin = self.mix.draw(now, &mut self.rng);
-            let size = with.bins.sizes().get(bin).copied().unwrap_or_default();
+            let size = self.draw_size(now, planned.size, with.bins);
             if let Some(held) = self.held.pop_front() {
-                // A real packet takes the slot, and the size that the dummy would have had.
-                self.report.replaced += 1;
-                let mut packet = held.packet;
-                if packet.len() < usize::from(size) && with.bins.profile() != crate::Profile::Off {
-                    packet.buf_mut().resize(usize::from(size), 0);
-                }
-                self.send_padded(now, packet, with);
+                self.replace(now, held.real, size, with);
                 return;
             }
             let cost = usize::from(size) + 32 + self.headers();
             match self.budget.take(now, cost) {
-                Ok(()) => self.send_dummy(now, Some(size), stream, with),
-                Err(why) => self.miss(why),
+                Ok(()) => self.depart_dummy(now, planned.due, size, planned.stream, with),
+                Err(why) => {
+                    self.miss(why);
+                    self.cut(now);
+                }
             }
         }
     }
 
-    fn send_downlink(&mut self, now: Nanos, stream: u16, size: u16, with: &mut Shared<'_>) {
+    /// A real packet takes the slot of a dummy, and the size that it would have had.
+    fn replace(&mut self, now: Nanos, mut real: Real, size: u16, with: &mut Shared<'_>) {
+        self.report.replaced += 1;
+        if real.packet.len() < usize::from(size) && with.bins.profile() != crate::Profile::Off {
+            real.packet.buf_mut().resize(usize::from(size), 0);
+        }
+        self.depart(now, real, with);
+    }
+
+    fn send_downlink(&mut self, now: Nanos, asked: Asked, with: &mut Shared<'_>) {
         if with.paused {
             self.miss("paused");
             return;
@@ -785,36 +979,50 @@ impl Peer {
             self.miss("no_session");
             return;
         }
-        let drawn = self.mix.draw(now, &mut self.rng);
-        let asked = (size > 0)
-            .then(|| with.bins.fit(size.max(crate::bins::MIN_BIN).into()))
-            .flatten();
-        let size = match asked {
-            Some((_, size)) => size,
-            None => with.bins.sizes().get(drawn).copied().unwrap_or_default(),
-        };
+        let size = self.draw_size(now, asked.size, with.bins);
         let cost = usize::from(size) + 32 + self.headers();
         if self.downlink.pay(now, cost) {
             if let Some(held) = self.held.pop_front() {
-                self.report.replaced += 1;
-                self.send_padded(now, held.packet, with);
+                self.replace(now, held.real, size, with);
             } else {
-                self.send_dummy(now, Some(size), stream, with);
+                self.depart_dummy(now, asked.due, size, asked.stream, with);
             }
         }
     }
 
-    /// Sends a dummy of `size` inner bytes, or of a drawn one, with whatever is to be said at the moment.
-    fn send_dummy(&mut self, now: Nanos, size: Option<u16>, stream: u16, with: &mut Shared<'_>) {
+    /// Sends a dummy of a drawn size now, or at the next tick of the clock.
+    fn send_dummy(&mut self, now: Nanos, wanted: u16, stream: u16, with: &mut Shared<'_>) {
+        let size = self.draw_size(now, wanted, with.bins);
+        self.depart_dummy(now, now, size, stream, with);
+    }
+
+    /// Sends a dummy of `size` inner bytes at the tick after `due`, which is over, or now where there is no clock.
+    fn depart_dummy(
+        &mut self,
+        now: Nanos,
+        due: Nanos,
+        size: u16,
+        stream: u16,
+        with: &mut Shared<'_>,
+    ) {
+        let dummy = Dummy { size, stream };
+        match &mut self.clock {
+            Some(clock) => clock.push_cover(due, dummy),
+            None => self.seal_dummy(now, dummy, with),
+        }
+    }
+
+    /// Seals a dummy with whatever is to be said at the moment.
+    fn seal_dummy(&mut self, now: Nanos, dummy: Dummy, with: &mut Shared<'_>) {
         let Some(to) = self.endpoint else { return };
-        let size = size.unwrap_or_else(|| {
-            let bin = self.mix.draw(now, &mut self.rng);
-            with.bins.sizes().get(bin).copied().unwrap_or_default()
-        });
+        let size = dummy.size;
         let kind = self.content(now, size.into(), with.bins);
+        if matches!(kind, Kind::Schedule(_)) {
+            self.asked_at = Some(now);
+        }
         self.sequence = self.sequence.wrapping_add(1);
         let mut packet = BytesMut::zeroed(size.into());
-        dummy::encode(stream, self.sequence, &kind, &mut packet);
+        dummy::encode(dummy.stream, self.sequence, &kind, &mut packet);
         let Ok(message) = self
             .tunn
             .encapsulate_with_session(Packet::from_bytes(packet))
@@ -830,6 +1038,8 @@ impl Peer {
             to,
             peer: with.number,
             class: Class::Cover,
+            came: now,
+            tag: 0,
             bytes,
         });
     }
@@ -846,9 +1056,11 @@ impl Peer {
                     ..e
                 })
                 .collect();
+            self.carry_at = None;
             if self.entries.is_empty() {
                 self.keep_lease = false;
-                self.carry_at = None;
+            } else if self.envelope.is_some() {
+                self.plan_carrier(now);
             } else {
                 self.carry_at = Some(now + CARRY);
             }

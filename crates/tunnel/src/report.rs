@@ -37,9 +37,11 @@ pub struct PeerReport {
     pub cover_in: Tally,
     /// Dummies whose slot a waiting real packet took.
     pub replaced: u64,
-    /// Dummies not sent, by reason: `no_session`, `budget`, `month`, `paused`, `congested`, `late`.
+    /// Dummies not sent, by reason: `no_session`, `budget`, `month`, `paused`, `congested`, `late`, `unasked` (a downlink dummy
+    /// that no message could ask for in time).
     pub cover_dropped: BTreeMap<&'static str, u64>,
-    /// Real packets not sent, by reason: `too_big`, `no_session` (waited too long), `no_endpoint`.
+    /// Real packets not sent, by reason: `too_big`, `no_session` (waited too long), `no_endpoint`, `queue` (too
+    /// many waited for the clock).
     pub real_dropped: BTreeMap<&'static str, u64>,
     /// Messages received but not used, by reason.
     pub refused: BTreeMap<&'static str, u64>,

@@ -46,6 +46,10 @@ pub struct Datagram {
     pub peer: usize,
     /// What it is.
     pub class: Class,
+    /// When a real packet came to this end.
+    pub came: Nanos,
+    /// The number that a real packet came with; 0 for everything else.
+    pub tag: u32,
     pub(crate) bytes: Packet,
 }
 
@@ -76,6 +80,23 @@ pub enum Event {
     LowerMtu(u16),
 }
 
+/// A data message as only the two ends know it, for testbeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// When.
+    pub at: Nanos,
+    /// Number of the peer.
+    pub peer: usize,
+    /// Whether it was received here, or else sent.
+    pub received: bool,
+    /// UDP payload bytes.
+    pub len: usize,
+    /// What it is.
+    pub class: Class,
+}
+
+/// Messages of [`Tunnel::record`] that wait for [`Tunnel::poll_seen`]; older ones go.
+const MAX_SEEN: usize = 65_536;
 /// Steps by which the MTU goes down on a path that is narrower than it says.
 const MTU_STEPS: [u16; 5] = [1_420, 1_392, 1_360, 1_320, MIN_MTU];
 /// Time without cover after the network refused to take a packet.
@@ -103,6 +124,7 @@ pub struct Tunnel {
     inner: VecDeque<InnerPacket>,
     events: VecDeque<Event>,
     fresh: Vec<u32>,
+    seen: Option<VecDeque<Seen>>,
     paused: bool,
     now: Nanos,
     report: TunnelReport,
@@ -136,6 +158,16 @@ impl Tunnel {
                 value: config.hold.0,
                 allowed: "0 to 1 s, with room for 4 packets at least",
             });
+        }
+        if config.clock > Nanos::from_millis(100) {
+            return Err(ConfigError::Range {
+                field: "clock (ns)",
+                value: config.clock.0,
+                allowed: "0 to 100 ms",
+            });
+        }
+        if let Some(e) = &config.envelope {
+            chaff_cover::Envelope::new(e.clone(), [0; 32], now).map_err(ConfigError::Envelope)?;
         }
         let secret = key.secret();
         let public = x25519::PublicKey::from(&secret);
@@ -190,6 +222,7 @@ impl Tunnel {
             inner: VecDeque::new(),
             events: VecDeque::new(),
             fresh: Vec::new(),
+            seen: None,
             paused: false,
             now,
         })
@@ -239,6 +272,11 @@ impl Tunnel {
     /// Takes an inner packet from this end's side. Packets beyond the MTU are dropped and counted: the interface in
     /// front tells senders the MTU.
     pub fn handle_inner(&mut self, now: Nanos, packet: &[u8]) {
+        self.handle_tagged(now, packet, 0);
+    }
+
+    /// As [`Tunnel::handle_inner`], with a number that the [`Datagram`] will carry, for whoever wants to know what became of it.
+    pub fn handle_tagged(&mut self, now: Nanos, packet: &[u8], tag: u32) {
         let now = self.advance(now);
         let Some(found) = inner::parse(packet) else {
             self.report.no_peer += 1;
@@ -255,7 +293,7 @@ impl Tunnel {
         };
         let bin = self.bins.fit(found.len);
         self.with(number, |peer, shared| match bin {
-            Some(bin) => peer.send_real(now, &packet[..found.len], bin, shared),
+            Some(bin) => peer.send_real(now, &packet[..found.len], tag, bin, shared),
             None => *peer.report.real_dropped.entry("too_big").or_default() += 1,
         });
     }
@@ -264,6 +302,7 @@ impl Tunnel {
     pub fn handle_datagram(&mut self, now: Nanos, from: SocketAddr, datagram: BytesMut) {
         let now = self.advance(now);
         let from = canonical(from);
+        let len = datagram.len();
         // Cheap where nothing is due; it has a second of its own.
         if datagram.first() != Some(&4) {
             self.limiter.try_reset_count();
@@ -279,6 +318,8 @@ impl Tunnel {
                     to: from,
                     peer: 0,
                     class: Class::Handshake,
+                    came: now,
+                    tag: 0,
                     bytes: cookie.into(),
                 });
                 return;
@@ -303,6 +344,7 @@ impl Tunnel {
         let Some(number) = self.by_index.get(&index).copied() else {
             return self.refuse("unknown_session");
         };
+        let before = self.peers[number].report.cover_in.packets;
         let received = self.with(number, |p, s| match &message {
             WgKind::Data(_) => p.handle_data(now, from, message, s),
             _ => {
@@ -310,7 +352,11 @@ impl Tunnel {
                 Received::Nothing
             }
         });
+        if self.peers[number].report.cover_in.packets > before {
+            self.note_seen(number, true, len, Class::Cover);
+        }
         if let Some(Received::Packet(packet)) = received {
+            self.note_seen(number, true, len, Class::Real);
             self.deliver(number, packet);
         }
     }
@@ -339,7 +385,37 @@ impl Tunnel {
 
     /// The next message for the network.
     pub fn poll_datagram(&mut self) -> Option<Datagram> {
-        self.out.pop_front()
+        let d = self.out.pop_front()?;
+        if self.seen.is_some() {
+            self.note_seen(d.peer, false, d.as_ref().len(), d.class);
+        }
+        Some(d)
+    }
+
+    /// Keeps a record of data messages from now on, which tells real ones and cover apart: for testbeds.
+    pub fn record(&mut self) {
+        self.seen.get_or_insert_default();
+    }
+
+    /// The next message of the record.
+    pub fn poll_seen(&mut self) -> Option<Seen> {
+        self.seen.as_mut()?.pop_front()
+    }
+
+    fn note_seen(&mut self, peer: usize, received: bool, len: usize, class: Class) {
+        let at = self.now;
+        if let Some(seen) = &mut self.seen {
+            if seen.len() >= MAX_SEEN {
+                seen.pop_front();
+            }
+            seen.push_back(Seen {
+                at,
+                peer,
+                received,
+                len,
+                class,
+            });
+        }
     }
 
     /// The next inner packet for this end's side.
@@ -354,7 +430,7 @@ impl Tunnel {
 
     /// Plans a dummy to peer `peer` for `due`; its size is drawn when it is due, or a waiting real packet takes its place.
     pub fn plan(&mut self, peer: usize, due: Nanos, stream: u16) {
-        self.with(peer, |p, _| p.plan(due, stream));
+        self.with(peer, |p, _| p.plan(due, stream, 0));
     }
 
     /// Asks peer `peer` to send dummies: when, and of which stream. The request rides on dummies that are sent anyway,
@@ -378,10 +454,15 @@ impl Tunnel {
         }
     }
 
-    /// Starts a handshake with a peer whose address is known.
+    /// Starts a handshake with a peer whose address is known, unless one is under way: two at the same moment are a replay to
+    /// the far end.
     pub fn initiate(&mut self, now: Nanos, peer: usize) {
         let now = self.advance(now);
-        self.with(peer, |p, s| p.initiate(now, s));
+        self.with(peer, |p, s| {
+            if p.waiting_since().is_none() {
+                p.initiate(now, s);
+            }
+        });
     }
 
     /// Tells that the network took no more packets: cover stands back for a moment.
@@ -420,6 +501,11 @@ impl Tunnel {
         if let Some(p) = self.peers.first_mut() {
             p.budget().set_month(month);
         }
+    }
+
+    /// Multiplies the rate of the envelopes from their next epoch on, 0 to 16: how a volume lasts for its time.
+    pub fn scale_cover(&mut self, scale: f64) {
+        self.peers.iter_mut().for_each(|p| p.scale_cover(scale));
     }
 
     /// The month's budget with what is used of it; begins a new month when it is time.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use bytes::BytesMut;
 use chaff_abi::Nanos;
+use chaff_cover::EnvelopeConfig;
 use chaff_tunnel::{
     Class, Config, DownlinkConfig, Event, MonthBudget, PeerConfig, PresharedKey, PrivateKey,
     Profile, Tunnel,
@@ -63,6 +64,8 @@ struct Pair {
     /// When, which way, how long, what.
     log: Vec<(Nanos, usize, usize, Class)>,
     arrived: [Vec<Vec<u8>>; 2],
+    /// Last message counter of each session, which is in clear: it only ever rises.
+    counters: BTreeMap<[u8; 4], u64>,
     events: Vec<Event>,
 }
 
@@ -109,6 +112,7 @@ impl Pair {
             sizes: Default::default(),
             log: Vec::new(),
             arrived: Default::default(),
+            counters: BTreeMap::new(),
             events: Vec::new(),
         }
     }
@@ -121,6 +125,12 @@ impl Pair {
     fn collect(&mut self, end: usize) {
         while let Some(d) = self.ends[end].poll_datagram() {
             let bytes = d.as_ref().to_vec();
+            if bytes[0] == 4 {
+                let session = bytes[4..8].try_into().expect("four bytes");
+                let counter = u64::from_le_bytes(bytes[8..16].try_into().expect("eight bytes"));
+                let before = self.counters.insert(session, counter);
+                assert!(before.is_none_or(|b| b < counter), "{before:?} {counter}");
+            }
             *self.sizes[end].entry(bytes.len()).or_default() += 1;
             self.log.push((self.now, end, bytes.len(), d.class));
             if self.rng.random::<f64>() >= self.way.loss {
@@ -519,6 +529,169 @@ fn an_end_that_only_receives_says_so_every_ten_seconds_in_a_bin_size() {
     }
 }
 
+/// Both ends with a clock of 5 ms, cover of `rate` packets/s each way from home.
+fn clocked(rate: f64, seed: u64) -> Pair {
+    let far = Config {
+        clock: Nanos::from_millis(5),
+        ..Config::default()
+    };
+    let home = Config {
+        always_on: true,
+        envelope: Some(EnvelopeConfig {
+            rate,
+            ..EnvelopeConfig::default()
+        }),
+        ..far.clone()
+    };
+    Pair::new(home, far, seed)
+}
+
+#[test]
+fn with_a_clock_everything_leaves_at_ticks_and_in_order() {
+    let mut pair = clocked(100.0, 21);
+    pair.connect();
+    let begin = pair.now;
+    let mut sent = [Vec::new(), Vec::new()];
+    for i in 0..2_000u32 {
+        let gap = Nanos::from_micros(pair.rng.random_range(0..9_000));
+        pair.run(pair.now + gap);
+        let to = if i % 3 == 0 { FAR } else { HOME };
+        let packet = if to == HOME {
+            up(300, i)
+        } else {
+            down(1_400, i)
+        };
+        sent[1 - to].push(packet.clone());
+        pair.send(to, &packet);
+    }
+    pair.run(pair.now + secs(1));
+    assert_eq!(pair.arrived, sent);
+    for end in [HOME, FAR] {
+        let data = pair
+            .log
+            .iter()
+            .filter(|l| l.0 > begin && l.1 == end && [Class::Real, Class::Cover].contains(&l.3));
+        let data: Vec<_> = data.collect();
+        let phases: BTreeSet<u64> = data.iter().map(|l| l.0.0 % 5_000_000).collect();
+        assert_eq!(phases.len(), 1, "one phase a session");
+        let cover = data.iter().filter(|l| l.3 == Class::Cover).count();
+        assert!(cover > 20, "{end}: {cover}");
+    }
+    assert_eq!(pair.refused(HOME) + pair.refused(FAR), 0);
+}
+
+#[test]
+fn a_clock_carries_bulk_and_counts_what_it_cannot_hold() {
+    let mut pair = clocked(0.0, 22);
+    pair.connect();
+    for i in 0..3_000 {
+        pair.send(HOME, &up(1_400, i));
+    }
+    let begin = pair.now;
+    pair.run(begin + secs(1));
+    // One tick takes all that found room.
+    assert_eq!(pair.arrived[FAR].len(), 2_048);
+    let times: BTreeSet<Nanos> = pair
+        .log
+        .iter()
+        .filter(|l| l.0 >= begin && l.3 == Class::Real)
+        .map(|l| l.0)
+        .collect();
+    assert_eq!(times.len(), 1);
+    let dropped = &pair.ends[HOME].report().peers[0].real_dropped;
+    assert_eq!(dropped.get("queue"), Some(&952));
+}
+
+#[test]
+fn an_envelope_covers_both_ways_without_any_traffic() {
+    let mut cover = [0; 2];
+    let mut unasked = 0;
+    for seed in 0..6 {
+        let mut pair = clocked(4.0, 30 + seed);
+        pair.run(secs(1_800));
+        for end in [HOME, FAR] {
+            let sent = pair.log.iter().filter(|l| l.1 == end);
+            cover[end] += sent.filter(|l| l.3 == Class::Cover).count();
+        }
+        let (home, far) = (pair.ends[HOME].report(), pair.ends[FAR].report());
+        let planned = far.peers[0].downlink.accepted;
+        unasked += home.peers[0].cover_dropped.get("unasked").unwrap_or(&0);
+        let dropped = &far.peers[0].downlink.dropped;
+        assert!(
+            dropped.values().sum::<u64>() * 100 <= planned,
+            "{dropped:?}"
+        );
+        let allowed = BTreeSet::from([148, 92, 160, 608, 1_452]);
+        assert!(pair.size_set(HOME).is_subset(&allowed));
+        assert!(pair.size_set(FAR).is_subset(&allowed));
+        assert_eq!(pair.refused(HOME) + pair.refused(FAR), 0);
+    }
+    // Six homes, half an hour, 4 a second: 43,200 each way on average, of a rate that differs widely from home to home.
+    for n in cover {
+        assert!((12_000..130_000).contains(&n), "{cover:?}");
+    }
+    assert!(unasked * 50 <= cover[FAR] as u64, "{unasked} of {cover:?}");
+}
+
+#[test]
+fn a_step_of_the_clock_costs_a_handshake() {
+    let mut pair = clocked(2.0, 24);
+    pair.connect();
+    pair.run(secs(60));
+    // An hour forward, as after a sleep: sessions are over on both sides.
+    pair.now = secs(3_660);
+    let before = pair.log.len();
+    pair.send(HOME, &up(100, 1));
+    pair.run(pair.now + secs(1));
+    assert_eq!(pair.arrived[FAR].last(), Some(&up(100, 1)));
+    let bursts = pair.log.len() - before;
+    assert!(bursts < 40, "cover of an hour was sent at once: {bursts}");
+    // Back: time stands still until it is later again, and packets leave all the same once it is.
+    let later = pair.now;
+    pair.now = later - secs(600);
+    pair.send(HOME, &up(100, 2));
+    pair.run(later + secs(1));
+    assert_eq!(pair.arrived[FAR].last(), Some(&up(100, 2)));
+}
+
+#[test]
+fn an_envelope_neither_starts_handshakes_nor_plans_while_paused() {
+    let mut pair = clocked(50.0, 23);
+    pair.connect();
+    pair.ends[HOME].set_paused(true);
+    let begin = pair.now;
+    pair.run(begin + secs(60));
+    let cover = pair
+        .log
+        .iter()
+        .filter(|l| l.0 > begin + secs(8) && l.3 == Class::Cover);
+    assert_eq!(cover.count(), 0);
+    pair.ends[HOME].set_paused(false);
+    pair.run(begin + secs(120));
+    let cover = pair
+        .log
+        .iter()
+        .filter(|l| l.0 > begin + secs(60) && l.3 == Class::Cover);
+    assert!(cover.count() > 100);
+    let wrong = Config {
+        envelope: Some(EnvelopeConfig {
+            rate: -1.0,
+            ..EnvelopeConfig::default()
+        }),
+        ..Config::default()
+    };
+    let key = PrivateKey::generate(&mut pair.rng);
+    let peer = PeerConfig {
+        public_key: PrivateKey::generate(&mut pair.rng).public(),
+        preshared_key: None,
+        allowed: vec![],
+        endpoint: None,
+    };
+    let made = Tunnel::new(&key, wrong, &[peer], [0; 32], Nanos::ZERO);
+    let said = made.err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(said.contains("rate"), "{said}");
+}
+
 #[test]
 fn a_due_dummy_is_replaced_by_a_waiting_real_packet() {
     let config = Config {
@@ -705,7 +878,7 @@ fn budgets_a_pause_and_congestion_stop_cover_and_no_real_packet() {
     pair.send(HOME, &up(100, 77));
     pair.run(pair.now + secs(1));
     // At most one that says "I live" in the size of a dummy.
-    assert!(cover(&pair, now + Nanos(1)) <= 188);
+    assert!(cover(&pair, now + Nanos(1)) <= 1_480);
     assert_eq!(pair.arrived[FAR], [up(100, 77)]);
     let dropped = pair.ends[HOME].report().peers[0].cover_dropped.clone();
     for why in ["budget", "month", "congested", "paused"] {

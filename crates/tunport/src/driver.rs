@@ -1,6 +1,6 @@
 //! Threads around a tunnel.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use chaff_abi::Nanos;
-use chaff_tunnel::{Datagram, Event, InnerPacket, Tunnel, TunnelReport};
+use chaff_tunnel::{Class, Datagram, Event, InnerPacket, Seen, Tunnel, TunnelReport};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,10 @@ pub struct Heartbeat {
     pub beat: Box<dyn FnMut() + Send>,
 }
 
+/// Columns of [`Options::record`]: seconds of the monotonic clock; 1 from the peer, -1 to it; bytes of the UDP payload; whether it
+/// is cover; the peer's number.
+pub const RECORD: &str = "time_s,dir,size_bytes,is_dummy,device";
+
 /// How to drive a tunnel.
 pub struct Options {
     /// Name of the TUN interface, 1 to 15 characters.
@@ -57,6 +61,9 @@ pub struct Options {
     pub realtime: bool,
     /// Sign of life.
     pub heartbeat: Option<Heartbeat>,
+    /// Takes a CSV line for every data message, as [`RECORD`] names its columns: real ones and cover are told apart in it, so it is
+    /// for testbeds.
+    pub record: Option<Box<dyn Write + Send>>,
     /// Is told a new MTU, to set it at the interface.
     pub on_mtu: Box<dyn Fn(u16) + Send + Sync>,
 }
@@ -97,11 +104,27 @@ pub(crate) struct Shared {
     mtu_wanted: AtomicU16,
     pub(crate) interface_errors: AtomicU64,
     on_mtu: Box<dyn Fn(u16) + Send + Sync>,
+    record: Option<Mutex<Box<dyn Write + Send>>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic elsewhere leaves the tunnel usable: every call leaves it whole.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write_line(out: &mut dyn Write, seen: &Seen) -> io::Result<()> {
+    if !matches!(seen.class, Class::Real | Class::Cover) {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "{:.6},{},{},{},{}",
+        seen.at.as_secs_f64(),
+        if seen.received { 1 } else { -1 },
+        seen.len,
+        u8::from(seen.class == Class::Cover),
+        seen.peer
+    )
 }
 
 impl Shared {
@@ -117,6 +140,13 @@ impl Shared {
         out.extend(std::iter::from_fn(|| tunnel.poll_datagram()));
         inner.extend(std::iter::from_fn(|| tunnel.poll_inner()));
         let next = tunnel.poll_timeout().map_or(Nanos::MAX, |t| t.0);
+        if let Some(record) = &self.record {
+            let mut record = lock(record);
+            while let Some(seen) = tunnel.poll_seen() {
+                // A full disk ends no tunnel.
+                let _done = write_line(&mut **record, &seen);
+            }
+        }
         while let Some(event) = tunnel.poll_event() {
             match event {
                 Event::LowerMtu(mtu) => self.mtu_wanted.store(mtu, Ordering::Relaxed),
@@ -288,6 +318,12 @@ impl Driver {
         options: &mut Options,
         portable: bool,
     ) -> io::Result<Arc<Shared>> {
+        let mut tunnel = tunnel;
+        let record = options.record.take().map(Mutex::new);
+        if let Some(record) = &record {
+            writeln!(lock(record), "{RECORD}")?;
+            tunnel.record();
+        }
         let on_mtu = std::mem::replace(&mut options.on_mtu, Box::new(|_| ()));
         Ok(Arc::new(Shared {
             tunnel: Mutex::new(tunnel),
@@ -301,6 +337,7 @@ impl Driver {
             mtu_wanted: AtomicU16::new(0),
             interface_errors: AtomicU64::new(0),
             on_mtu,
+            record,
         }))
     }
 
@@ -432,6 +469,11 @@ impl Driver {
             if thread.join().is_err() {
                 tracing::error!("a thread of the tunnel panicked");
             }
+        }
+        if let Some(record) = &self.shared.record
+            && let Err(error) = lock(record).flush()
+        {
+            tracing::warn!(%error, "the record of messages is not complete");
         }
     }
 }

@@ -122,6 +122,17 @@ impl GateOptions {
         self.route(true)
     }
 
+    /// As [`GateOptions::route`]; devices' connections of the other way are forgotten, so that their next packets take the address
+    /// that belongs to this one.
+    ///
+    /// # Errors
+    /// What the system says; the route is set all the same when connections cannot be forgotten.
+    pub fn switch(&self, up: bool) -> io::Result<()> {
+        self.route(up)?;
+        let done = netlink::Netlink::forget_connections(nft::CONNECTION_MARK);
+        while_doing("forgetting devices' connections", done)
+    }
+
     /// Sets or removes the devices' default route into the tunnel; with [`WhenDown::FallBack`] they take the ordinary one
     /// while it is away.
     ///

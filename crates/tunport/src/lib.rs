@@ -21,6 +21,6 @@ mod portable;
 mod sys;
 mod udp;
 
-pub use driver::{Driver, DriverReport, EngineName, Heartbeat, Options, now};
+pub use driver::{Driver, DriverReport, EngineName, Heartbeat, Options, RECORD, now};
 pub use gate::{Exit, ExitOptions, Gate, GateOptions, WhenDown};
 pub use udp::Udp;

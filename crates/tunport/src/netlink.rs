@@ -12,6 +12,8 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
 };
 
+/// Subsystem of connection tracking, and its message that deletes.
+const DELETE_CONNECTIONS: u16 = 1 << 8 | 2;
 const NEW_LINK: u16 = 16;
 const NEW_ADDRESS: u16 = 20;
 const NEW_ROUTE: u16 = 24;
@@ -114,11 +116,15 @@ impl Netlink {
     /// # Errors
     /// What the system says.
     pub fn new() -> io::Result<Self> {
+        Self::open(SockProtocol::NetlinkRoute)
+    }
+
+    fn open(protocol: SockProtocol) -> io::Result<Self> {
         let fd = socket(
             AddressFamily::Netlink,
             SockType::Raw,
             SockFlag::SOCK_CLOEXEC,
-            SockProtocol::NetlinkRoute,
+            protocol,
         )?;
         Ok(Self { fd, sequence: 0 })
     }
@@ -152,6 +158,19 @@ impl Netlink {
                 error => Err(io::Error::from_raw_os_error(-error)),
             };
         }
+    }
+
+    /// Forgets the connections whose mark has all bits of `mark`, with the addresses that they were translated to.
+    ///
+    /// # Errors
+    /// What the kernel says; it may lack connection tracking.
+    pub fn forget_connections(mark: u32) -> io::Result<()> {
+        let mut kernel = Self::open(SockProtocol::NetlinkNetFilter)?;
+        // Any family; the message's version and resource.
+        let mut m = Message::new(DELETE_CONNECTIONS, 0, &[0; 4]);
+        m.attribute(8, &mark.to_be_bytes());
+        m.attribute(21, &mark.to_be_bytes());
+        kernel.call(m)
     }
 
     /// Gives an interface an address, usable at once (no duplicate address detection). One that is there stays.

@@ -96,6 +96,9 @@ fn clamp(interface: &str) -> String {
     )
 }
 
+/// The bit of a connection's mark that says that a device opened it, with fall-back.
+pub const CONNECTION_MARK: u32 = 0x4000_0000;
+
 /// The rules of a gateway.
 #[derive(Clone, Copy, Debug)]
 pub struct GateRules<'a> {
@@ -127,6 +130,13 @@ impl GateRules<'_> {
                 chains,
                 "  chain belt {{\n    type filter hook forward priority -10; policy accept;\n    \
                  iifname {lan} oifname != {ways} counter drop\n  }}\n"
+            );
+        }
+        if self.fall_back.is_some() {
+            let _done = write!(
+                chains,
+                "  chain known {{\n    type filter hook forward priority -10; policy accept;\n    \
+                 iifname {lan} ct mark set ct mark or {CONNECTION_MARK:#x}\n  }}\n"
             );
         }
         if self.masquerade || self.fall_back.is_some() {
@@ -181,5 +191,6 @@ mod tests {
         };
         assert!(!open.script().contains("drop"));
         assert!(open.script().contains(r#"oifname "wan0" masquerade"#));
+        assert!(open.script().contains("ct mark or 0x40000000"));
     }
 }

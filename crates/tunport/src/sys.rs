@@ -13,6 +13,9 @@ pub(crate) const ROOM: usize = 65_536;
 /// Datagrams sent by one call.
 pub(crate) const SEND: usize = 64;
 
+/// `linux/in6.h`; not in libc.
+pub(crate) const IPV6_AUTOFLOWLABEL: i32 = 70;
+
 fn check(result: libc::c_int) -> io::Result<usize> {
     if result < 0 {
         Err(io::Error::last_os_error())

@@ -51,6 +51,8 @@ impl Udp {
         if dual {
             sys::set_option(fd, v6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO)?;
             sys::set_option(fd, v6, libc::IPV6_TCLASS, 0)?;
+            // Label 0 rather than one made of this machine's state; kernels without the option send 0 anyway.
+            let _old = sys::set_option(fd, v6, sys::IPV6_AUTOFLOWLABEL, 0);
         }
         const BUFFER: i32 = 8 << 20;
         for (plain, forced) in [

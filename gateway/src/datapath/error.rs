@@ -107,7 +107,7 @@ impl MeterError {
 }
 
 /// The first operating system error code in a chain of causes.
-pub(super) fn os_code(e: &(dyn std::error::Error + 'static)) -> Option<i32> {
+pub(crate) fn os_code(e: &(dyn std::error::Error + 'static)) -> Option<i32> {
     let mut at = Some(e);
     while let Some(e) = at {
         if let Some(code) = e

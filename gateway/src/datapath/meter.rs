@@ -1,5 +1,6 @@
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use aya::maps::{Map, MapData, RingBuf};
 use aya::programs::{TestRun as _, TestRunOptions, TestRunResult};
@@ -39,13 +40,38 @@ pub struct Meter {
     records: RingBuf<MapData>,
     /// The ring of copies, and how many small ones it holds.
     hints: Option<(RingBuf<MapData>, u64)>,
-    reasons: OwnedFd,
-    cpus: usize,
+    reasons: ReasonCounts,
     devices: OwnedFd,
     slots: SlotView,
     config: MeterConfig,
     adopted: Option<MeterConfig>,
     buffers: Buffers,
+}
+
+/// What became of the frames. Cloning is cheap and reads the same counts.
+#[derive(Clone, Debug)]
+pub struct ReasonCounts {
+    map: Arc<OwnedFd>,
+    cpus: usize,
+}
+
+impl ReasonCounts {
+    /// Returns the counts, summed over CPUs, indexed by [`Reason`].
+    ///
+    /// # Errors
+    /// The kernel's error.
+    pub fn read(&self) -> Result<[u64; Reason::COUNT as usize], MeterError> {
+        let mut sum = [0; Reason::COUNT as usize];
+        let rows: Vec<[u64; Reason::COUNT as usize]> =
+            sys::lookup_per_cpu(self.map.as_fd(), self.cpus)
+                .map_err(|e| MeterError::of("reading the reasons", e))?;
+        for row in rows {
+            for (a, b) in sum.iter_mut().zip(row) {
+                *a += b;
+            }
+        }
+        Ok(sum)
+    }
 }
 
 impl std::fmt::Debug for Meter {
@@ -125,8 +151,10 @@ impl Meter {
             grace: Grace::new().map_err(|e| MeterError::of("making the grace map", e))?,
             records,
             hints,
-            reasons,
-            cpus,
+            reasons: ReasonCounts {
+                map: reasons.into(),
+                cpus,
+            },
             devices,
             slots,
             config,
@@ -253,16 +281,12 @@ impl Meter {
     /// # Errors
     /// The kernel's error.
     pub fn reasons(&self) -> Result<[u64; Reason::COUNT as usize], MeterError> {
-        let mut sum = [0; Reason::COUNT as usize];
-        let rows: Vec<[u64; Reason::COUNT as usize]> =
-            sys::lookup_per_cpu(self.reasons.as_fd(), self.cpus)
-                .map_err(|e| MeterError::of("reading the reasons", e))?;
-        for row in rows {
-            for (a, b) in sum.iter_mut().zip(row) {
-                *a += b;
-            }
-        }
-        Ok(sum)
+        self.reasons.read()
+    }
+
+    /// Returns what reads the reasons without the meter, for another thread.
+    pub fn reason_counts(&self) -> ReasonCounts {
+        self.reasons.clone()
     }
 
     /// Detaches the programs but keeps the maps: nothing is counted any more, and what was counted can be read to the

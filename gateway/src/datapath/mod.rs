@@ -35,7 +35,8 @@ pub(crate) mod sys;
 pub use attach::HookInUse;
 pub use drain::{DrainMethod, DrainReport};
 pub use error::MeterError;
-pub use meter::Meter;
+pub(crate) use error::os_code;
+pub use meter::{Meter, ReasonCounts};
 pub use options::{HintOptions, Hook, MeterOptions};
 pub use slots::SlotView;
 

@@ -154,6 +154,40 @@ fn raw(fd: BorrowedFd<'_>) -> u32 {
     fd.as_raw_fd() as u32
 }
 
+/// The root of a file system that is mounted nowhere (Linux 5.2, CAP_SYS_ADMIN).
+pub(crate) fn unmounted(kind: &std::ffi::CStr) -> io::Result<OwnedFd> {
+    const FSCONFIG_CMD_CREATE: u32 = 6;
+    const CLOEXEC: u32 = 1;
+    let checked = |rc: i64| {
+        if rc < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(rc)
+        }
+    };
+    // SAFETY: the name ends with a zero and outlives the call.
+    let rc = checked(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), CLOEXEC) })?;
+    // SAFETY: the kernel made this descriptor for us.
+    let context = unsafe { OwnedFd::from_raw_fd(rc as i32) };
+    let (nothing, fd) = (std::ptr::null::<u8>(), context.as_raw_fd());
+    // SAFETY: this command takes no key and no value.
+    let rc = unsafe {
+        libc::syscall(
+            libc::SYS_fsconfig,
+            fd,
+            FSCONFIG_CMD_CREATE,
+            nothing,
+            nothing,
+            0,
+        )
+    };
+    checked(rc)?;
+    // SAFETY: no pointers.
+    let rc = checked(unsafe { libc::syscall(libc::SYS_fsmount, fd, CLOEXEC, 0) })?;
+    // SAFETY: the kernel made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(rc as i32) })
+}
+
 /// Reads one element; `V` must be as large as the map's value (times CPUs for per-CPU maps: see [`lookup_per_cpu`]).
 pub(crate) fn lookup<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
     let mut value = V::zeroed();

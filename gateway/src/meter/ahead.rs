@@ -19,12 +19,21 @@ const QUEUE: usize = 4;
 /// Frames in order.
 #[derive(Default)]
 struct Batch {
-    frames: Vec<(Frame, Range<usize>)>,
+    frames: Vec<Held>,
     bytes: Vec<u8>,
     /// What came behind them.
     quiet: Option<Nanos>,
     /// What was read up to here.
     inputs: Vec<Input>,
+}
+
+/// A frame in a batch.
+struct Held {
+    frame: Frame,
+    /// Where its bytes are in [`Batch::bytes`].
+    bytes: Range<usize>,
+    /// Of the source, up to this frame.
+    place: (usize, u64),
 }
 
 /// See the module. Its frames are those of the inner source, in its order.
@@ -33,7 +42,9 @@ pub struct Ahead {
     back: SyncSender<Batch>,
     batch: Batch,
     next: usize,
-    inputs: Vec<Input>,
+    /// What was read before this batch.
+    before: Vec<Input>,
+    has_ended: bool,
     position: Arc<AtomicU64>,
 }
 
@@ -63,7 +74,8 @@ impl Ahead {
             back,
             batch: Batch::default(),
             next: 0,
-            inputs: Vec::new(),
+            before: Vec::new(),
+            has_ended: false,
             position,
         })
     }
@@ -73,10 +85,10 @@ impl Ahead {
         let Ok(batch) = self.receiver.recv() else {
             return false;
         };
-        let old = std::mem::replace(&mut self.batch, batch);
+        let mut old = std::mem::replace(&mut self.batch, batch);
+        self.before = std::mem::take(&mut old.inputs);
         // Full only when the reader has ended.
         let _ = self.back.try_send(old);
-        self.inputs.clone_from(&self.batch.inputs);
         self.next = 0;
         true
     }
@@ -91,7 +103,12 @@ fn fill(batch: &mut Batch, source: &mut dyn Source) -> bool {
             Event::Frame(frame, bytes) => {
                 let start = batch.bytes.len();
                 batch.bytes.extend_from_slice(bytes);
-                batch.frames.push((frame, start..batch.bytes.len()));
+                let place = source.place();
+                batch.frames.push(Held {
+                    frame,
+                    bytes: start..batch.bytes.len(),
+                    place,
+                });
                 if batch.bytes.len() >= BYTES || batch.frames.len() >= BYTES / 64 {
                     break true;
                 }
@@ -114,26 +131,53 @@ impl Source for Ahead {
                 return Event::Quiet(at);
             }
             if !self.take() {
+                self.has_ended = true;
                 return Event::End;
             }
         }
         self.next += 1;
         match self.batch.frames.get(self.next - 1) {
-            Some((frame, range)) => {
-                Event::Frame(*frame, self.batch.bytes.get(range.clone()).unwrap_or(&[]))
+            Some(held) => {
+                let bytes = self.batch.bytes.get(held.bytes.clone());
+                Event::Frame(held.frame, bytes.unwrap_or(&[]))
             }
             None => Event::End,
         }
     }
 
+    /// Frames that were read and not asked for were not seen by the meter, if it stops here: they do not count.
     fn inputs(&mut self) -> Vec<Input> {
-        let ahead = self.batch.frames.len() - self.next.min(self.batch.frames.len());
-        let mut inputs = self.inputs.clone();
-        // Frames that were read and not asked for were not seen by the meter, if it stops here.
-        if let Some(last) = inputs.last_mut() {
-            last.packets = last.packets.saturating_sub(ahead as u64);
+        let mut inputs = self.batch.inputs.clone();
+        if self.has_ended || self.batch.frames.is_empty() {
+            return inputs;
+        }
+        let (seen, ahead) = self
+            .batch
+            .frames
+            .split_at(self.next.min(self.batch.frames.len()));
+        let Some((index, bytes)) = seen.last().map(|held| held.place) else {
+            return self.before.clone();
+        };
+        inputs.truncate(index + 1);
+        if let Some(input) = inputs.last_mut() {
+            let of_input = |held: &&Held| held.place.0 == index;
+            let before = self.before.get(index).map_or(Nanos::ZERO, |i| i.last);
+            let times = seen.iter().filter(of_input).map(|held| held.frame.at);
+            input.packets -= (ahead.iter().filter(of_input).count() as u64).min(input.packets);
+            input.bytes = bytes;
+            input.last = times.fold(before, Nanos::max);
+            // What ended it, if anything, comes behind its last frame.
+            input.error = None;
         }
         inputs
+    }
+
+    fn place(&self) -> (usize, u64) {
+        let last = self
+            .next
+            .checked_sub(1)
+            .and_then(|i| self.batch.frames.get(i));
+        last.map_or((0, 0), |held| held.place)
     }
 
     fn position(&self) -> Arc<AtomicU64> {

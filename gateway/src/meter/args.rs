@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use chaff_abi::{Mac, Nanos};
-use chaff_export::{Key, Mode, Rotation};
+use chaff_export::{Key, Mode, Rotation, Transport};
 use chaff_flow::plugin::Extension;
 use chaff_flow::{ParserConfig, TableConfig, nfstream};
 use rand::TryRngCore as _;
@@ -22,7 +22,9 @@ use super::ring::RingOptions;
 
 /// Turns captures, or the traffic of an interface, into flow records.
 #[derive(clap::Args, Clone, Debug, Default)]
-#[command(after_long_help = "\
+#[command(
+    override_usage = "gateway meter [OPTIONS] INPUT...\n       gateway meter [OPTIONS] --live INTERFACE",
+    after_long_help = "\
 Examples:
   gateway meter home.pcap --output flows.csv
   gateway meter monday.pcap tuesday.pcapng.gz --output flows.parquet --idle-timeout 60
@@ -30,25 +32,29 @@ Examples:
   gateway meter home.pcap --output - --format jsonl --filter 'tcp port 443' | head
   gateway meter home.pcap --output flows.csv --anonymize src_ip,dst_ip,src_mac,dst_mac --anonymize-mode prefix
   gateway meter --live eth0 --output flows.csv --rotate-every 3600 --report-interval 60
+  gateway meter --live eth0 --output flows.csv --processes                 with the process behind each socket of this machine
   gateway meter home.pcap --output ipfix://10.0.0.5:4739
   gateway meter --explain --profile nfstream --statistics                  which columns there will be
 
 Every packet ends up in one flow or is counted by the reason why not; the report has the sum.
 
 Exit codes:
-  0  done
+  0  done, also when a signal or a limit ended the reading
   1  an input was damaged (what came before the damage is in the output), or the output could not be written on
   2  wrong usage, no such file, not a capture, a wrong filter
-  3  no libpcap for a filter, no privilege for an interface")]
+  3  no libpcap for a filter, no privilege for an interface"
+)]
 pub struct Args {
-    /// Captures (pcap, pcapng, packed with gzip or not), read one after another as one source; `-` is standard input.
+    /// Captures (pcap, pcapng, packed with gzip or not), read one after another as one source; `-` is standard input. SIGINT
+    /// or SIGTERM ends the reading; the flows so far are written.
     #[arg(value_name = "INPUT", required_unless_present_any = ["live", "explain"], conflicts_with = "live")]
     pub input: Vec<PathBuf>,
-    /// Where the flows go: a file, `-` for standard output, `ipfix://HOST:PORT` (UDP) or `ipfix+tcp://HOST:PORT`.
-    /// Without it, the name of the first input with the format's ending behind it.
+    /// Where the flows go: a file, which is overwritten, `-` for standard output, `ipfix://HOST:PORT` (UDP) or
+    /// `ipfix+tcp://HOST:PORT`. Without it, a new file with the name of the first input and the format's ending behind it.
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// Format of the flows; without it, by the ending of the output's name, or CSV.
+    /// Format of the flows; without it, by the ending of the output's name (.csv, .jsonl, .parquet, .ipfix; .csv.gz and
+    /// .jsonl.gz are packed), or CSV for a name without any.
     #[arg(long, value_enum)]
     pub format: Option<Format>,
     /// Which columns, by whose rules.
@@ -69,13 +75,18 @@ pub struct Args {
     /// Idle timeout of ICMP flows, seconds. Native profile.
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub idle_icmp: Option<Nanos>,
-    /// Whether FIN and RST end TCP flows, a few seconds later. Native profile.
-    #[arg(long, value_name = "BOOL", default_value = "true", action = clap::ArgAction::Set)]
-    pub tcp_end: bool,
-    /// Flows held in memory at once; beyond that one ends early. [default: 262144, nfstream 8388608]
+    /// Whether FIN and RST end TCP flows, a few seconds later. Native profile. [default: true]
+    #[arg(long, value_name = "BOOL")]
+    pub tcp_end: Option<bool>,
+    /// Flows held in memory at once; beyond that one ends early. It bounds memory: a flow takes 0.7 kB, nfstream 0.2 kB,
+    /// and more with --statistics (2 kB), --splt (25 bytes a packet), --dissect (0.6 kB, at most 70 kB for handshakes that
+    /// never end). [default: 262144, nfstream 8388608]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub cache_flows: Option<u32>,
-    /// Stop after so many flows.
+    /// Stop after so many packets.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_packets: Option<u64>,
+    /// Stop after so many flows; packets of flows that have not ended then are in none.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub max_flows: Option<u64>,
     /// Whether packets inside tunnels are metered instead of those around them.
@@ -95,8 +106,9 @@ pub struct Args {
     /// Add columns with statistics: of sizes, gaps, flags; in the native profile also quantiles, rates, TCP health and more.
     #[arg(long, help_heading = "Columns")]
     pub statistics: bool,
-    /// Add columns with direction, sizes and gaps of the first N packets.
-    #[arg(long, value_name = "N", help_heading = "Columns")]
+    /// Add columns with direction, sizes and gaps of the first N packets. At most 255, so that a flow keeps below 7 kB for
+    /// them (NFStream takes 65,535, with a warning above 255).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=255), help_heading = "Columns")]
     pub splt: Option<u16>,
     /// Which size counts in the nfstream profile: 0 frame, 1 IP packet, 2 transport, 3 payload. The native profile has all
     /// four. [default: 0]
@@ -119,58 +131,55 @@ pub struct Args {
         help_heading = "Anonymising"
     )]
     pub anonymize: Vec<String>,
-    /// What values become.
-    #[arg(long, value_enum, default_value = "hash", help_heading = "Anonymising")]
-    pub anonymize_mode: AnonymizeMode,
+    /// What values become. [default: hash]
+    #[arg(long, value_enum, help_heading = "Anonymising")]
+    pub anonymize_mode: Option<AnonymizeMode>,
     /// File with a key of 32 to 64 bytes or as many in hexadecimal digits, for pseudonyms that stay the same over runs.
     /// Without it, a random key that is forgotten.
-    #[arg(
-        long,
-        value_name = "FILE",
-        requires = "anonymize",
-        help_heading = "Anonymising"
-    )]
+    #[arg(long, value_name = "FILE", help_heading = "Anonymising")]
     pub anonymize_key: Option<PathBuf>,
 
     /// Begin a new file after so many flows; names get a number: `flows.0.csv`, `flows.1.csv`, ...
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Files")]
     pub rotate_flows: Option<u64>,
-    /// Begin a new file after so many bytes, such as 100M.
+    /// Begin a new file after so many bytes, such as 100M; before packing.
     #[arg(long, value_name = "BYTES", value_parser = size, help_heading = "Files")]
     pub rotate_size: Option<u64>,
     /// Begin a new file every so many seconds of the clock; names get the period: `flows.20260131T130000Z.0.csv`.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Files")]
     pub rotate_every: Option<u32>,
-    /// Use so many names, then begin with the first again.
+    /// Keep so many files: names begin with the first again; with --rotate-every the oldest file of this run is removed.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Files")]
     pub rotate_files: Option<u64>,
     /// Private enterprise number under which IPFIX carries columns that have no standard element.
     #[arg(long, value_name = "PEN", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Files")]
     pub ipfix_enterprise: Option<u32>,
-    /// Datagrams a second to a collector at most; each holds about ten flows.
-    #[arg(long, value_name = "N", default_value = "5000", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Files")]
-    pub ipfix_rate: u32,
+    /// Datagrams a second to a collector at most; each holds about ten flows. [default: 5000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Files")]
+    pub ipfix_rate: Option<u32>,
 
     /// Meter the traffic of this interface until SIGINT or SIGTERM. Needs CAP_NET_RAW.
     #[arg(long, value_name = "INTERFACE", help_heading = "Live")]
     pub live: Option<String>,
     /// Stop after so many seconds.
-    #[arg(long, value_name = "SECONDS", requires = "live", value_parser = seconds, help_heading = "Live")]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, help_heading = "Live")]
     pub duration: Option<Nanos>,
-    /// Stop after so many packets.
-    #[arg(long, value_name = "N", requires = "live", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Live")]
-    pub max_packets: Option<u64>,
-    /// Whether packets for other machines are metered too.
-    #[arg(long, value_name = "BOOL", default_value = "true", action = clap::ArgAction::Set, help_heading = "Live")]
-    pub promiscuous: bool,
-    /// Bytes kept of each packet.
-    #[arg(long, value_name = "BYTES", default_value = "65535", value_parser = clap::value_parser!(u32).range(64..=262_144), help_heading = "Live")]
-    pub snaplen: u32,
-    /// Room for packets that wait, such as 64M.
-    #[arg(long, value_name = "BYTES", default_value = "16M", value_parser = size, help_heading = "Live")]
-    pub buffer_size: u64,
+    /// Whether packets for other machines are metered too. [default: true]
+    #[arg(long, value_name = "BOOL", help_heading = "Live")]
+    pub promiscuous: Option<bool>,
+    /// Bytes kept of each packet. [default: 65535]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(64..=262_144), help_heading = "Live")]
+    pub snaplen: Option<u32>,
+    /// Room for packets that wait, 2M to 4G. [default: 16M]
+    #[arg(long, value_name = "BYTES", value_parser = buffer, help_heading = "Live")]
+    pub buffer_size: Option<u64>,
+    /// Add columns with the process of this machine whose socket each flow is: its id and name. Traffic that is forwarded
+    /// belongs to none. Exact with root (or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN), Linux 5.15 and cgroup version 2; else
+    /// from /proc, which misses sockets that live for less than 0.1 s.
+    #[arg(long, help_heading = "Live")]
+    pub processes: bool,
     /// Print a line of JSON with the counts to standard error every so many seconds.
-    #[arg(long, value_name = "SECONDS", requires = "live", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Live")]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Live")]
     pub report_interval: Option<u32>,
 
     /// Where to write what was read, metered and ignored, as JSON.
@@ -179,7 +188,7 @@ pub struct Args {
     /// Print that as JSON to standard output instead of a few lines to standard error.
     #[arg(long)]
     pub json: bool,
-    /// Print nothing when all went well.
+    /// Print nothing when all went well, no notes and no progress either.
     #[arg(long, short, conflicts_with = "json")]
     pub quiet: bool,
     /// Print the columns that these options give, in Markdown, and stop.
@@ -211,19 +220,27 @@ impl Format {
         }
     }
 
-    fn of(place: &Place) -> Option<Self> {
-        match place {
-            Place::Collector(_) => Some(Self::Ipfix),
-            Place::Stdout => None,
-            Place::File(path) => match path.extension()?.to_str()? {
-                "csv" => Some(Self::Csv),
-                "parquet" => Some(Self::Parquet),
-                "jsonl" | "ndjson" | "json" => Some(Self::Jsonl),
-                "ipfix" => Some(Self::Ipfix),
-                _ => None,
-            },
+    /// By the ending of a file's name; CSV without one, `None` for one that tells nothing.
+    fn of(path: &Path) -> Option<Self> {
+        let Some(ending) = path.extension() else {
+            return Some(Self::Csv);
+        };
+        match ending.to_ascii_lowercase().to_str()? {
+            "csv" => Some(Self::Csv),
+            "parquet" => Some(Self::Parquet),
+            "jsonl" | "ndjson" | "json" => Some(Self::Jsonl),
+            "ipfix" => Some(Self::Ipfix),
+            _ => None,
         }
     }
+}
+
+/// The name without `.gz`, if it has that.
+fn without_gz(path: &Path) -> Option<PathBuf> {
+    let is_gz = path
+        .extension()
+        .is_some_and(|e| e.eq_ignore_ascii_case("gz"));
+    is_gz.then(|| path.with_extension(""))
 }
 
 /// Whose rules decide what a flow is and what is said of it.
@@ -285,7 +302,43 @@ fn size(text: &str) -> Result<u64, String> {
     }
 }
 
+fn buffer(text: &str) -> Result<u64, String> {
+    match size(text) {
+        Ok(bytes) if (2 << 20..=4 << 30).contains(&bytes) => Ok(bytes),
+        _ => Err("expected 2M to 4G, such as 64M".into()),
+    }
+}
+
 impl Args {
+    /// Options that would do nothing beside the others.
+    ///
+    /// # Errors
+    /// One of them is given.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let of_live = [
+            ("--processes", self.processes),
+            ("--duration", self.duration.is_some()),
+            ("--report-interval", self.report_interval.is_some()),
+            ("--promiscuous", self.promiscuous.is_some()),
+            ("--snaplen", self.snaplen.is_some()),
+            ("--buffer-size", self.buffer_size.is_some()),
+        ];
+        if self.live.is_none() && !self.explain {
+            refuse(
+                &of_live,
+                "needs --live: it is for interfaces, not for captures",
+            )?;
+        }
+        let of_anonymize = [
+            ("--anonymize-mode", self.anonymize_mode.is_some()),
+            ("--anonymize-key", self.anonymize_key.is_some()),
+        ];
+        if self.anonymize.is_empty() {
+            refuse(&of_anonymize, "needs --anonymize")?;
+        }
+        Ok(())
+    }
+
     /// The meter that these options describe.
     ///
     /// # Errors
@@ -312,11 +365,12 @@ impl Args {
             idle_tcp: self.idle_tcp,
             idle_udp: self.idle_udp,
             idle_icmp: self.idle_icmp,
-            tcp_linger: defaults.tcp_linger.filter(|_| self.tcp_end),
+            tcp_linger: defaults.tcp_linger.filter(|_| self.tcp_end.unwrap_or(true)),
             active_timeout: self.active_timeout,
             statistics: self.statistics,
             splt: self.splt.unwrap_or(0),
             dissect: self.dissect.unwrap_or(0).into(),
+            processes: self.processes,
             max_flows: self.cache_flows.map_or(defaults.max_flows, |n| n as usize),
             hash_seed: random_word()?,
             ..defaults
@@ -330,10 +384,9 @@ impl Args {
             ("--idle-tcp", self.idle_tcp.is_some()),
             ("--idle-udp", self.idle_udp.is_some()),
             ("--idle-icmp", self.idle_icmp.is_some()),
+            ("--tcp-end", self.tcp_end.is_some()),
         ];
-        if let Some((flag, _)) = foreign.iter().find(|(_, given)| *given) {
-            bail!("{flag} needs --profile native");
-        }
+        refuse(&foreign, "needs --profile native")?;
         let defaults = nfstream::Config::default();
         let config = nfstream::Config {
             accounting: self.accounting.unwrap_or(0),
@@ -343,6 +396,7 @@ impl Args {
             splt: self.splt.unwrap_or(0),
             decode_tunnels: self.decode_tunnels,
             dissect: self.dissect.unwrap_or(20),
+            processes: self.processes,
             max_cached: self.cache_flows.map_or(defaults.max_cached, |n| n as usize),
             hash_seed: random_word()?,
             ..defaults
@@ -351,7 +405,11 @@ impl Args {
     }
 
     fn plugins(&self) -> anyhow::Result<Vec<Extension>> {
-        self.plugin.iter().map(|text| plugin(text)).collect()
+        let all: anyhow::Result<Vec<Extension>> =
+            self.plugin.iter().map(|text| plugin(text)).collect();
+        let all = all?;
+        chaff_flow::plugin::check(&all)?;
+        Ok(all)
     }
 
     /// Where and how rows are written.
@@ -360,13 +418,20 @@ impl Args {
     /// No name for the output, options that do not go together.
     pub fn output(&self) -> anyhow::Result<OutputPlan> {
         let place = match &self.output {
-            Some(path) => Place::from(path.as_path()),
+            Some(path) => Place::try_from(path.as_path())?,
             None => Place::File(self.default_output()?),
         };
-        let by_name = Format::of(&place);
-        let format = self.format.or(by_name).unwrap_or(Format::Csv);
-        if matches!(place, Place::Collector(_)) && format != Format::Ipfix {
-            bail!("a collector takes --format ipfix");
+        let (format, gzip) = self.format_of(&place)?;
+        let of_ipfix = [
+            ("--ipfix-enterprise", self.ipfix_enterprise.is_some()),
+            ("--ipfix-rate", self.ipfix_rate.is_some()),
+        ];
+        if format != Format::Ipfix {
+            refuse(&of_ipfix, "needs an output in IPFIX")?;
+        }
+        let is_udp = matches!(&place, Place::Collector(c) if c.transport == Transport::Udp);
+        if !is_udp {
+            refuse(&of_ipfix[1..], "needs --output ipfix://HOST:PORT")?;
         }
         let rotation = Rotation {
             rows: self.rotate_flows,
@@ -383,7 +448,7 @@ impl Args {
         if rotation.is_none() && self.rotate_files.is_some() {
             bail!("--rotate-files needs --rotate-flows, --rotate-size or --rotate-every");
         }
-        let hides_addresses = self.anonymize_mode == AnonymizeMode::Hash
+        let hides_addresses = self.anonymize_mode.unwrap_or_default() == AnonymizeMode::Hash
             && self
                 .anonymize
                 .iter()
@@ -393,14 +458,65 @@ impl Args {
                 "IPFIX has no room for tokens in place of addresses; use --anonymize-mode prefix"
             );
         }
+        let is_derived = self.output.is_none();
+        if let Place::File(path) = &place
+            && is_derived
+            && rotation.is_none()
+            && path.exists()
+        {
+            let name = path.display();
+            bail!("{name} exists; `--output {name}` overwrites it");
+        }
         Ok(OutputPlan {
             place,
             format,
+            gzip,
+            is_derived,
+            taken: Vec::new(),
             profile: self.profile,
             rotation,
             ipfix_enterprise: self.ipfix_enterprise,
-            ipfix_rate: self.ipfix_rate,
+            ipfix_rate: self.ipfix_rate.unwrap_or(5_000),
         })
+    }
+
+    /// The format, and whether it is packed.
+    fn format_of(&self, place: &Place) -> anyhow::Result<(Format, bool)> {
+        let path = match place {
+            Place::Collector(_) => {
+                if self.format.is_some_and(|f| f != Format::Ipfix) {
+                    bail!("a collector takes --format ipfix");
+                }
+                return Ok((Format::Ipfix, false));
+            }
+            Place::Stdout => return Ok((self.format.unwrap_or(Format::Csv), false)),
+            Place::File(path) => path,
+        };
+        let bare = without_gz(path);
+        let by_name = match &bare {
+            // `flows.gz` does not tell what is packed.
+            Some(bare) if bare.extension().is_none() => None,
+            _ => Format::of(bare.as_deref().unwrap_or(path)),
+        };
+        let Some(format) = self.format.or(by_name) else {
+            bail!(
+                "{}: the ending of the name tells no format; give --format, or a name that ends with .csv, .csv.gz, .jsonl, \
+                 .jsonl.gz, .parquet or .ipfix",
+                path.display()
+            );
+        };
+        match format {
+            Format::Parquet if bare.is_some() => {
+                bail!(
+                    "{}: Parquet is packed already; leave .gz away",
+                    path.display()
+                )
+            }
+            Format::Ipfix if bare.is_some() => {
+                bail!("{}: IPFIX is not packed; leave .gz away", path.display())
+            }
+            _ => Ok((format, bare.is_some())),
+        }
     }
 
     fn default_output(&self) -> anyhow::Result<PathBuf> {
@@ -420,9 +536,9 @@ impl Args {
         Some(LiveOptions {
             interface: self.live.clone()?,
             ring: RingOptions {
-                buffer: self.buffer_size.min(4 << 30) as usize,
-                snaplen: self.snaplen,
-                promiscuous: self.promiscuous,
+                buffer: self.buffer_size.unwrap_or(16 << 20) as usize,
+                snaplen: self.snaplen.unwrap_or(65_535),
+                promiscuous: self.promiscuous.unwrap_or(true),
             },
             duration: self.duration.map(|d| Duration::from_nanos(d.0)),
             max_packets: self.max_packets,
@@ -464,6 +580,14 @@ impl Args {
             }
             None => Ok(BTreeSet::new()),
         }
+    }
+}
+
+/// Refuses the first option that is given.
+fn refuse(options: &[(&str, bool)], why: &str) -> anyhow::Result<()> {
+    match options.iter().find(|(_, given)| *given) {
+        Some((option, _)) => bail!("{option} {why}"),
+        None => Ok(()),
     }
 }
 

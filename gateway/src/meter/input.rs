@@ -1,13 +1,20 @@
 //! Where frames come from.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use chaff_abi::Nanos;
 use chaff_trace::{Frame, Reader, TraceError};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
+
+/// How often a wait for a pipe looks whether it shall end, ms.
+const PATIENCE_MS: u16 = 100;
 
 /// What comes next.
 #[derive(Debug)]
@@ -27,6 +34,9 @@ pub trait Source: Send {
 
     /// What was read from each input so far.
     fn inputs(&mut self) -> Vec<Input>;
+
+    /// Index of the input of the frame that [`Source::next`] gave last, and [`Input::bytes`] of it up to this frame.
+    fn place(&self) -> (usize, u64);
 
     /// Bytes of the inputs that were used up, packed as they are. For a progress bar.
     fn position(&self) -> Arc<AtomicU64>;
@@ -61,24 +71,46 @@ impl Input {
     }
 }
 
-/// Captures that are read one after another, as if they were one.
+/// Captures that are read one after another, as if they were one, until the last one ends or somebody says stop.
 pub struct Captures {
     waiting: std::vec::IntoIter<PathBuf>,
     reader: Option<Reader<Counted>>,
     done: Vec<Input>,
     current: Input,
     position: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    /// Frames that may still be given.
+    left: u64,
 }
 
 impl Captures {
-    /// Nothing is opened yet.
-    pub fn new(paths: Vec<PathBuf>) -> Self {
+    /// Nothing is opened yet. The source ends after `max_packets` frames, and soon after `stop` is set, also while it
+    /// waits for a pipe.
+    pub fn new(paths: Vec<PathBuf>, stop: Arc<AtomicBool>, max_packets: Option<u64>) -> Self {
         Self {
             waiting: paths.into_iter(),
             reader: None,
             done: Vec::new(),
             current: Input::default(),
             position: Arc::default(),
+            stop,
+            left: max_packets.unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Opens the first capture and reads its header, for which a pipe is waited for.
+    ///
+    /// # Errors
+    /// What is wrong with it, with its name.
+    pub fn open_first(&mut self) -> Result<(), String> {
+        self.open();
+        match self.done.first() {
+            Some(Input {
+                name,
+                error: Some(error),
+                ..
+            }) => Err(format!("{name}: {error}")),
+            _ => Ok(()),
         }
     }
 
@@ -92,8 +124,10 @@ impl Captures {
             ..Input::default()
         };
         let opened = open(&path).map_err(|e| e.to_string());
-        let counted = opened.map(|input| Counted {
-            input,
+        let counted = opened.map(|(file, waits)| Counted {
+            file,
+            waits,
+            stop: self.stop.clone(),
             position: self.position.clone(),
         });
         match counted.and_then(|file| Reader::new(file).map_err(|e| explain(&e))) {
@@ -103,18 +137,26 @@ impl Captures {
         true
     }
 
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
     fn close(&mut self, error: Option<String>) {
         let mut input = std::mem::take(&mut self.current);
         if let Some(reader) = self.reader.take() {
             input.bytes = reader.offset();
         }
-        input.error = error;
+        // Whoever stopped in the middle of a packet did no damage.
+        input.error = error.filter(|_| !self.is_stopped());
         self.done.push(input);
     }
 }
 
 impl Source for Captures {
     fn next(&mut self) -> Event<'_> {
+        if self.left == 0 || self.is_stopped() {
+            return Event::End;
+        }
         loop {
             while self.reader.is_none() {
                 if !self.open() {
@@ -132,6 +174,7 @@ impl Source for Captures {
         match self.reader.as_ref().and_then(Reader::current) {
             Some((frame, bytes)) => {
                 self.current.count(frame.at);
+                self.left -= 1;
                 Event::Frame(frame, bytes)
             }
             None => Event::End,
@@ -149,31 +192,78 @@ impl Source for Captures {
         inputs
     }
 
+    fn place(&self) -> (usize, u64) {
+        (
+            self.done.len(),
+            self.reader.as_ref().map_or(0, Reader::offset),
+        )
+    }
+
     fn position(&self) -> Arc<AtomicU64> {
         self.position.clone()
     }
 }
 
-/// Counts what is read.
+/// Counts what is read, and ends when somebody says stop.
 struct Counted {
-    input: Box<dyn Read + Send>,
+    file: File,
+    /// A read can wait for ever: it is no file on a disk.
+    waits: bool,
+    stop: Arc<AtomicBool>,
     position: Arc<AtomicU64>,
+}
+
+impl Counted {
+    /// Waits until there is something to read; false when it shall end.
+    fn wait(&self) -> io::Result<bool> {
+        while !self.stop.load(Ordering::Relaxed) {
+            if !self.waits {
+                return Ok(true);
+            }
+            let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, PATIENCE_MS) {
+                Ok(0) | Err(Errno::EINTR) => (),
+                Ok(_) => return Ok(true),
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(false)
+    }
 }
 
 impl Read for Counted {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.input.read(buffer)?;
-        self.position.fetch_add(n as u64, Ordering::Relaxed);
-        Ok(n)
+        while self.wait()? {
+            match self.file.read(buffer) {
+                // Another reader of the pipe was faster.
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => (),
+                Err(e) => return Err(e),
+                Ok(n) => {
+                    self.position.fetch_add(n as u64, Ordering::Relaxed);
+                    return Ok(n);
+                }
+            }
+        }
+        Ok(0)
     }
 }
 
-fn open(path: &Path) -> io::Result<Box<dyn Read + Send>> {
-    if is_dash(path) {
-        Ok(Box::new(io::stdin()))
+/// Opens an input without waiting for anything; tells whether reading it can wait.
+fn open(path: &Path) -> io::Result<(File, bool)> {
+    let file = if is_dash(path) {
+        // Not through the buffer of `io::Stdin`: what waits there cannot be polled.
+        File::from(io::stdin().as_fd().try_clone_to_owned()?)
+    } else if fs::metadata(path)?.file_type().is_fifo() {
+        // Else opening waits until somebody writes, and no signal ends that.
+        File::options()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)?
     } else {
-        Ok(Box::new(File::open(path)?))
-    }
+        File::open(path)?
+    };
+    let waits = !file.metadata()?.is_file();
+    Ok((file, waits))
 }
 
 /// Whether it means standard input or output.

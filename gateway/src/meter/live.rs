@@ -16,6 +16,8 @@ use super::ring::{Captured, Ring, RingOptions};
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Frames may reach the meter this much after the kernel saw them; timers lag behind the clock by as much.
 const LAG: Nanos = Nanos::from_millis(200);
+/// Time for reading what came before the stop.
+const REST: Duration = Duration::from_secs(5);
 /// Frames between two looks at the clock and the flag.
 const STRIDE: u64 = 256;
 
@@ -42,6 +44,8 @@ pub struct Live {
     stop: Arc<AtomicBool>,
     input: Input,
     has_ended: bool,
+    /// When it was told to stop, since the Unix epoch: what the kernel saw before is still given.
+    stopped_at: Option<(Nanos, Instant)>,
     position: Arc<AtomicU64>,
 }
 
@@ -76,24 +80,35 @@ impl Live {
             options,
             stop,
             has_ended: false,
+            stopped_at: None,
             position: Arc::default(),
         })
     }
 
-    fn is_over(&self) -> bool {
-        self.has_ended
-            || self
-                .options
-                .max_packets
-                .is_some_and(|max| self.input.packets >= max)
-            || self.stop.load(Ordering::Relaxed)
-            || self.until.is_some_and(|until| Instant::now() >= until)
+    /// What its frames begin with.
+    pub fn link(&self) -> Link {
+        self.link
+    }
+
+    fn is_over(&mut self) -> bool {
+        let is_told = self.stopped_at.is_none()
+            && (self.stop.load(Ordering::Relaxed)
+                || self.until.is_some_and(|until| Instant::now() >= until));
+        if is_told {
+            self.stopped_at = Some((unix_now(), Instant::now()));
+        }
+        let most = self.options.max_packets;
+        self.has_ended || most.is_some_and(|max| self.input.packets >= max)
     }
 
     /// Waits for a frame; `None` when there was none, or there is no interface any more.
     fn wait(&mut self) -> Option<Captured> {
+        let patience = match self.stopped_at {
+            None => PATIENCE,
+            Some(_) => Duration::from_nanos(LAG.0),
+        };
         loop {
-            match self.ring.next(PATIENCE) {
+            match self.ring.next(patience) {
                 // Loopback shows each packet twice, going out and coming in.
                 Ok(Some(frame)) if frame.outgoing && self.is_loopback => (),
                 Ok(frame) => return frame,
@@ -120,12 +135,16 @@ impl Source for Live {
             return Event::End;
         }
         let Some(captured) = self.wait() else {
-            if self.is_over() {
+            if self.stopped_at.is_some() || self.is_over() {
                 return Event::End;
             }
             self.count_dropped();
             return Event::Quiet(Nanos(unix_now().0.saturating_sub(LAG.0)));
         };
+        let is_later = |(at, told): (Nanos, Instant)| captured.at > at || told.elapsed() > REST;
+        if self.stopped_at.is_some_and(is_later) {
+            return Event::End;
+        }
         self.input.count(captured.at);
         self.input.bytes += captured.wire_len as u64;
         let frame = Frame {
@@ -142,6 +161,10 @@ impl Source for Live {
     fn inputs(&mut self) -> Vec<Input> {
         self.count_dropped();
         vec![self.input.clone()]
+    }
+
+    fn place(&self) -> (usize, u64) {
+        (0, self.input.bytes)
     }
 
     fn position(&self) -> Arc<AtomicU64> {

@@ -17,10 +17,11 @@ pub mod profile;
 pub mod report;
 pub mod ring;
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,10 +39,14 @@ use input::{Captures, Source, explain, is_dash};
 use libpcap::FilterError;
 use live::Live;
 use ndpi::NdpiError;
-use output::{Opened, Place};
+use output::{Opened, OutputPlan, Place};
 use pipeline::{Counts, Pipeline, PipelineError, Rows};
 use profile::Meter;
-use report::{Progress, Summary, cpu_seconds, peak_memory};
+use report::{Progress, Summary, counted, cpu_seconds, peak_memory};
+
+use crate::file_id::FileId;
+use crate::processes::Processes;
+use crate::sys_net::{interfaces, there_are};
 
 /// Exit code of an input that is damaged or an output that fails.
 const FAILED: u8 = 1;
@@ -111,19 +116,29 @@ fn plugin_code(error: &anyhow::Error) -> u8 {
 
 fn work(args: &Args) -> anyhow::Result<u8> {
     let started = Instant::now();
+    args.check().or_code(USAGE)?;
     let made = args.meter();
     let code = made.as_ref().err().map_or(USAGE, plugin_code);
     let mut meter = made.or_code(code)?;
-    let columns = meter.columns();
+    let plain = meter.columns();
+    check_names(&plain).or_code(USAGE)?;
+    let (anonymizer, columns) = anonymizer(args, &plain).or_code(USAGE)?;
     if args.explain {
         say(&markdown(&columns))?;
         return Ok(0);
     }
-    let plan = args.output().or_code(USAGE)?;
-    let links = check_inputs(args, &plan.place).or_code(USAGE)?;
-    let filter = open_filter(args, &links)?;
-    let (anonymizer, columns) = anonymizer(args, columns)?;
-    let mut source = open_source(args)?;
+    let mut plan = args.output().or_code(USAGE)?;
+    plan.taken = check_files(args, &plan).or_code(USAGE)?;
+    plan.check(&columns).or_code(USAGE)?;
+    let links = check_inputs(args).or_code(USAGE)?;
+    let mut filter = open_filter(args, &links)?;
+    let stop = stop_flag()?;
+    // Before the first packet: a socket that is made later is seen being made.
+    let processes = args.processes.then(|| open_processes(args));
+    let mut source = open_source(args, filter.as_mut(), stop.clone())?;
+    if !args.quiet {
+        note_left_out(args, &plan, &plain, &columns);
+    }
     let opened = plan.open(&columns).or_code(match plan.place {
         Place::Collector(_) => FAILED,
         Place::Stdout | Place::File(_) => USAGE,
@@ -137,12 +152,13 @@ fn work(args: &Args) -> anyhow::Result<u8> {
     if threads > 2 {
         source = Box::new(Ahead::start(source)?);
     }
-    let progress = Progress::new(&args.input, source.position());
+    let progress = Progress::new(&args.input, source.position(), !args.quiet);
     let pipeline = Pipeline {
         filter,
         max_flows: args.max_flows,
         writer_thread: threads > 1,
         live: args.live.is_some(),
+        processes,
         watch: Box::new(watch(args, &progress, started)),
     };
     let rows = Rows::new(meter.rows(), anonymizer, output);
@@ -165,6 +181,7 @@ fn work(args: &Args) -> anyhow::Result<u8> {
         inputs: source.inputs(),
         counts,
         stats: meter.stats(),
+        interrupted: args.live.is_none() && stop.load(Ordering::Relaxed),
         refused: refused.map(|n| n.load(Ordering::Relaxed)),
         output: plan.place.name(),
         output_bytes: bytes.load(Ordering::Relaxed),
@@ -187,7 +204,7 @@ fn tell(args: &Args, summary: &Summary, place: &Place) -> anyhow::Result<u8> {
             eprintln!("error: {}: {error}", input.name);
         }
     }
-    if summary.stats.clamped > 0 {
+    if summary.stats.clamped > 0 && !args.quiet {
         note_disorder(summary);
     }
     if args.json && *place == Place::Stdout {
@@ -220,9 +237,9 @@ fn say(text: &str) -> anyhow::Result<()> {
 }
 
 fn note_disorder(summary: &Summary) {
-    let n = summary.stats.clamped;
     eprintln!(
-        "note: {n} packets were older than one before them and count as simultaneous with it"
+        "note: {} older than one before",
+        counted(summary.stats.clamped, "packet")
     );
     for (before, input) in summary.inputs.iter().zip(summary.inputs.iter().skip(1)) {
         if input.first.is_some_and(|first| first < before.last) {
@@ -269,9 +286,65 @@ fn watch<'a>(
     }
 }
 
-/// Everything that can be wrong with the inputs before the first packet: files that are no captures, an output that is
-/// an input. Gives the link types of the files.
-fn check_inputs(args: &Args, place: &Place) -> anyhow::Result<Vec<Link>> {
+/// Refuses columns that nobody could tell apart.
+fn check_names(columns: &[Column]) -> anyhow::Result<()> {
+    let mut names = BTreeSet::new();
+    match columns.iter().find(|c| !names.insert(&c.name)) {
+        Some(column) => bail!(
+            "two columns have the name {}: is a --plugin given twice, or does another option add its columns?",
+            column.name
+        ),
+        None => Ok(()),
+    }
+}
+
+/// Refuses to write over what is read, and two things into one file. Gives what files must stay as they are while flows
+/// are written.
+fn check_files(args: &Args, plan: &OutputPlan) -> anyhow::Result<Vec<(FileId, String)>> {
+    let real = |path: &Path, stream: &str| {
+        if is_dash(path) {
+            Path::new(stream).to_path_buf()
+        } else {
+            path.to_path_buf()
+        }
+    };
+    let inputs = args.input.iter().map(|p| ("input", real(p, "/dev/stdin")));
+    let others = [
+        ("key", &args.anonymize_key),
+        ("device table", &args.devices),
+    ];
+    let others = others
+        .into_iter()
+        .filter_map(|(what, path)| Some((what, path.clone()?)));
+    let report = args.report.as_deref().map(|p| real(p, "/dev/stdout"));
+    let written = plan.paths().into_iter().map(|p| ("output", p));
+    let written = written.chain(report.map(|p| ("report", p)));
+    let mut taken: Vec<(FileId, &str, PathBuf)> = inputs
+        .chain(others)
+        .filter_map(|(what, path)| Some((FileId::of(&path)?, what, path)))
+        .collect();
+    for (what, path) in written {
+        let Some(id) = FileId::of(&path) else {
+            continue;
+        };
+        if let Some((_, other, known)) = taken.iter().find(|(taken, ..)| *taken == id) {
+            let (known, path) = (known.display(), path.display());
+            if known.to_string() == path.to_string() {
+                bail!("{path} is {other} and {what}");
+            }
+            bail!("{known} and {path} are one file: {other} and {what}");
+        }
+        taken.push((id, what, path));
+    }
+    taken.retain(|(_, what, _)| *what != "output");
+    Ok(taken
+        .into_iter()
+        .map(|(id, what, path)| (id, format!("{what} {}", path.display())))
+        .collect())
+}
+
+/// Everything that can be wrong with the inputs before the first packet. Gives the link types of the files.
+fn check_inputs(args: &Args) -> anyhow::Result<Vec<Link>> {
     let dashes = args.input.iter().filter(|p| is_dash(p)).count();
     if dashes > 1 {
         bail!("standard input is given {dashes} times");
@@ -281,11 +354,6 @@ fn check_inputs(args: &Args, place: &Place) -> anyhow::Result<Vec<Link>> {
         let meta = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
         if meta.is_dir() {
             bail!("{} is a directory, not a capture", path.display());
-        }
-        if let Place::File(output) = place
-            && same_file(path, output)
-        {
-            bail!("{} is input and output", path.display());
         }
         // A pipe can be read only once.
         if meta.is_file() {
@@ -300,10 +368,6 @@ fn check_inputs(args: &Args, place: &Place) -> anyhow::Result<Vec<Link>> {
         }
     }
     Ok(links)
-}
-
-fn same_file(a: &Path, b: &Path) -> bool {
-    matches!((fs::canonicalize(a), fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b)
 }
 
 fn open_filter(args: &Args, links: &[Link]) -> anyhow::Result<Option<Filter>> {
@@ -328,50 +392,163 @@ fn open_filter(args: &Args, links: &[Link]) -> anyhow::Result<Option<Filter>> {
 /// What replaces values, and the columns that it leaves.
 fn anonymizer(
     args: &Args,
-    columns: Vec<Column>,
+    columns: &[Column],
 ) -> anyhow::Result<(Option<Anonymizer>, Vec<Column>)> {
     if args.anonymize.is_empty() {
-        return Ok((None, columns));
+        return Ok((None, columns.to_vec()));
     }
-    let key = args.key().or_code(USAGE)?;
+    let key = args.key()?;
     let names = args.anonymize.iter().map(|name| name.trim());
-    let (anonymizer, missing) = Anonymizer::new(&columns, names, args.anonymize_mode.into(), &key);
-    for name in missing {
-        eprintln!("warning: there is no column {name} to anonymise");
+    let mode = args.anonymize_mode.unwrap_or_default();
+    let (anonymizer, missing) = Anonymizer::new(columns, names, mode.into(), &key);
+    if let Some(name) = missing.first() {
+        let guess = nearest(name, columns.iter().map(|c| c.name.as_ref()));
+        bail!(
+            "--anonymize: there is no column {name}{}; --explain lists all",
+            guess.map_or(String::new(), |g| format!(", but {g}"))
+        );
     }
-    let columns = anonymizer.columns(&columns);
+    let columns = anonymizer.columns(columns);
     Ok((Some(anonymizer), columns))
 }
 
-fn open_source(args: &Args) -> anyhow::Result<Box<dyn Source>> {
-    let Some(options) = args.interface() else {
-        return Ok(Box::new(Captures::new(args.input.clone())));
-    };
+/// The name that is most like `wrong`, if any is.
+fn nearest<'n>(wrong: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    let (distance, name) = names.map(|n| (distance(wrong, n), n)).min()?;
+    (distance <= wrong.chars().count().div_ceil(2)).then_some(name)
+}
+
+/// Letters to insert, remove or replace until one text is the other (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = i;
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+        let mut left = i + 1;
+        for (cell, y) in row.iter_mut().skip(1).zip(b.chars()) {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = *cell;
+            left = replaced.min(left + 1).min(*cell + 1);
+            *cell = left;
+        }
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+/// Says what anonymising does not reach, and what IPFIX cannot carry afterwards.
+fn note_left_out(args: &Args, plan: &OutputPlan, plain: &[Column], columns: &[Column]) {
+    /// Columns that are addresses.
+    const ADDRESSES: [&str; 4] = ["src_ip", "dst_ip", "src_mac", "dst_mac"];
+    /// Columns of hints and plugins in which devices tell addresses or names of their own, or ask for those of others.
+    const HINTS: [&str; 8] = [
+        "host_name",
+        "server_name",
+        "requested_server_name",
+        "device_hint",
+        "dhcp_12",
+        "dhcp_50",
+        "dhcp_addr",
+        "mdns_ptr",
+    ];
+    let is_chosen = |name: &str| args.anonymize.iter().any(|chosen| chosen.trim() == name);
+    if ADDRESSES.iter().any(|name| is_chosen(name)) {
+        let left: Vec<&str> = columns
+            .iter()
+            .map(|c| c.name.as_ref())
+            .filter(|name| {
+                // Behind the prefix of plugins.
+                let bare = name.rsplit('.').next().unwrap_or(name);
+                (ADDRESSES.contains(&bare) || HINTS.contains(&bare)) && !is_chosen(name)
+            })
+            .collect();
+        if !left.is_empty() {
+            eprintln!(
+                "note: not anonymised, and can hold addresses or names of devices: {}",
+                left.join(", ")
+            );
+        }
+    }
+    if plan.format == Format::Ipfix && plan.ipfix_enterprise.is_none() {
+        let lost: Vec<&str> = plain
+            .iter()
+            .zip(columns)
+            .filter(|(before, after)| {
+                !ipfix_elements(before).is_empty() && ipfix_elements(after).is_empty()
+            })
+            .map(|(_, column)| column.name.as_ref())
+            .collect();
+        if !lost.is_empty() {
+            eprintln!(
+                "note: IPFIX has no elements for the pseudonyms of {}; they are left out",
+                lost.join(", ")
+            );
+        }
+    }
+}
+
+/// Set by SIGINT and SIGTERM.
+fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, stop.clone()).context("cannot catch signals")?;
     }
+    Ok(stop)
+}
+
+/// Opens the captures or the interface; of the latter the filter learns what its frames are.
+fn open_source(
+    args: &Args,
+    filter: Option<&mut Filter>,
+    stop: Arc<AtomicBool>,
+) -> anyhow::Result<Box<dyn Source>> {
+    let Some(options) = args.interface() else {
+        let mut captures = Captures::new(args.input.clone(), stop, args.max_packets);
+        captures
+            .open_first()
+            .map_err(|text| Failure { text, code: USAGE })?;
+        return Ok(Box::new(captures));
+    };
     let interface = options.interface.clone();
-    match Live::open(options, stop) {
-        Ok(live) => Ok(Box::new(live)),
-        Err(e) => {
-            let code = if e.kind() == io::ErrorKind::PermissionDenied {
-                MISSING
-            } else {
-                USAGE
-            };
-            let hint = if code == MISSING {
-                " (it needs root or CAP_NET_RAW)"
-            } else {
-                ""
-            };
-            Err(Failure {
-                text: format!("cannot meter {interface}{hint}: {e}"),
-                code,
-            }
-            .into())
-        }
+    let live = Live::open(options, stop).map_err(|e| unopened(&interface, &e))?;
+    if let Some(filter) = filter {
+        // Not with the first frame, which may be long in coming.
+        filter.prepare(live.link()).map(drop).or_code(USAGE)?;
     }
+    Ok(Box::new(live))
+}
+
+/// Why an interface was not opened, and what would help.
+fn unopened(interface: &str, error: &io::Error) -> Failure {
+    let (code, hint) = match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => (MISSING, " (it needs root or CAP_NET_RAW)".to_owned()),
+        Some(libc::ENODEV) => (USAGE, format!(" ({})", there_are(&interfaces()))),
+        Some(libc::ENETDOWN) => (USAGE, format!(" (ip link set {interface} up)")),
+        _ => (USAGE, String::new()),
+    };
+    Failure {
+        text: format!("cannot meter {interface}{hint}: {error}"),
+        code,
+    }
+}
+
+/// What tells processes, and a word where it cannot tell all.
+fn open_processes(args: &Args) -> Processes {
+    let keep = Duration::from_nanos(args.idle_timeout.0) + Duration::from_secs(5);
+    let processes = Processes::open(keep);
+    if let Some(why) = processes.why_inexact().filter(|_| !args.quiet) {
+        eprintln!(
+            "note: processes are read from /proc ten times a second, which misses sockets that live shorter and those of \
+             other network namespaces{}: {why}",
+            if nix::unistd::geteuid().is_root() {
+                ""
+            } else {
+                " and users"
+            },
+        );
+    }
+    processes
 }
 
 fn threads(args: &Args) -> u8 {

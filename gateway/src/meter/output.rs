@@ -7,15 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use chaff_export::{
-    Collector, Csv, Dialect, Ipfix, IpfixOptions, JsonLines, Output, Parquet, ParquetOptions, Part,
-    Rotating, Rotation, Target, Transport, UdpTarget, WholeFile,
+    Collector, Csv, Dialect, Gzip, Ipfix, IpfixOptions, JsonLines, Output, Parquet, ParquetOptions,
+    Part, Rotating, Rotation, Target, Transport, UdpTarget, WholeFile,
 };
 use chaff_flow::Column;
 
 use super::args::{Format, Profile};
 use super::input::is_dash;
+use crate::file_id::FileId;
 
 /// Where rows go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,15 +40,30 @@ impl Place {
     }
 }
 
-impl From<&Path> for Place {
-    /// Whatever is no address of a collector is a path.
-    fn from(path: &Path) -> Self {
+impl TryFrom<&Path> for Place {
+    type Error = anyhow::Error;
+
+    /// Whatever does not look like an address is a path.
+    fn try_from(path: &Path) -> anyhow::Result<Self> {
         if is_dash(path) {
-            return Self::Stdout;
+            return Ok(Self::Stdout);
         }
-        match path.to_str().and_then(|text| text.parse().ok()) {
-            Some(collector) => Self::Collector(collector),
-            None => Self::File(path.to_path_buf()),
+        let text = path.to_str().unwrap_or("");
+        if text.starts_with("ipfix:") || text.starts_with("ipfix+") {
+            let collector = text.parse().with_context(|| format!("--output {text}"))?;
+            return Ok(Self::Collector(collector));
+        }
+        let is_scheme = |s: &str| {
+            s.starts_with(|c: char| c.is_ascii_alphabetic())
+                && s.chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+        };
+        match text.split_once("://") {
+            Some((scheme, _)) if is_scheme(scheme) => bail!(
+                "--output {text}: flows do not go to {scheme}://; there are ipfix://HOST:PORT (UDP), ipfix+tcp://HOST:PORT, \
+                 a file, and - for standard output"
+            ),
+            _ => Ok(Self::File(path.to_path_buf())),
         }
     }
 }
@@ -59,6 +75,12 @@ pub struct OutputPlan {
     pub place: Place,
     /// In which format.
     pub format: Format,
+    /// Packed with gzip. Only CSV and JSON lines.
+    pub gzip: bool,
+    /// The name follows from the input's: nobody said that what has it may be overwritten.
+    pub is_derived: bool,
+    /// What must not be overwritten, and what it is.
+    pub taken: Vec<(FileId, String)>,
     /// Which columns, and which CSV.
     pub profile: Profile,
     /// When a file ends.
@@ -80,20 +102,70 @@ pub struct Opened {
 }
 
 impl OutputPlan {
+    /// Whether columns fit the format, before anything is opened.
+    ///
+    /// # Errors
+    /// They do not; the error says what to do.
+    pub fn check(&self, columns: &[Column]) -> anyhow::Result<()> {
+        if self.format != Format::Ipfix {
+            return Ok(());
+        }
+        let fits = |options| Ipfix::new(io::sink(), columns, options);
+        let Err(e) = fits(self.ipfix()) else {
+            return Ok(());
+        };
+        let larger = IpfixOptions {
+            enterprise: self.ipfix_enterprise,
+            ..IpfixOptions::reliable()
+        };
+        let advice = if fits(larger).is_ok() {
+            "use ipfix+tcp:// or a file, whose messages are larger, or fewer columns"
+        } else {
+            "use other columns"
+        };
+        bail!("IPFIX to {}: {e}; {advice}", self.place.name())
+    }
+
+    /// Paths that opening the plan's file without rotation writes to.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        match &self.place {
+            Place::File(path) if self.format == Format::Parquet => {
+                vec![path.clone(), WholeFile::part_of(path)]
+            }
+            Place::File(path) => vec![path.clone()],
+            Place::Stdout => vec!["/dev/stdout".into()],
+            Place::Collector(_) => Vec::new(),
+        }
+    }
+
+    fn ipfix(&self) -> IpfixOptions {
+        let options = match &self.place {
+            Place::Collector(collector) if collector.transport == Transport::Udp => {
+                IpfixOptions::default()
+            }
+            _ => IpfixOptions::reliable(),
+        };
+        IpfixOptions {
+            enterprise: self.ipfix_enterprise,
+            ..options
+        }
+    }
+
     /// Opens the place; a rotated table, and one of the nfstream profile, makes its files with their first flow.
     ///
     /// # Errors
     /// The file or connection cannot be made, or the columns do not fit the format.
     pub fn open(&self, columns: &[Column]) -> anyhow::Result<Opened> {
-        let maker = Maker {
+        let mut maker = Maker {
             plan: self.clone(),
             columns: columns.to_vec(),
             bytes: Arc::default(),
+            made: 0,
         };
         let bytes = maker.bytes.clone();
         let mut refused = None;
         let output = match &self.place {
-            Place::Stdout => maker.write_to(io::stdout(), IpfixOptions::reliable())?,
+            Place::Stdout => maker.write_to(io::stdout())?,
             Place::File(path) => {
                 // NFStream writes no file for no flows.
                 let is_late = !self.rotation.is_none() || self.profile == Profile::Nfstream;
@@ -107,17 +179,11 @@ impl OutputPlan {
             Place::Collector(collector) => {
                 let opening = || format!("cannot reach {collector}");
                 match collector.transport {
-                    Transport::Tcp => maker.write_to(
-                        collector.tcp().with_context(opening)?,
-                        IpfixOptions::reliable(),
-                    )?,
+                    Transport::Tcp => maker.write_to(collector.tcp().with_context(opening)?)?,
                     Transport::Udp => {
                         let target = collector.udp().with_context(opening)?;
                         refused = Some(target.refused());
-                        maker.write_to(
-                            Paced::new(target, self.ipfix_rate),
-                            IpfixOptions::default(),
-                        )?
+                        maker.write_to(Paced::new(target, self.ipfix_rate))?
                     }
                 }
             }
@@ -153,11 +219,14 @@ struct Maker {
     plan: OutputPlan,
     columns: Vec<Column>,
     bytes: Arc<AtomicU64>,
+    /// Files made so far.
+    made: u64,
 }
 
 impl Maker {
-    fn rotating(self, path: &Path) -> Box<dyn Output> {
+    fn rotating(mut self, path: &Path) -> Box<dyn Output> {
         let (path, rotation) = (path.to_path_buf(), self.plan.rotation);
+        let base = path.clone();
         let make = move |part: Part| {
             let path = if rotation.is_none() {
                 path.clone()
@@ -167,10 +236,36 @@ impl Maker {
             self.file(&path)
                 .map_err(|e| io::Error::other(format!("{e:#}")))
         };
-        Box::new(Rotating::new(rotation, Box::new(make)))
+        let remove = move |part: Part| std::fs::remove_file(part.name(&base));
+        Box::new(Rotating::new(rotation, Box::new(make), Box::new(remove)))
     }
 
-    fn file(&self, path: &Path) -> anyhow::Result<Box<dyn Output>> {
+    /// Refuses a file that must stay.
+    fn check(&self, path: &Path) -> anyhow::Result<()> {
+        let id = FileId::of(path);
+        if let Some((_, what)) = self
+            .plan
+            .taken
+            .iter()
+            .find(|(taken, _)| Some(taken) == id.as_ref())
+        {
+            bail!("{} would overwrite the {what}", path.display());
+        }
+        // From the second round on the files of a ring are this run's own.
+        let rotation = &self.plan.rotation;
+        let is_own = rotation.period.is_none() && rotation.files.is_some_and(|n| self.made >= n);
+        if self.plan.is_derived && !is_own && path.exists() {
+            bail!("{} exists; --output with a name overwrites", path.display());
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, path: &Path) -> anyhow::Result<Box<dyn Output>> {
+        self.check(path)?;
+        if self.plan.format == Format::Parquet {
+            self.check(&WholeFile::part_of(path))?;
+        }
+        self.made += 1;
         let target: io::Result<Box<dyn Target>> = match self.plan.format {
             // Unreadable before their end, so they get their name then.
             Format::Parquet => WholeFile::create_or_open(path),
@@ -179,18 +274,22 @@ impl Maker {
             }
         };
         let target = target.with_context(|| format!("cannot write {}", path.display()))?;
-        self.write_to(target, IpfixOptions::reliable())
+        self.write_to(target)
     }
 
-    fn write_to(
-        &self,
-        target: impl Target + 'static,
-        ipfix: IpfixOptions,
-    ) -> anyhow::Result<Box<dyn Output>> {
+    fn write_to(&self, target: impl Target + 'static) -> anyhow::Result<Box<dyn Output>> {
         let target = Counted {
             target,
             bytes: self.bytes.clone(),
         };
+        if self.plan.gzip {
+            self.format(Gzip::new(target))
+        } else {
+            self.format(target)
+        }
+    }
+
+    fn format(&self, target: impl Target + 'static) -> anyhow::Result<Box<dyn Output>> {
         let (plan, columns) = (&self.plan, self.columns.as_slice());
         Ok(match plan.format {
             Format::Csv => {
@@ -208,13 +307,7 @@ impl Maker {
                 };
                 Box::new(Parquet::new(target, columns, &options)?)
             }
-            Format::Ipfix => {
-                let options = IpfixOptions {
-                    enterprise: plan.ipfix_enterprise,
-                    ..ipfix
-                };
-                Box::new(Ipfix::new(target, columns, options)?)
-            }
+            Format::Ipfix => Box::new(Ipfix::new(target, columns, plan.ipfix())?),
         })
     }
 }
@@ -290,12 +383,25 @@ mod tests {
 
     #[test]
     fn places_are_told_apart() {
-        let place = |text: &str| Place::from(Path::new(text));
+        let place = |text: &str| Place::try_from(Path::new(text)).expect("a place");
         assert_eq!(place("-"), Place::Stdout);
-        assert_eq!(place("flows.csv"), Place::File("flows.csv".into()));
+        for path in ["flows.csv", "./kafka://a", "ipfix/flows.csv", "a:b"] {
+            assert_eq!(place(path), Place::File(path.into()));
+        }
         assert!(matches!(place("ipfix://[::1]:2055"), Place::Collector(c) if c.port == 2055));
         assert!(
             matches!(place("ipfix+tcp://collector"), Place::Collector(c) if c.transport == Transport::Tcp)
         );
+        for text in [
+            "ipfix:",
+            "ipfix://",
+            "ipfix://localhost:99999",
+            "ipfix+sctp://a",
+            "kafka://a",
+        ] {
+            let e = Place::try_from(Path::new(text)).expect_err("no place");
+            let e = format!("{e:#}");
+            assert!(e.contains(text) && e.contains("ipfix+tcp://"), "{e}");
+        }
     }
 }

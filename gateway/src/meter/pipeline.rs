@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 
 use chaff_abi::Nanos;
 use chaff_export::{Anonymizer, Output};
-use chaff_flow::Value;
+use chaff_flow::{Link, Value};
 
 use super::filter::Filter;
 use super::input::{Event, Source};
 use super::libpcap::FilterError;
 use super::profile::{Flow, Meter, RowMaker};
+use crate::processes::Processes;
 
 /// Flows a batch.
 const BATCH: usize = 256;
@@ -49,6 +50,21 @@ pub struct Counts {
     pub flow_packets: u64,
     /// Whether it stopped at the limit of flows, with others in progress.
     pub stopped_at_limit: bool,
+    /// Numbers of the first link types that are not read.
+    pub unread_links: [Option<u32>; 4],
+}
+
+impl Counts {
+    #[cold]
+    fn note_link(&mut self, number: u32) {
+        let slot = self
+            .unread_links
+            .iter_mut()
+            .find(|n| n.is_none_or(|n| n == number));
+        if let Some(slot) = slot {
+            *slot = Some(number);
+        }
+    }
 }
 
 /// Flows on their way to the output.
@@ -255,6 +271,8 @@ pub struct Pipeline<'p> {
     pub writer_thread: bool,
     /// Somebody waits for the rows: they reach the output within about a second.
     pub live: bool,
+    /// Who tells whose socket a flow is.
+    pub processes: Option<Processes>,
     /// Called now and then and in quiet moments, with what was counted so far.
     pub watch: Box<Watch<'p>>,
 }
@@ -315,6 +333,9 @@ impl Pipeline<'_> {
                     };
                     if is_wanted {
                         now = now.max(frame.at);
+                        if let Link::Other(number) = frame.link {
+                            counts.note_link(number);
+                        }
                         meter.observe(&frame, bytes);
                     } else {
                         counts.filtered += 1;
@@ -351,7 +372,10 @@ impl Pipeline<'_> {
         counts: &mut Counts,
         now: Nanos,
     ) -> Result<(), End> {
-        while let Some(flow) = meter.poll() {
+        while let Some(mut flow) = meter.poll() {
+            if let Some(processes) = &self.processes {
+                flow.find_process(processes);
+            }
             way.take(now, flow)?;
             counts.flows += 1;
             if self.max_flows.is_some_and(|max| counts.flows >= max) {

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use chaff_abi::{Dir, Mac, Nanos};
+use chaff_abi::{Dir, FlowKey, Mac, Nanos};
+use chaff_engine::mapped;
 use chaff_flow::plugin::Extension;
 use chaff_flow::{
-    Column, Ignored, Layout, Packet, Parser, ParserConfig, Record, Table, TableConfig, Value,
-    nfstream,
+    Column, Ignored, Layout, Packet, Parser, ParserConfig, Record, Table, TableConfig, TunnelKind,
+    Value, nfstream,
 };
 use chaff_trace::Frame;
+
+use crate::processes::Processes;
 
 /// A meter of one of the profiles.
 pub enum Meter {
@@ -158,7 +161,7 @@ impl Meter {
                         .map(|r| (r.name(), native.ignored[r.index()]))
                         .to_vec(),
                     evicted: stats.evicted,
-                    clamped: stats.clamped,
+                    clamped: stats.disordered + stats.outliers,
                     peak_flows: stats.peak_flows,
                 }
             }
@@ -209,6 +212,30 @@ fn direction(devices: &BTreeSet<Mac>, packet: &Packet<'_>) -> Option<Dir> {
 }
 
 impl Flow {
+    /// Fills in whose socket on this host it is.
+    pub fn find_process(&mut self, processes: &Processes) {
+        match self {
+            // What is inside a tunnel has no socket here.
+            Self::Native(record) if record.tunnel.kind == TunnelKind::None => {
+                record.process = processes.lookup(&record.key);
+            }
+            Self::Native(_) => (),
+            Self::NfStream(flow) => {
+                let [src, dst] = [flow.source(), flow.destination()];
+                let key = FlowKey {
+                    src: mapped(src),
+                    dst: mapped(dst),
+                    src_port: flow.ports()[0].to_be_bytes(),
+                    dst_port: flow.ports()[1].to_be_bytes(),
+                    protocol: flow.protocol(),
+                    version: if src.is_ipv4() { 4 } else { 6 },
+                    ..FlowKey::default()
+                };
+                flow.set_process(processes.lookup(&key));
+            }
+        }
+    }
+
     /// Packets of both directions, cover too.
     pub fn packets(&self) -> u64 {
         match self {

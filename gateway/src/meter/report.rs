@@ -22,6 +22,8 @@ pub struct Summary {
     pub counts: Counts,
     /// What the meter counted.
     pub stats: MeterStats,
+    /// Whether a signal ended it before the inputs did.
+    pub interrupted: bool,
     /// Datagrams that the collector refused.
     pub refused: Option<u64>,
     /// Where the rows went.
@@ -40,6 +42,11 @@ impl Summary {
     /// Packets that are in no flow, by any reason.
     pub fn ignored(&self) -> u64 {
         self.stats.ignored.iter().map(|(_, n)| n).sum()
+    }
+
+    /// Packets of flows that were in progress when the limit of flows was reached.
+    pub fn unwritten(&self) -> u64 {
+        self.stats.metered.saturating_sub(self.counts.flow_packets)
     }
 
     /// Packets in = metered + ignored + filtered, and the flows hold what was metered.
@@ -90,8 +97,11 @@ impl Summary {
             "ignored": ignored,
             "records": self.counts.flows,
             "record_packets": self.counts.flow_packets,
+            "unwritten_packets": self.unwritten(),
             "balanced": self.is_balanced(),
             "stopped_at_limit": self.counts.stopped_at_limit,
+            "interrupted": self.interrupted,
+            "unread_link_types": self.unread_links().collect::<Vec<_>>(),
             "evicted_records": self.stats.evicted,
             "clamped_packets": self.stats.clamped,
             "peak_flows": self.stats.peak_flows,
@@ -104,6 +114,10 @@ impl Summary {
             "peak_memory_bytes": self.memory,
             "inputs": inputs,
         })
+    }
+
+    fn unread_links(&self) -> impl Iterator<Item = u32> {
+        self.counts.unread_links.into_iter().flatten()
     }
 
     fn dropped(&self) -> Option<u64> {
@@ -122,21 +136,30 @@ impl Summary {
             .chain([("filtered", c.filtered)])
             .filter(|(_, n)| *n > 0)
         {
-            sum.push(format!("{} {}", grouped(n), reason.replace('_', " ")));
+            let mut part = format!("{} {}", grouped(n), reason.replace('_', " "));
+            if reason == "link_type" {
+                let numbers: Vec<_> = self.unread_links().map(|n| n.to_string()).collect();
+                part += &format!(" ({})", numbers.join(", "));
+            }
+            sum.push(part);
         }
-        let mut text = format!("{} packets = {}\n", grouped(c.packets_in), sum.join(" + "));
-        if let Some(dropped) = self.dropped() {
+        let mut text = format!(
+            "{} = {}\n",
+            counted(c.packets_in, "packet"),
+            sum.join(" + ")
+        );
+        if let Some(dropped) = self.dropped().filter(|n| *n > 0) {
             text += &format!(
-                "{} more were dropped by the kernel before they came\n",
-                grouped(dropped)
+                "{} lost in the kernel before they came\n",
+                counted(dropped, "further packet")
             );
         }
         let flows = if c.flows == 0 && self.output_bytes == 0 {
             "no flow, so nothing was written".to_string()
         } else {
             format!(
-                "{} flows to {} ({})",
-                grouped(c.flows),
+                "{} to {} ({})",
+                counted(c.flows, "flow"),
                 self.output,
                 bytes(self.output_bytes)
             )
@@ -147,16 +170,25 @@ impl Summary {
             ""
         };
         text += &format!("{flows}{limit}\n");
+        if c.stopped_at_limit && self.unwritten() > 0 {
+            text += &format!(
+                "{} in flows not written\n",
+                counted(self.unwritten(), "packet")
+            );
+        }
+        if self.interrupted {
+            text += "stopped by a signal before the end of the input\n";
+        }
         if self.stats.evicted > 0 {
             text += &format!(
-                "{} flows ended early because the table was full\n",
-                grouped(self.stats.evicted)
+                "{} ended early because the table was full\n",
+                counted(self.stats.evicted, "flow")
             );
         }
         if let Some(refused) = self.refused.filter(|n| *n > 0) {
             text += &format!(
-                "{} datagrams were refused: is a collector listening?\n",
-                grouped(refused)
+                "{} refused: is a collector listening?\n",
+                counted(refused, "datagram")
             );
         }
         let memory = self
@@ -169,6 +201,12 @@ impl Summary {
             grouped(self.rate() as u64)
         )
     }
+}
+
+/// `1 flow`, `2 flows`.
+pub fn counted(n: u64, thing: &str) -> String {
+    let plural = if n == 1 { "" } else { "s" };
+    format!("{} {thing}{plural}", grouped(n))
 }
 
 /// `1234567` as `1,234,567`.
@@ -230,8 +268,8 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// A bar over inputs that are read up to `position`.
-    pub fn new(inputs: &[PathBuf], position: Arc<AtomicU64>) -> Self {
+    /// A bar over inputs that are read up to `position`; none where it is not wanted, or nobody looks.
+    pub fn new(inputs: &[PathBuf], position: Arc<AtomicU64>, is_wanted: bool) -> Self {
         let size = |path: &PathBuf| {
             fs::metadata(path)
                 .ok()
@@ -252,7 +290,7 @@ impl Progress {
             bar,
             position,
             started: Instant::now(),
-            is_wanted: io::stderr().is_terminal(),
+            is_wanted: is_wanted && io::stderr().is_terminal(),
         }
     }
 
@@ -286,7 +324,7 @@ mod tests {
                 filtered: 7,
                 flows: 1_000,
                 flow_packets: 1_234_500,
-                stopped_at_limit: false,
+                ..Counts::default()
             },
             stats: MeterStats {
                 metered: 1_234_500,
@@ -305,6 +343,36 @@ mod tests {
             "1,234,567 packets = 1,234,500 metered + 60 not ip + 7 filtered\n\
              1,000 flows to flows.csv (3.0 MiB)\n2.00 s, 617,283 packets/s, 9.0 MiB of memory\n"
         );
+        let summary = Summary {
+            counts: Counts {
+                packets_in: 4,
+                flows: 1,
+                flow_packets: 2,
+                stopped_at_limit: true,
+                unread_links: [Some(999), Some(147), None, None],
+                ..Counts::default()
+            },
+            stats: MeterStats {
+                metered: 3,
+                ignored: vec![("link_type", 1)],
+                evicted: 1,
+                ..MeterStats::default()
+            },
+            refused: Some(1),
+            interrupted: true,
+            output: "flows.csv".into(),
+            output_bytes: 3,
+            ..Summary::default()
+        };
+        assert!(summary.is_balanced());
+        assert_eq!(
+            summary.to_text(),
+            "4 packets = 3 metered + 1 link type (999, 147)\n\
+             1 flow to flows.csv (3 bytes), stopped at the limit\n1 packet in flows not written\n\
+             stopped by a signal before the end of the input\n1 flow ended early because the table was full\n\
+             1 datagram refused: is a collector listening?\n0.00 s, 0 packets/s\n"
+        );
+        assert_eq!(summary.to_json()["unwritten_packets"], 1);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use aya::{Ebpf, EbpfLoader};
 use chaff_abi::{FlowKey, Owner, owner_map};
 
 use super::Process;
-use crate::datapath::sys;
+use crate::datapath::{os_code, sys};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/owners.bpfel.o");
 
@@ -19,14 +19,31 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Loads and attaches. Needs cgroup version 2 mounted somewhere (Linux 5.15, CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON).
+    /// Loads and attaches. Needs Linux 5.15 with cgroup version 2, CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; CAP_SYS_ADMIN too
+    /// where no cgroup version 2 is mounted.
     ///
     /// # Errors
-    /// What is missing.
+    /// What is missing, in one line.
     pub fn load() -> anyhow::Result<Self> {
-        let path = cgroup_root().context("no cgroup version 2 is mounted")?;
-        let root =
-            File::open(&path).with_context(|| format!("while opening {}", path.display()))?;
+        Self::attach().map_err(|e| match os_code(e.as_ref()) {
+            Some(libc::EPERM | libc::EACCES) => anyhow::anyhow!(
+                "the exact way needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, and a mounted cgroup version 2"
+            ),
+            Some(libc::ENODEV | libc::ENOSYS | libc::EINVAL) => anyhow::anyhow!(
+                "the exact way needs Linux 5.15 with cgroup version 2 and BPF ({e:#})"
+            ),
+            _ => e,
+        })
+    }
+
+    fn attach() -> anyhow::Result<Self> {
+        let root = match cgroup_root() {
+            Some(path) => File::open(&path)
+                .with_context(|| format!("while opening {}", path.display()))?
+                .into(),
+            // `ip netns exec` hides the mounts below /sys, and not every system has one.
+            None => sys::unmounted(c"cgroup2").context("while opening cgroup version 2")?,
+        };
         let mut ebpf = EbpfLoader::new()
             .btf(None)
             .load(OBJECT)

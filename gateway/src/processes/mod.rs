@@ -2,12 +2,14 @@
 //!
 //! The exact way is a small kernel program on the root cgroup ([`Kernel`]): sockets are noted when they are made, in their
 //! process's own context, and each packet notes its addresses for its socket, so that a socket of a few milliseconds is
-//! found too. Where the kernel or the privileges do not allow it, and for sockets that are older than the program, `/proc`
-//! is read: that misses sockets which came and went between two readings.
+//! found too. `/proc` is read once besides, for sockets that are older than the program. Where the kernel or the privileges
+//! do not allow the program, `/proc` is read ten times a second and remembered: that misses sockets which came and went
+//! between two readings, those of other network namespaces, and, without privileges, those of other users.
 //!
 //! ```no_run
 //! use chaff_abi::FlowKey;
-//! let mut processes = chaff_gateway::processes::Processes::open();
+//! use chaff_gateway::processes::{KEEP, Processes};
+//! let processes = Processes::open(KEEP);
 //! if let Some(why) = processes.why_inexact() {
 //!     eprintln!("process names come from /proc only: {why}");
 //! }
@@ -18,85 +20,85 @@
 //! ```
 //!
 //! Only sockets of this host are known: traffic that is forwarded belongs to no process here. Where several network
-//! namespaces use the same addresses and ports at once, the one that sent last counts.
+//! namespaces use the same addresses and ports at once, the one that sent last counts. The kernel program remembers the
+//! 16,384 flows that were busy last.
 
 mod kernel;
 mod proc_table;
+mod watch;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chaff_abi::FlowKey;
+pub use chaff_flow::Process;
 
 pub use kernel::Kernel;
 pub use proc_table::ProcTable;
+pub use watch::Watch;
 
-/// A process of this host.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Process {
-    /// Process id.
-    pub pid: u32,
-    /// Name, at most 15 bytes, as the kernel keeps it for the thread that made the socket.
-    pub name: String,
-}
-
-/// Time between two readings of `/proc`.
-const REFRESH: Duration = Duration::from_secs(1);
+/// How long `/proc`'s sockets are remembered after they are gone, unless said otherwise: a flow's usual idle timeout and
+/// five seconds.
+pub const KEEP: Duration = Duration::from_secs(125);
 
 /// Finds owners of flows.
 pub struct Processes {
-    kernel: Result<Kernel, String>,
-    table: ProcTable,
-    read_at: Instant,
+    source: Source,
+}
+
+enum Source {
+    /// The program, and the sockets that are older.
+    Kernel(Box<Kernel>, ProcTable),
+    /// `/proc` alone, and why.
+    Proc(Watch, String),
 }
 
 impl Processes {
-    /// Loads the kernel program, or goes on without it; reads `/proc` once for sockets that exist already.
-    pub fn open() -> Self {
+    /// Loads the kernel program, or goes on without it: then sockets are remembered for `keep` after they are gone.
+    pub fn open(keep: Duration) -> Self {
+        Self::exact().unwrap_or_else(|why| Self::from_proc(keep, why))
+    }
+
+    /// With the kernel program. Needs privileges here and none later.
+    ///
+    /// # Errors
+    /// What is missing, in one line.
+    pub fn exact() -> Result<Self, String> {
+        let kernel = Kernel::load().map_err(|e| format!("{e:#}"))?;
+        // After the program: what is made in between is known to both.
+        let older = ProcTable::read();
+        Ok(Self {
+            source: Source::Kernel(Box::new(kernel), older),
+        })
+    }
+
+    /// Without the kernel program, for the reason given.
+    pub fn from_proc(keep: Duration, why: String) -> Self {
         Self {
-            kernel: Kernel::load().map_err(|e| format!("{e:#}")),
-            table: ProcTable::read(),
-            read_at: Instant::now(),
+            source: Source::Proc(Watch::start(keep), why),
         }
     }
 
-    /// Without the kernel program.
-    pub fn from_proc() -> Self {
-        Self {
-            kernel: Err("not asked for".into()),
-            table: ProcTable::read(),
-            read_at: Instant::now(),
-        }
-    }
-
-    /// Why sockets that live for less than a second may be missed; `None` when none is.
+    /// Why sockets that live for less than a tenth of a second may be missed, in one line; `None` when none is.
     pub fn why_inexact(&self) -> Option<&str> {
-        self.kernel.as_ref().err().map(String::as_str)
+        match &self.source {
+            Source::Kernel(..) => None,
+            Source::Proc(_, why) => Some(why),
+        }
     }
 
-    /// The process that owns the flow at this host's end; it does not matter which end is first in the key.
-    pub fn lookup(&mut self, key: &FlowKey) -> Option<Process> {
+    /// The process that owns the flow at this host's end; where both ends are on this host, that of the first in the key.
+    pub fn lookup(&self, key: &FlowKey) -> Option<Process> {
         let here_first = FlowKey {
             vlan: [0; 2],
             ..*key
         };
-        let there_first = here_first.reversed();
-        let found = self
-            .kernel
-            .as_ref()
-            .ok()
-            .and_then(|k| k.lookup(&here_first).or_else(|| k.lookup(&there_first)));
-        if found.is_some() {
-            return found;
+        let both = [here_first, here_first.reversed()];
+        match &self.source {
+            Source::Kernel(kernel, older) => {
+                let new = both.iter().find_map(|k| kernel.lookup(k));
+                new.or_else(|| both.iter().find_map(|k| older.lookup(k)))
+            }
+            Source::Proc(watch, _) => watch.lookup(&both),
         }
-        let both = [here_first, there_first];
-        if let Some(found) = both.iter().find_map(|k| self.table.lookup(k)) {
-            return Some(found);
-        }
-        if self.read_at.elapsed() < REFRESH {
-            return None;
-        }
-        self.table = ProcTable::read();
-        self.read_at = Instant::now();
-        both.iter().find_map(|k| self.table.lookup(k))
     }
 }

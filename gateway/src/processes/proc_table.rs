@@ -1,34 +1,55 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use chaff_abi::FlowKey;
 
 use super::Process;
 
-/// Sockets of this network namespace and their processes at one moment.
+/// Sockets of this network namespace and their processes at one moment, and those remembered from before.
 #[derive(Debug, Default)]
 pub struct ProcTable {
     /// By protocol, local and remote end; a remote end of zeros stands for all.
-    sockets: BTreeMap<(u8, SocketAddr, SocketAddr), u64>,
-    /// Process id and name by socket inode.
-    owners: HashMap<u64, Process>,
+    sockets: BTreeMap<Socket, (Process, Instant)>,
 }
 
-const TCP: u8 = 6;
-const UDP: u8 = 17;
+type Socket = (u8, SocketAddr, SocketAddr);
+
+/// Sockets remembered at most, those of the newest reading always.
+const MOST: usize = 65_536;
+/// Protocols, and files in `/proc/net` that list their sockets. A raw socket's local port is its protocol.
+const FILES: [(&str, Option<u8>); 8] = [
+    ("tcp", Some(6)),
+    ("tcp6", Some(6)),
+    ("udp", Some(17)),
+    ("udp6", Some(17)),
+    ("icmp", Some(1)),
+    ("icmp6", Some(58)),
+    ("raw", None),
+    ("raw6", None),
+];
 
 impl ProcTable {
     /// Reads `/proc`. What cannot be read is left out: without privileges only the own user's processes are known.
     pub fn read() -> Self {
-        let mut table = Self::default();
-        for (file, protocol) in [("tcp", TCP), ("tcp6", TCP), ("udp", UDP), ("udp6", UDP)] {
-            // The file of IPv6 is absent where there is none.
+        let now = Instant::now();
+        let mut inodes = BTreeMap::new();
+        for (file, protocol) in FILES {
+            // The files of IPv6 are absent where there is none.
             let text = fs::read_to_string(format!("/proc/net/{file}")).unwrap_or_default();
             for (local, remote, inode) in text.lines().skip(1).filter_map(socket) {
-                table.sockets.insert((protocol, local, remote), inode);
+                let no_port = |end: SocketAddr| SocketAddr::new(end.ip(), 0);
+                let socket = match protocol {
+                    Some(p @ (6 | 17)) => (p, local, remote),
+                    // Keys of other protocols have no ports.
+                    Some(p) => (p, no_port(local), no_port(remote)),
+                    None => (local.port() as u8, no_port(local), no_port(remote)),
+                };
+                inodes.insert(inode, socket);
             }
         }
+        let mut table = Self::default();
         let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
         for process in processes {
             let Ok(pid) = process.file_name().to_string_lossy().parse::<u32>() else {
@@ -36,20 +57,18 @@ impl ProcTable {
             };
             let folder = process.path();
             let mut name = None;
-            for file in fs::read_dir(folder.join("fd"))
-                .into_iter()
-                .flatten()
-                .flatten()
-            {
-                let Some(inode) = fs::read_link(file.path()).ok().and_then(|target| {
+            let files = fs::read_dir(folder.join("fd"));
+            for file in files.into_iter().flatten().flatten() {
+                let socket = fs::read_link(file.path()).ok().and_then(|target| {
                     let text = target.to_string_lossy();
-                    text.strip_prefix("socket:[")?
+                    let inode: u64 = text
+                        .strip_prefix("socket:[")?
                         .strip_suffix(']')?
                         .parse()
-                        .ok()
-                }) else {
-                    continue;
-                };
+                        .ok()?;
+                    inodes.get(&inode).copied()
+                });
+                let Some(socket) = socket else { continue };
                 let name = name.get_or_insert_with(|| {
                     let text = fs::read_to_string(folder.join("comm")).unwrap_or_default();
                     text.trim_end().to_owned()
@@ -58,10 +77,23 @@ impl ProcTable {
                     pid,
                     name: name.clone(),
                 };
-                table.owners.insert(inode, process);
+                table.sockets.insert(socket, (process, now));
             }
         }
         table
+    }
+
+    /// Takes a newer reading over; what is not in it any more is remembered for `keep`, as far as there is room.
+    pub fn replace(&mut self, newer: Self, keep: Duration) {
+        let old = std::mem::replace(self, newer);
+        for (socket, owner) in old.sockets {
+            if self.sockets.len() >= MOST {
+                return;
+            }
+            if owner.1.elapsed() < keep {
+                self.sockets.entry(socket).or_insert(owner);
+            }
+        }
     }
 
     /// The owner of a flow whose key has this host first.
@@ -85,8 +117,8 @@ impl ProcTable {
             (SocketAddr::new(any_six, local.port()), none_six),
         ];
         candidates.into_iter().find_map(|(l, r)| {
-            let inode = self.sockets.get(&(key.protocol, l, r))?;
-            self.owners.get(inode).cloned()
+            let (process, _) = self.sockets.get(&(key.protocol, l, r))?;
+            Some(process.clone())
         })
     }
 }
@@ -120,6 +152,47 @@ fn address(text: &str) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn remembers_sockets_that_are_gone_for_a_while() {
+        let socket = (
+            6,
+            "127.0.0.1:5000".parse().expect("valid"),
+            "127.0.0.1:80".parse().expect("valid"),
+        );
+        let key = FlowKey {
+            src: FlowKey::mapped([127, 0, 0, 1]),
+            dst: FlowKey::mapped([127, 0, 0, 1]),
+            src_port: 5000u16.to_be_bytes(),
+            dst_port: 80u16.to_be_bytes(),
+            protocol: 6,
+            version: 4,
+            ..FlowKey::default()
+        };
+        let process = Process {
+            pid: 7,
+            name: "seven".into(),
+        };
+        let mut table = ProcTable::default();
+        table
+            .sockets
+            .insert(socket, (process.clone(), Instant::now()));
+        table.replace(ProcTable::default(), Duration::from_secs(100));
+        assert_eq!(table.lookup(&key), Some(process));
+        // The port is used again.
+        let other = Process {
+            pid: 8,
+            name: "eight".into(),
+        };
+        let mut newer = ProcTable::default();
+        newer
+            .sockets
+            .insert(socket, (other.clone(), Instant::now()));
+        table.replace(newer, Duration::from_secs(100));
+        assert_eq!(table.lookup(&key), Some(other));
+        table.replace(ProcTable::default(), Duration::ZERO);
+        assert_eq!(table.lookup(&key), None);
+    }
 
     #[test]
     #[cfg(target_endian = "little")]

@@ -16,8 +16,8 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::command::{Running, installed};
-use crate::root;
 use crate::tunnel_lab::{Lab, SERVER};
+use crate::{packages, root};
 
 /// Bulk transfer, seconds.
 const BULK: u32 = 3;
@@ -28,14 +28,16 @@ const TICKS: f64 = 100.0;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Contender {
     WireguardGo,
-    Ours(&'static str, &'static str),
+    /// Engine, bins, ms between ticks of the clock.
+    Ours(&'static str, &'static str, u32),
 }
 
-const CONTENDERS: [(&str, Contender); 4] = [
+const CONTENDERS: [(&str, Contender); 5] = [
     ("wireguard-go", Contender::WireguardGo),
-    ("portable", Contender::Ours("portable", "default")),
-    ("fast", Contender::Ours("fast", "default")),
-    ("fast without bins", Contender::Ours("fast", "off")),
+    ("portable", Contender::Ours("portable", "default", 0)),
+    ("fast", Contender::Ours("fast", "default", 0)),
+    ("fast without bins", Contender::Ours("fast", "off", 0)),
+    ("fast with clock", Contender::Ours("fast", "default", 5)),
 ];
 
 /// Numbers of one contender in one round.
@@ -52,6 +54,8 @@ struct Numbers {
 /// # Errors
 /// A program is missing or a step fails.
 pub(super) fn measure(rounds: u32) -> Result<Value> {
+    packages::ensure(packages::TUNNEL)?;
+    packages::ensure(packages::TUNNEL_BENCH)?;
     let yardstick = installed("wireguard-go") && installed("wg");
     if !yardstick {
         eprintln!("no wireguard-go here (packages wireguard-go, wireguard-tools): no ratios to it");
@@ -92,7 +96,7 @@ pub(super) fn measure(rounds: u32) -> Result<Value> {
         _ => None,
     };
     let go = "wireguard-go";
-    for name in ["portable", "fast"] {
+    for name in ["portable", "fast", "fast with clock"] {
         out["ratio"][name] = json!({
             "tcp": ratio(name, go, &|n| n.tcp_mbit_s),
             "cpu": ratio(name, go, &|n| n.cpu_ms_per_mbit),
@@ -132,7 +136,7 @@ fn contest(contender: Contender) -> Result<Numbers> {
     for (space, conf) in [("far", "far.conf"), ("gw", "gw.conf")] {
         ends.push(match contender {
             Contender::WireguardGo => stock(&lab, space, conf)?,
-            Contender::Ours(engine, bins) => ours(&lab, space, conf, engine, bins)?,
+            Contender::Ours(engine, bins, clock) => ours(&lab, space, conf, engine, bins, clock)?,
         });
     }
     let device = match contender {
@@ -229,11 +233,18 @@ fn cpu_ms(ids: &[u32]) -> Result<f64> {
     Ok(ticks * 1e3 / TICKS)
 }
 
-fn ours(lab: &Lab, space: &str, conf: &str, engine: &str, bins: &str) -> Result<Running> {
+fn ours(
+    lab: &Lab,
+    space: &str,
+    conf: &str,
+    engine: &str,
+    bins: &str,
+    clock: u32,
+) -> Result<Running> {
     let toml = lab.path(&format!("{space}.toml"));
     fs::write(
         &toml,
-        format!("[tunnel]\nengine = {engine:?}\nbins = {bins:?}\n"),
+        format!("[tunnel]\nengine = {engine:?}\nbins = {bins:?}\nclock_ms = {clock}\n"),
     )?;
     let mut sink = lab.command(space, program("sink-server")?);
     sink.arg("--tunnel").arg(lab.path(conf));
@@ -265,9 +276,14 @@ fn stock(lab: &Lab, space: &str, conf: &str) -> Result<Running> {
     go.stdout(Stdio::null()).stderr(Stdio::null());
     let running = Running::start("wireguard-go", go)?;
     let end = Instant::now() + Duration::from_secs(20);
-    while lab.run(space, &format!("wg show {name}")).is_err() {
-        ensure!(Instant::now() < end, "wireguard-go does not answer");
-        sleep(Duration::from_millis(50));
+    for ready in [
+        format!("ip link show dev {name}"),
+        format!("wg show {name}"),
+    ] {
+        while lab.run(space, &ready).is_err() {
+            ensure!(Instant::now() < end, "wireguard-go is not ready: {ready}");
+            sleep(Duration::from_millis(50));
+        }
     }
     let text = fs::read_to_string(lab.path(conf))?;
     let plain: Vec<&str> = text.lines().filter(|l| !l.starts_with("Address")).collect();
@@ -288,30 +304,29 @@ fn stock(lab: &Lab, space: &str, conf: &str) -> Result<Running> {
 /// What cover costs a gateway: delay, CPU and wake-ups, by how much of it there is.
 fn cover() -> Result<Value> {
     let mut out = json!({});
-    for (name, settings) in [
-        ("none", "generator = \"none\""),
-        ("low", "generator = \"constant\"\nrate = \"5kB\""),
-        ("normal", "generator = \"constant\"\nrate = \"20kB\""),
-        (
-            "high",
-            "generator = \"random\"\nrate = \"200kB\"\nburst = \"400kB\"",
-        ),
+    for (name, settings, clock) in [
+        ("none", "generator = \"none\"", 0),
+        ("none, clock", "generator = \"none\"", 5),
+        ("normal, no clock", "profile = \"normal\"", 0),
+        ("low", "profile = \"low\"", 5),
+        ("normal", "profile = \"normal\"", 5),
+        ("high", "profile = \"high\"", 5),
     ] {
-        let numbers = with_cover(settings).with_context(|| format!("cover {name}"))?;
+        let numbers = with_cover(settings, clock).with_context(|| format!("cover {name}"))?;
         eprintln!("cover {name}: {numbers}");
         out[name] = numbers;
     }
     Ok(out)
 }
 
-fn with_cover(settings: &str) -> Result<Value> {
+fn with_cover(settings: &str, clock: u32) -> Result<Value> {
     let lab = Lab::new("bcov")?;
     lab.keys(&program("sink-server")?)?;
-    let mut sink = ours(&lab, "far", "far.conf", "fast", "default")?;
+    let mut sink = ours(&lab, "far", "far.conf", "fast", "default", clock)?;
     let config = format!(
         "[gateway]\nstate_dir = {:?}\ninstance = {:?}\nuser = \"\"\n\
          [interfaces]\nlan = [\"lan0\"]\nwan = \"wan0\"\nhook = \"tcx\"\n\
-         [cover]\nmode = \"tunnel\"\n{settings}\n[tunnel]\nconfig = {:?}\nengine = \"fast\"\n\
+         [cover]\nmode = \"tunnel\"\n{settings}\n[tunnel]\nconfig = {:?}\nengine = \"fast\"\nclock = \"{clock}ms\"\n\
          [[device]]\nlabel = \"dev\"\nip = [\"10.1.0.2\"]\n",
         lab.path("state"),
         lab.instance(),
@@ -333,11 +348,20 @@ fn with_cover(settings: &str) -> Result<Value> {
         .next()
         .context("no child")?
         .parse()?;
-    const IDLE: u64 = 5;
+    const IDLE: u64 = 8;
     let (cpu, woken) = (cpu_ms(&[child])?, wakeups(child)?);
     sleep(Duration::from_secs(IDLE));
     let (cpu, woken) = (cpu_ms(&[child])? - cpu, wakeups(child)? - woken);
     let rtt_us = rtt(&lab)?;
+    let mut server = lab.command("srv", "iperf3");
+    server.args(["-s", "-B", SERVER[0]]);
+    server.stdout(Stdio::null()).stderr(Stdio::null());
+    let _server = Running::start("iperf3", server)?;
+    let ids = [child, sink.id()];
+    let before = cpu_ms(&ids)?;
+    let tcp = iperf(&lab, &format!("-t {BULK}"))?;
+    let spent = cpu_ms(&ids)? - before;
+    let bits = number(&tcp, "/end/sum_received/bytes")? * 8.0;
     let mut status = std::process::Command::new(program("gateway")?);
     status.args(["status", "--json", "--socket"]);
     status.arg(lab.path("state").join("control.sock"));
@@ -348,6 +372,8 @@ fn with_cover(settings: &str) -> Result<Value> {
     Ok(json!({
         "rtt_p50_us": rtt_us[0],
         "rtt_p99_us": rtt_us[1],
+        "tcp_mbit_s": number(&tcp, "/end/sum_received/bits_per_second")? / 1e6,
+        "cpu_ms_per_mbit": spent / (bits / 1e6),
         "idle_cpu_ms_per_s": cpu / IDLE as f64,
         "idle_wakeups_per_s": woken as f64 / IDLE as f64,
         "cover_out": peer["cover_out"],

@@ -60,7 +60,7 @@ impl FromStr for Collector {
             _ => (rest, PORT),
         };
         let is_bare_v6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
-        if host.is_empty() || is_bare_v6 || host.contains(['/', ' ']) {
+        if host.is_empty() || port == 0 || is_bare_v6 || host.contains(['/', ' ']) {
             return Err(CollectorError);
         }
         Ok(Self {
@@ -196,6 +196,7 @@ mod tests {
             "ipfix://a:b",
             "ipfix://::1",
             "ipfix://a:70000",
+            "ipfix://a:0",
             "ipfix://a b",
         ] {
             assert_eq!(text.parse::<Collector>(), Err(CollectorError), "{text}");

@@ -1,5 +1,7 @@
 //! Which information elements of the IANA registry ("IPFIX Information Elements") carry which columns.
 
+use chaff_flow::{Column, Kind};
+
 /// How a value becomes the bytes of an element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Code {
@@ -31,6 +33,30 @@ pub(crate) struct Element {
     /// Bytes; [`VARIABLE`] for texts. Addresses: 4, or 16 in the template for IPv6.
     pub(crate) length: u16,
     pub(crate) code: Code,
+}
+
+/// `icmpTypeIPv4`, `icmpCodeIPv4`.
+const ICMP_TYPE: u16 = 176;
+const ICMP_CODE: u16 = 177;
+
+impl Element {
+    /// Number and length in the template for IPv6.
+    pub(crate) fn for_ipv6(&self) -> (u16, u16) {
+        match (self.code, self.id) {
+            // sourceIPv6Address, destinationIPv6Address.
+            (Code::Address, 8) => (27, 16),
+            (Code::Address, _) => (28, 16),
+            // icmpTypeIPv6, icmpCodeIPv6.
+            (_, ICMP_TYPE) if !self.reverse => (178, 1),
+            (_, ICMP_CODE) if !self.reverse => (179, 1),
+            (_, id) => (id, self.length),
+        }
+    }
+
+    /// Whether only flows of ICMP have it.
+    pub(crate) fn is_of_icmp(&self) -> bool {
+        !self.reverse && matches!(self.id, ICMP_TYPE | ICMP_CODE)
+    }
 }
 
 /// Length in a template of what says its length itself.
@@ -99,8 +125,9 @@ const FLOW: &[(&str, &[Element])] = &[
     ("src_mac", &[coded(56, 6, Code::Mac)]),
     ("dst_mac", &[coded(80, 6, Code::Mac)]),
     ("tcp_flags", &[number(6, 2)]),
-    ("icmp_type", &[number(176, 1)]),
-    ("icmp_code", &[number(177, 1)]),
+    // Of IPv4; see `Element::for_ipv6`.
+    ("icmp_type", &[number(ICMP_TYPE, 1)]),
+    ("icmp_code", &[number(ICMP_CODE, 1)]),
     ("application", &[text(96)]),
     ("application_category", &[text(372)]),
     ("application_name", &[text(96)]),
@@ -117,7 +144,6 @@ const DIRECTION: &[(&str, Element)] = &[
     ("bytes_max", number(26, 8)),
     ("ttl_min", number(52, 1)),
     ("ttl_max", number(53, 1)),
-    ("dscp", number(195, 1)),
     ("tcp_flags", number(6, 2)),
     ("syn_packets", number(218, 8)),
     ("fin_packets", number(219, 8)),
@@ -135,8 +161,23 @@ const PREFIXES: [(&str, bool); 4] = [
     ("dst2src_", true),
 ];
 
-/// The elements of a column; none for a column without a counterpart.
-pub(crate) fn elements(column: &str) -> Vec<Element> {
+/// The elements that carry a column; none for a list, for a column without a counterpart, and for numbers and times that
+/// have become texts (pseudonyms).
+pub(crate) fn elements(column: &Column) -> Vec<Element> {
+    let is_text = column.kind == Kind::Text;
+    let is_list = matches!(column.kind, Kind::List | Kind::SignedList | Kind::TextList);
+    let mut elements = by_name(&column.name);
+    elements.retain(|e| {
+        let is_number = matches!(
+            e.code,
+            Code::Number | Code::Milliseconds | Code::Nanoseconds
+        );
+        !(is_list || is_text && is_number)
+    });
+    elements
+}
+
+fn by_name(column: &str) -> Vec<Element> {
     if let Some((_, elements)) = FLOW.iter().find(|(name, _)| *name == column) {
         return elements.to_vec();
     }

@@ -17,9 +17,9 @@ use crate::{Output, Target, check_row};
 const REVERSE: u32 = 29_305;
 const TEMPLATES: u16 = 2;
 const OPTIONS_TEMPLATES: u16 = 3;
-/// Number of the template for IPv4; IPv6 and types follow.
+/// Number of the first template of flows; the others follow, see [`Shape`].
 const FIRST_TEMPLATE: u16 = 256;
-const TYPES_TEMPLATE: u16 = FIRST_TEMPLATE + 2;
+const TYPES_TEMPLATE: u16 = FIRST_TEMPLATE + 4;
 const MESSAGE_HEADER: usize = 16;
 /// Longest text sent, bytes; longer ones are cut.
 const MAX_TEXT: usize = 254;
@@ -28,11 +28,8 @@ const NTP_OFFSET: u64 = 2_208_988_800;
 
 /// Private enterprise number (0 for IANA's own) and number of the information elements that carry a column.
 pub fn ipfix_elements(column: &Column) -> Vec<(u32, u16)> {
-    if matches!(column.kind, Kind::List | Kind::SignedList | Kind::TextList) {
-        return Vec::new();
-    }
     let number = |e: &Element| (if e.reverse { REVERSE } else { 0 }, e.id);
-    elements(&column.name).iter().map(number).collect()
+    elements(column).iter().map(number).collect()
 }
 
 /// Settings of an [`Ipfix`] stream.
@@ -81,7 +78,8 @@ impl IpfixOptions {
 ///
 /// A flow is one record with the responder's counters as reverse elements (RFC 5103), which nfdump, among others, reads as
 /// one bidirectional flow. Which columns have elements, see `ipfix/elements.rs`; [`Value::Missing`] is sent as zeros or
-/// an empty text, because IPFIX has no other way. IPv4 and IPv6 flows have a template each.
+/// an empty text, because IPFIX has no other way. IPv4 and IPv6 flows have a template each, and where there are columns of
+/// ICMP, flows with and without them. A number or time that has become a text (a pseudonym) has no element either.
 ///
 /// The export time of messages is what [`Output::time`] told.
 pub struct Ipfix<T: Target> {
@@ -104,6 +102,20 @@ pub struct Ipfix<T: Target> {
     messages_since: u32,
     record: Vec<u8>,
     written: u64,
+}
+
+/// Which template a flow has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shape {
+    v6: bool,
+    /// Has type and code of ICMP.
+    icmp: bool,
+}
+
+impl Shape {
+    fn template(self) -> u16 {
+        FIRST_TEMPLATE + u16::from(self.v6) + 2 * u16::from(self.icmp)
+    }
 }
 
 /// A set that is sent before flows; `records` of it are data.
@@ -143,20 +155,11 @@ impl<T: Target> Ipfix<T> {
                 kind: column.kind,
                 scale,
             };
-            let is_list = matches!(column.kind, Kind::List | Kind::SignedList | Kind::TextList);
-            let known = if is_list {
-                Vec::new()
-            } else {
-                elements(&column.name)
-            };
+            let known = elements(column);
             let own = options
                 .enterprise
                 .filter(|_| known.is_empty() && i < 0x7fff);
             for element in known {
-                // A pseudonym in place of a number.
-                if element.code == Code::Number && column.kind == Kind::Text {
-                    continue;
-                }
                 let enterprise = if element.reverse { REVERSE } else { 0 };
                 // Flags of the flow and of its initiator have one element: the first column has it.
                 let is_taken = |f: &Field| f.element.id == element.id && f.enterprise == enterprise;
@@ -205,12 +208,18 @@ impl<T: Target> Ipfix<T> {
             .iter()
             .map(|f| if f.enterprise == 0 { 4 } else { 8 })
             .sum::<usize>();
-        if ipfix.fields.is_empty() || fixed.max(template) > room {
-            let text = format!(
-                "{} elements in {fixed} bytes do not make a record of at most {room}",
-                ipfix.fields.len()
-            );
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        let count = ipfix.fields.len();
+        let problem = if count == 0 {
+            "no column has an information element of IPFIX".to_string()
+        } else if fixed.max(template) > room {
+            format!(
+                "{count} elements make a record of {fixed} bytes and a template of {template}; a message has room for {room}"
+            )
+        } else {
+            String::new()
+        };
+        if !problem.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
         }
         ipfix.preamble = ipfix.preamble(columns);
         ipfix.begin_message();
@@ -218,16 +227,16 @@ impl<T: Target> Ipfix<T> {
     }
 
     fn preamble(&self, columns: &[Column]) -> Vec<Preamble> {
-        let mut all = vec![
-            Preamble {
-                bytes: self.template(FIRST_TEMPLATE, false),
+        let mut all = Vec::new();
+        for icmp in [false, true] {
+            if icmp && !self.has_icmp() {
+                continue;
+            }
+            all.extend([false, true].map(|v6| Preamble {
+                bytes: self.template(Shape { v6, icmp }),
                 records: 0,
-            },
-            Preamble {
-                bytes: self.template(FIRST_TEMPLATE + 1, true),
-                records: 0,
-            },
-        ];
+            }));
+        }
         let own: Vec<&Field> = self
             .fields
             .iter()
@@ -273,17 +282,22 @@ impl<T: Target> Ipfix<T> {
         all
     }
 
-    fn template(&self, number: u16, v6: bool) -> Vec<u8> {
+    fn has_icmp(&self) -> bool {
+        self.fields.iter().any(|f| f.element.is_of_icmp())
+    }
+
+    fn template(&self, shape: Shape) -> Vec<u8> {
         let mut bytes = Vec::new();
         let start = begin_set(&mut bytes, TEMPLATES);
-        bytes.extend_from_slice(&number.to_be_bytes());
-        bytes.extend_from_slice(&(self.fields.len() as u16).to_be_bytes());
-        for field in &self.fields {
-            let (id, length) = match (field.element.code, field.element.id) {
-                // sourceIPv6Address, destinationIPv6Address.
-                (Code::Address, 8) if v6 => (27, 16),
-                (Code::Address, _) if v6 => (28, 16),
-                (_, id) => (id, field.element.length),
+        bytes.extend_from_slice(&shape.template().to_be_bytes());
+        let count = self.fields.iter().filter(|f| f.is_in(shape)).count();
+        bytes.extend_from_slice(&(count as u16).to_be_bytes());
+        for field in self.fields.iter().filter(|f| f.is_in(shape)) {
+            let element = &field.element;
+            let (id, length) = if shape.v6 {
+                element.for_ipv6()
+            } else {
+                (element.id, element.length)
             };
             push_specifier(&mut bytes, id, length, field.enterprise);
         }
@@ -354,15 +368,16 @@ impl<T: Target> Ipfix<T> {
         done
     }
 
-    fn fill_record(&mut self, row: &[Value], v6: bool) {
+    fn fill_record(&mut self, row: &[Value], shape: Shape) {
         self.record.clear();
         // Texts get what the numbers leave.
-        let fixed: usize = self.fields.iter().map(|f| f.width(v6)).sum();
+        let fields = || self.fields.iter().filter(|f| f.is_in(shape));
+        let fixed: usize = fields().map(|f| f.width(shape.v6)).sum();
         let mut room = self.options.max_message - MESSAGE_HEADER - 4 - fixed;
-        for field in &self.fields {
+        for field in fields() {
             let value = row.get(field.column).unwrap_or(&Value::Missing);
             let before = self.record.len();
-            field.push(&mut self.record, value, v6, room);
+            field.push(&mut self.record, value, shape.v6, room);
             if field.element.length == VARIABLE {
                 room -= self.record.len() - before - 1;
             }
@@ -388,8 +403,16 @@ impl<T: Target> Output for Ipfix<T> {
             _ => false,
         };
         self.send_templates()?;
-        self.fill_record(row, v6);
-        let template = FIRST_TEMPLATE + u16::from(v6);
+        let is_known = |f: &Field| row.get(f.column).is_some_and(|v| *v != Value::Missing);
+        let shape = Shape {
+            v6,
+            icmp: self
+                .fields
+                .iter()
+                .any(|f| f.element.is_of_icmp() && is_known(f)),
+        };
+        self.fill_record(row, shape);
+        let template = shape.template();
         let opens = self.set.is_none_or(|(_, open)| open != template);
         if self.message.len() + self.record.len() + if opens { 4 } else { 0 }
             > self.options.max_message
@@ -427,6 +450,10 @@ impl<T: Target> Output for Ipfix<T> {
 }
 
 impl Field {
+    fn is_in(&self, shape: Shape) -> bool {
+        shape.icmp || !self.element.is_of_icmp()
+    }
+
     /// Bytes in a record; texts: at least.
     fn width(&self, v6: bool) -> usize {
         match (self.element.code, self.element.length) {
@@ -543,7 +570,7 @@ fn end_reason(value: &Value) -> u8 {
         "idle" => 1,
         "active" => 2,
         "tcp_end" | "tcp_fin" | "tcp_rst" | "end_of_flow" => 3,
-        "forced" | "end_of_input" => 4,
+        "forced" | "end_of_input" | "plugin" | "time_step" => 4,
         "resource" => 5,
         _ => 0,
     }

@@ -631,7 +631,48 @@ pub(super) fn lookup(domain: &str, devices: bool) -> Option<App> {
     None
 }
 
-fn find(table: &[(&'static str, &'static str, &'static str)], suffix: &str) -> Option<App> {
+/// Rows of a table: suffix, service, category.
+type Row = (&'static str, &'static str, &'static str);
+
+/// One bit for each domain of the tables: most names that are asked for are in none, and are told so without a search.
+static PRESENT: [u64; MARKS / 64] = {
+    let mut bits = [0; MARKS / 64];
+    set(&mut bits, &SERVICES);
+    set(&mut bits, &DEVICE_CLOUDS);
+    bits
+};
+/// About twelve for each domain.
+const MARKS: usize = 8_192;
+
+const fn set(bits: &mut [u64; MARKS / 64], table: &[Row]) {
+    let mut i = 0;
+    while i < table.len() {
+        let mark = mark(table[i].0.as_bytes());
+        bits[mark / 64] |= 1 << (mark % 64);
+        i += 1;
+    }
+}
+
+/// Which bit a name has: from its length and three of its bytes. A name is not empty.
+const fn mark(name: &[u8]) -> usize {
+    let n = name.len();
+    let (first, middle, last) = (name[0], name[n / 2], name[n.saturating_sub(5)]);
+    let mixed = (n * 7) ^ (first as usize * 41) ^ (middle as usize * 331) ^ (last as usize * 1_613);
+    mixed % MARKS
+}
+
+fn is_present(suffix: &str) -> bool {
+    let mark = match suffix.as_bytes() {
+        [] => return false,
+        bytes => mark(bytes),
+    };
+    PRESENT[mark / 64] & (1 << (mark % 64)) != 0
+}
+
+fn find(table: &[Row], suffix: &str) -> Option<App> {
+    if !is_present(suffix) {
+        return None;
+    }
     let index = table.binary_search_by_key(&suffix, |row| row.0).ok()?;
     let (_, name, category) = table[index];
     Some(App { name, category })
@@ -694,6 +735,19 @@ mod tests {
     fn tables_are_in_order() {
         assert!(SERVICES.windows(2).all(|w| w[0].0 < w[1].0));
         assert!(DEVICE_CLOUDS.windows(2).all(|w| w[0].0 < w[1].0));
+    }
+
+    #[test]
+    fn marks_show_every_domain_and_reject_most_others() {
+        for (domain, _, _) in SERVICES.iter().chain(&DEVICE_CLOUDS) {
+            assert!(is_present(domain), "{domain}");
+        }
+        let set: u32 = PRESENT.iter().map(|w| w.count_ones()).sum();
+        assert!(
+            set > 450,
+            "{set} marks for {} domains",
+            SERVICES.len() + DEVICE_CLOUDS.len()
+        );
     }
 
     #[test]

@@ -52,7 +52,7 @@ macro_rules! direction {
     };
 }
 
-const HEAD: [Field; 29] = [
+const HEAD: [Field; 33] = [
     field!(
         "id",
         Kind::Unsigned,
@@ -71,7 +71,7 @@ const HEAD: [Field; 29] = [
         "end_reason",
         Kind::Text,
         "",
-        "`idle`, `active`, `tcp_end`, `end_of_input`, `resource` or `plugin`.",
+        "`idle`, `active`, `tcp_end`, `end_of_input`, `resource`, `plugin` or `time_step`.",
         |r| Value::Word(r.reason.name()),
     ),
     field!(
@@ -106,7 +106,7 @@ const HEAD: [Field; 29] = [
         "src_port",
         Kind::Unsigned,
         "",
-        "Port of the initiator; 0 where there is none (ICMP, later fragments).",
+        "Port of the initiator; 0 where there is none (ICMP). Later fragments have the ports of the first one, or 0 when it was not seen in the 60 s before.",
         |r| Value::Unsigned(r.key.source_port() as u64),
     ),
     field!("dst_ip", Kind::Text, "", "Address of the responder.", |r| {
@@ -129,21 +129,21 @@ const HEAD: [Field; 29] = [
         "vlan_id",
         Kind::Unsigned,
         "",
-        "Id of the outer VLAN tag, 0 when untagged.",
+        "Id of the outer VLAN tag of the initiator's packets, 0 when untagged; in a tunnel of Ethernet frames that of the inner frame.",
         |r| Value::Unsigned(r.key.vlan_id() as u64),
     ),
     field!(
         "src_mac",
         Kind::Text,
         "",
-        "MAC address of the initiator; empty when not known.",
+        "MAC address of the initiator; empty when not known. In a tunnel of Ethernet frames that of the inner frame.",
         |r| mac(r.mac[0]),
     ),
     field!(
         "dst_mac",
         Kind::Text,
         "",
-        "MAC address of the responder; empty when not known.",
+        "MAC address of the responder; empty when not known. In a tunnel of Ethernet frames that of the inner frame.",
         |r| mac(r.mac[1]),
     ),
     field!(
@@ -171,14 +171,14 @@ const HEAD: [Field; 29] = [
         "wire_bytes",
         Kind::Unsigned,
         "bytes",
-        "Sum of frame lengths of both directions, without FCS.",
+        "Sum of frame lengths of both directions, without FCS. Of a fragmented tunnel packet the inner flow has the first frame, with all its `bytes`, and the outer flow the others: there it can be less than `bytes`.",
         |r| Value::Unsigned(r.forward.wire + r.backward.wire),
     ),
     field!(
         "payload_bytes",
         Kind::Unsigned,
         "bytes",
-        "Sum of transport payloads of both directions.",
+        "Sum of transport payloads of both directions. What follows the IP headers where there is no TCP or UDP header, so that of ICMP has the ICMP header in it.",
         |r| Value::Unsigned(r.forward.payload + r.backward.payload),
     ),
     field!(
@@ -199,7 +199,7 @@ const HEAD: [Field; 29] = [
         "tunnel",
         Kind::Text,
         "",
-        "Kind of the innermost tunnel; empty without one.",
+        "Kind of the innermost tunnel: `ip`, `gre`, `erspan`, `vxlan`, `geneve`, `gtp_u`, `teredo`, `l2tp`, `capwap`, `tzsp`, `etherip` or `pseudowire`; empty without one.",
         |r| match r.tunnel.kind {
             TunnelKind::None => Value::Missing,
             kind => Value::Word(kind.name()),
@@ -220,31 +220,61 @@ const HEAD: [Field; 29] = [
         |r| Value::Unsigned(r.tunnel.network as u64),
     ),
     field!(
+        "tunnel_id",
+        Kind::Unsigned,
+        "",
+        "What the innermost tunnel's header calls it in the first packet: VNI (VXLAN, Geneve), key (GRE), TEID (GTP-U), otherwise 0.",
+        |r| Value::Unsigned(r.tunnel.id as u64),
+    ),
+    field!(
+        "outer_src_ip",
+        Kind::Text,
+        "",
+        "Source address of the innermost tunnel in the first packet; empty without a tunnel.",
+        |r| r.outer.map_or(Value::Missing, |o| Value::Ip(o.source())),
+    ),
+    field!(
+        "outer_dst_ip",
+        Kind::Text,
+        "",
+        "Destination address of the innermost tunnel in the first packet; empty without a tunnel.",
+        |r| r
+            .outer
+            .map_or(Value::Missing, |o| Value::Ip(o.destination())),
+    ),
+    field!(
+        "bwd_vlan_id",
+        Kind::Unsigned,
+        "",
+        "Id of the outer VLAN tag of the responder's packets, 0 when untagged; empty without one. Flows are told apart by VLAN ids only when asked for.",
+        |r| seen(&r.backward, |_| u64::from(r.reverse_vlan)),
+    ),
+    field!(
         "seq_dir",
         Kind::List,
         "",
-        "First packets: 0 forward, 1 backward.",
+        "First 16 packets: 0 forward, 1 backward.",
         |r| sequence(r, |e| (e.dir_flags >> 8) as u64 & 1),
     ),
     field!(
         "seq_bytes",
         Kind::List,
         "bytes",
-        "First packets: IP length.",
+        "First 16 packets: IP length.",
         |r| sequence(r, |e| e.bytes as u64),
     ),
     field!(
         "seq_offset_us",
         Kind::List,
         "µs",
-        "First packets: time since `start_ns`.",
+        "First 16 packets: time since `start_ns`.",
         |r| sequence(r, |e| e.offset_us as u64),
     ),
     field!(
         "seq_tcp_flags",
         Kind::List,
         "",
-        "First packets: TCP flags.",
+        "First 16 packets: TCP flags.",
         |r| sequence(r, |e| (e.dir_flags & 0xff) as u64),
     ),
 ];
@@ -280,7 +310,7 @@ fn flag(c: &Counters, bit: usize) -> Value {
 }
 
 #[inline(always)]
-fn seen(c: &Counters, get: fn(&Counters) -> u64) -> Value {
+fn seen(c: &Counters, get: impl Fn(&Counters) -> u64) -> Value {
     if c.packets == 0 {
         Value::Missing
     } else {

@@ -49,6 +49,30 @@ pub(super) const SEQUENCE: [Field; 6] = [
     ),
 ];
 
+/// Whose socket it is.
+pub(super) const PROCESS: [Field; 2] = [
+    field(
+        "process_id",
+        Kind::Unsigned,
+        "",
+        "Process that made the socket, by its id in the outermost pid namespace.",
+        |r| match &r.process {
+            Some(process) => Value::Unsigned(process.pid.into()),
+            None => Value::Missing,
+        },
+    ),
+    field(
+        "process_name",
+        Kind::Text,
+        "",
+        "Name of the thread that made the socket, at most 15 bytes.",
+        |r| match &r.process {
+            Some(process) => Value::Text(process.name.clone()),
+            None => Value::Missing,
+        },
+    ),
+];
+
 /// What the payloads tell.
 pub(super) const APPLICATION: [Field; 12] = [
     field(

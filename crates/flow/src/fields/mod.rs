@@ -82,15 +82,18 @@ pub enum Group {
     Sequence,
     /// With [`TableConfig::dissect`].
     Application,
+    /// With [`TableConfig::processes`].
+    Process,
 }
 
 impl Group {
     /// All of them in output order.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Core,
         Self::Statistics,
         Self::Sequence,
         Self::Application,
+        Self::Process,
     ];
 
     /// Its columns in output order.
@@ -100,6 +103,7 @@ impl Group {
             Self::Statistics => &statistics::STATISTICS,
             Self::Sequence => &extra::SEQUENCE,
             Self::Application => &extra::APPLICATION,
+            Self::Process => &extra::PROCESS,
         }
     }
 
@@ -119,6 +123,10 @@ impl Group {
             }
             Self::Application => {
                 "With `dissect N`: what the first N packets tell. Empty where nothing was found."
+            }
+            Self::Process => {
+                "With `processes`, live only: whose socket on this host the flow is. Empty for forwarded traffic, inside tunnels, \
+                 and where the socket was not seen. Where both ends are on this host, the initiator's."
             }
         }
     }
@@ -142,6 +150,7 @@ impl Layout {
             Group::Statistics => config.statistics,
             Group::Sequence => config.splt > 0,
             Group::Application => config.dissect > 0,
+            Group::Process => config.processes,
         };
         Self {
             groups: Group::ALL.into_iter().filter(wanted).collect(),

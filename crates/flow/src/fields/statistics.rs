@@ -175,7 +175,7 @@ macro_rules! direction {
                 tcp_count!($prefix, $side, out_of_order, "out_of_order", "packets", "Segments that came late and filled a gap in the sequence numbers."),
                 tcp_count!($prefix, $side, gaps, "gaps", "", "Gaps in the sequence numbers: segments were lost, came late, or were not captured."),
                 tcp_count!($prefix, $side, keep_alives, "keep_alives", "packets", "Probes of an idle connection."),
-                tcp_count!($prefix, $side, duplicate_acks, "duplicate_acks", "packets", "Acknowledgements that repeat the one before, without payload."),
+                tcp_count!($prefix, $side, duplicate_acks, "duplicate_acks", "packets", "Acknowledgements that repeat the one before, without payload; probes of an idle connection and their answers aside."),
                 tcp_count!($prefix, $side, zero_windows, "zero_windows", "packets", "Packets that announce a window of 0, those with SYN or RST aside."),
                 field(
                     concat!($prefix, "_tcp_window_min"),

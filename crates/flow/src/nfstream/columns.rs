@@ -99,6 +99,19 @@ pub(super) fn columns(config: &Config) -> Vec<Column> {
     all
 }
 
+/// Those of NFStream's system visibility.
+pub(super) fn processes() -> [Column; 2] {
+    [
+        column(
+            "system_process_pid",
+            Kind::Signed,
+            "",
+            "process of this host whose socket it is, -1 for none",
+        ),
+        column("system_process_name", Kind::Text, "", "its name"),
+    ]
+}
+
 fn identity(tunnels: bool) -> Vec<Column> {
     let text = |name, doc| column(name, Kind::Text, "", doc);
     let number = |name, doc| column(name, Kind::Unsigned, "", doc);
@@ -196,6 +209,13 @@ impl Flow {
             hints(self.hints.as_deref(), row);
         }
         row.extend_from_slice(&self.extra);
+        if config.processes {
+            let (pid, name) = match &self.process {
+                Some(process) => (process.pid.into(), process.name.clone()),
+                None => (-1, String::new()),
+            };
+            row.extend([Value::Signed(pid), Value::Text(name)]);
+        }
     }
 
     fn identity(&self, tunnels: bool, row: &mut Vec<Value>) {

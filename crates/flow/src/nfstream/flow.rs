@@ -6,6 +6,7 @@ use chaff_abi::Mac;
 
 use super::Config;
 use super::packet::{Address, Packet};
+use crate::Process;
 use crate::app::Hints;
 
 /// Forward (source to destination) and backward.
@@ -21,6 +22,7 @@ pub struct Flow {
     pub(super) hints: Option<Box<Hints>>,
     /// Values of the plugins, in the order of their columns.
     pub(super) extra: Vec<crate::Value>,
+    pub(super) process: Option<Process>,
 }
 
 /// Why a flow ended.
@@ -79,6 +81,11 @@ impl Flow {
     /// Packets from the source and from the destination.
     pub fn packets(&self) -> [u64; 2] {
         self.core.directions.map(|d| d.packets)
+    }
+
+    /// Sets whose socket on this host it is, for the columns of [`Config::processes`].
+    pub fn set_process(&mut self, process: Option<Process>) {
+        self.process = process;
     }
 
     /// Milliseconds of the first and the last packet.

@@ -9,7 +9,7 @@ use super::flow::{Core, Expiration, Flow, size_of};
 use super::hasher::Hasher;
 use super::packet::{Ignored, Packet, parse};
 use super::{Config, columns};
-use crate::plugin::{Extension, FlowView, Next, PacketView, Plugins};
+use crate::plugin::{Extension, FlowView, Next, PacketView, PluginError, Plugins};
 use crate::{Column, Link};
 
 /// Time between two scans for idle flows, ms.
@@ -82,9 +82,20 @@ impl Meter {
     }
 
     /// Adds a plugin; its columns follow those of the meter as `udps.NAME`. Flows in progress are not kept: do it first.
+    /// Whether its columns have names of their own is the caller's business; [`Meter::try_add_plugin`] looks.
     pub fn add_plugin(&mut self, plugin: impl Into<Extension>) {
         self.plugins.add(plugin);
         self.cache = Cache::new(self.config.statistics, true);
+    }
+
+    /// [`Meter::add_plugin`] unless a column of the plugin has the name of another plugin's.
+    ///
+    /// # Errors
+    /// [`PluginError::Column`]; the meter is as before.
+    pub fn try_add_plugin(&mut self, plugin: impl Into<Extension>) -> Result<(), PluginError> {
+        self.plugins.try_add(plugin)?;
+        self.cache = Cache::new(self.config.statistics, true);
+        Ok(())
     }
 
     /// The settings.
@@ -96,6 +107,9 @@ impl Meter {
     pub fn columns(&self) -> Vec<Column> {
         let mut all = columns::columns(&self.config);
         all.extend(self.plugins.columns("udps."));
+        if self.config.processes {
+            all.extend(columns::processes());
+        }
         all
     }
 
@@ -283,6 +297,7 @@ impl Meter {
             sequence: extras.sequence,
             hints: extras.dissection.finish(),
             extra,
+            process: None,
         });
         self.stats.flows += 1;
     }

@@ -59,6 +59,9 @@ pub struct Config {
     pub decode_tunnels: bool,
     /// Packets of a flow that are looked into for the nine application columns, 0 for no such columns. Default 0.
     pub dissect: u8,
+    /// Adds the columns of system visibility, `system_process_pid` and `system_process_name`, behind all others; their values
+    /// come from [`Flow::set_process`]. Default off.
+    pub processes: bool,
     /// Flows after which the meter stops, 0 for no limit. Default 0.
     pub max_flows: u64,
     /// Flows kept at once, about 0.5 KiB each with everything on. NFStream has no such bound; when it is reached the flow created
@@ -78,6 +81,7 @@ impl Default for Config {
             splt: 0,
             decode_tunnels: true,
             dissect: 0,
+            processes: false,
             max_flows: 0,
             max_cached: 4 << 20,
             hash_seed: 0,

@@ -9,7 +9,7 @@ const WAYS: usize = 4;
 
 /// Ports of fragmented packets, so that later fragments find the flow of the first one.
 ///
-/// It holds a fixed number of packets, 72 bytes each, from the first fragment on; a new one takes the place of the
+/// It holds a fixed number of packets, 80 bytes each, from the first fragment on; a new one takes the place of the
 /// oldest of four.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Fragments {
@@ -132,6 +132,6 @@ mod tests {
 
     #[test]
     fn a_place_takes_the_memory_that_is_documented() {
-        assert_eq!(size_of::<Place>(), 72);
+        assert_eq!(size_of::<Place>(), 80);
     }
 }

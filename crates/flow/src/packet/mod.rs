@@ -16,7 +16,7 @@ use ip::{ipv4, ipv6};
 use link::LinkHeader;
 pub use link::{Link, MAX_LABELS, MAX_TAGS};
 pub use transport::TcpFacts;
-pub use tunnel::{MAX_DEPTH, Tunnel, TunnelKind};
+pub use tunnel::{MAX_DEPTH, Outer, Tunnel, TunnelKind};
 
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
@@ -51,6 +51,8 @@ pub struct Packet<'a> {
     pub inner_vlan: u16,
     /// The tunnel around it.
     pub tunnel: Tunnel,
+    /// The ends of that tunnel; `None` without one, and for pseudowires.
+    pub outer: Option<Outer>,
     /// Where the IP header starts, bytes from the start of the frame.
     pub ip_offset: usize,
     /// Length of the IP headers, extension headers included, bytes.
@@ -87,7 +89,7 @@ impl Packet<'_> {
 pub struct ParserConfig {
     /// Whether packets inside tunnels are taken instead of those around them. Default true.
     pub decode_tunnels: bool,
-    /// Fragmented packets that are remembered, so that later fragments join the flow of the first one; 72 bytes each,
+    /// Fragmented packets that are remembered, so that later fragments join the flow of the first one; 80 bytes each,
     /// 0 for none. Default 4096. Without memory, later fragments have ports 0, as in the kernel's meter.
     pub fragments: usize,
     /// Key of the hash function over fragmented packets.
@@ -118,7 +120,8 @@ impl ParserConfig {
 /// The tunnels of [`TunnelKind`] are known by IP protocol or UDP port and followed to [`MAX_DEPTH`]. A packet whose tunnel
 /// header or inner packet cannot be read, because it is damaged, cut, encrypted, for control or not IP, is a packet of the
 /// outer flow, so no frame is lost by looking into tunnels. Of a fragmented tunnel packet the first fragment counts as the
-/// whole inner packet, and the later ones belong to the outer flow.
+/// whole inner packet with the length of its own frame, so there `bytes` can exceed `wire`, and the later ones are packets
+/// of the outer flow.
 ///
 /// A later fragment that comes before the first one, more than 60 s after it or after its place was taken by another
 /// packet has ports 0.
@@ -173,7 +176,10 @@ impl Parser {
         frame: &'a [u8],
         wire_len: usize,
     ) -> Result<Packet<'a>, ParseError> {
-        let bytes = Bytes { frame, wire_len };
+        let bytes = Bytes {
+            frame,
+            wire_len: wire_len.max(frame.len()),
+        };
         let tunnels = self.config.decode_tunnels;
         // What is read goes through as it is, but for the few that need another look.
         match read(link, bytes, tunnels) {
@@ -212,7 +218,7 @@ impl Parser {
 }
 
 /// Reads the headers of a frame that had `wire_len` bytes on the wire, of which `frame` was captured, without looking into
-/// tunnels ([`Parser`] does).
+/// tunnels ([`Parser`] does). A `wire_len` below what was captured is damage and counts as that.
 ///
 /// Lengths come from the IP header, so a capture that kept only the headers loses nothing. An IP length of 0, as
 /// segmentation offload leaves it in captures, stands for the rest of the frame; one beyond the end of the frame is
@@ -224,6 +230,7 @@ impl Parser {
 /// [`ParseError`] says what is missing and where; [`ParseError::reason`] is what to count it as. No input panics.
 #[inline]
 pub fn parse<'a>(link: Link, frame: &'a [u8], wire_len: usize) -> Result<Packet<'a>, ParseError> {
+    let wire_len = wire_len.max(frame.len());
     read(link, Bytes { frame, wire_len }, false)
 }
 
@@ -255,7 +262,7 @@ fn from_ip<'a>(head: LinkHeader, bytes: Bytes<'a>) -> Result<Packet<'a>, ParseEr
         Some(IPV4) => (Layer::Ipv4, ipv4(bytes, ip_offset)?),
         _ => (Layer::Ipv6, ipv6(bytes, ip_offset)?),
     };
-    let length = bytes.wire_len.max(bytes.frame.len()) - ip_offset;
+    let length = bytes.wire_len - ip_offset;
     if ip.length > length {
         return Err(ParseError::Length {
             layer,
@@ -279,6 +286,7 @@ fn from_ip<'a>(head: LinkHeader, bytes: Bytes<'a>) -> Result<Packet<'a>, ParseEr
         tags: head.tags,
         inner_vlan: head.inner_vlan,
         tunnel: Tunnel::default(),
+        outer: None,
         ip_offset,
         ip_header_len: ip.headers,
         payload_offset: ip_offset + ip.headers,
@@ -296,6 +304,7 @@ fn from_ip<'a>(head: LinkHeader, bytes: Bytes<'a>) -> Result<Packet<'a>, ParseEr
             kind: TunnelKind::Pseudowire,
             depth: 1,
             network: 0,
+            id: 0,
         };
     }
     if ip.fragment != Fragment::Later {

@@ -1,6 +1,10 @@
 //! What lies inside tunnels. Each function finds out where the inner packet begins and with what; whether it is one is
 //! decided by parsing it. What does not parse is a packet of the outer flow.
 
+use std::net::IpAddr;
+
+use chaff_abi::FlowKey;
+
 use super::bytes::Bytes;
 use super::link::{LinkHeader, MPLS};
 use super::transport::UDP;
@@ -115,6 +119,56 @@ pub struct Tunnel {
     /// Number of the virtual network, the innermost one that has one: VNI of VXLAN and Geneve, virtual subnet of Ethernet
     /// in GRE; 0 without.
     pub network: u32,
+    /// What the innermost tunnel's header calls it in the packet's direction: VNI of VXLAN and Geneve, key of GRE (of
+    /// Ethernet in GRE the virtual subnet), endpoint identifier (TEID) of GTP-U; 0 without.
+    pub id: u32,
+}
+
+/// Addresses of the packet that is the innermost tunnel's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Outer {
+    /// Source, 16 bytes, IPv4 mapped.
+    pub src: [u8; 16],
+    /// Destination.
+    pub dst: [u8; 16],
+    /// IP version: 4 or 6.
+    pub version: u8,
+}
+
+impl Outer {
+    fn of(key: &FlowKey) -> Self {
+        Self {
+            src: key.src,
+            dst: key.dst,
+            version: key.version,
+        }
+    }
+
+    /// Whether the two ends are the same. Mirrored frames of both directions go one way, so which is which does not count.
+    pub(crate) fn has_ends_of(&self, other: &Self) -> bool {
+        self.version == other.version
+            && ((self.src, self.dst) == (other.src, other.dst)
+                || (self.src, self.dst) == (other.dst, other.src))
+    }
+
+    fn key(&self) -> FlowKey {
+        FlowKey {
+            src: self.src,
+            dst: self.dst,
+            version: self.version,
+            ..FlowKey::default()
+        }
+    }
+
+    /// Source address.
+    pub fn source(&self) -> IpAddr {
+        self.key().source()
+    }
+
+    /// Destination address.
+    pub fn destination(&self) -> IpAddr {
+        self.key().destination()
+    }
 }
 
 /// What an inner packet begins with.
@@ -136,6 +190,8 @@ struct Inside {
     at: usize,
     /// 0 leaves that of the outer tunnel.
     network: u32,
+    /// [`Tunnel::id`].
+    id: u32,
 }
 
 /// Whether [`inner`] has to look; cheap, because it is asked of every packet.
@@ -195,6 +251,7 @@ fn in_ip(bytes: Bytes<'_>, protocol: u8, at: usize) -> Option<Inside> {
             start,
             at,
             network: 0,
+            id: 0,
         })
     };
     match protocol {
@@ -265,13 +322,16 @@ fn read<'a>(bytes: Bytes<'a>, outer: &Packet<'a>, inside: Inside) -> Option<Pack
             kind: inside.kind,
             depth: outer.tunnel.depth + 1,
             network,
+            id: inside.id,
         },
         below => Tunnel {
             kind: below,
             depth: (outer.tunnel.depth + 2).min(MAX_DEPTH),
             network,
+            id: 0,
         },
     };
+    packet.outer = Some(Outer::of(&outer.key));
     Some(packet)
 }
 
@@ -294,6 +354,7 @@ fn gre(bytes: Bytes<'_>, at: usize) -> Option<Inside> {
         start: Start::Ethertype(protocol),
         at: at + 4 + checksum + key + sequence,
         network: 0,
+        id: 0,
     };
     match (h[1] & 7, protocol) {
         // RFC 2637: length and call id in place of the key, and an acknowledgement; no payload without a sequence number.
@@ -305,6 +366,7 @@ fn gre(bytes: Bytes<'_>, at: usize) -> Option<Inside> {
             if key != 0 {
                 let [a, b, c, _] = *bytes.peek::<4>(at + 4 + checksum)?;
                 inside.network = number([a, b, c]);
+                inside.id = inside.network;
             }
             inside.start = Start::Ethernet;
         }
@@ -322,6 +384,9 @@ fn gre(bytes: Bytes<'_>, at: usize) -> Option<Inside> {
         (0, _) => (),
         _ => return None,
     }
+    if key != 0 && h[1] & 7 == 0 && protocol != BRIDGED {
+        inside.id = u32::from_be_bytes(*bytes.peek::<4>(at + 4 + checksum)?);
+    }
     Some(inside)
 }
 
@@ -332,6 +397,7 @@ fn vxlan(bytes: Bytes<'_>, at: usize) -> Option<Inside> {
         start: Start::Ethernet,
         at: at + 8,
         network: number([h[4], h[5], h[6]]),
+        id: number([h[4], h[5], h[6]]),
     })
 }
 
@@ -349,6 +415,7 @@ fn vxlan_gpe(bytes: Bytes<'_>, at: usize) -> Option<Inside> {
         start,
         at: at + 8,
         network: number([h[4], h[5], h[6]]),
+        id: number([h[4], h[5], h[6]]),
     })
 }
 
@@ -368,6 +435,7 @@ fn geneve(bytes: Bytes<'_>, at: usize) -> Option<Inside> {
         start,
         at: at + 8 + options,
         network: number([h[4], h[5], h[6]]),
+        id: number([h[4], h[5], h[6]]),
     })
 }
 
@@ -377,6 +445,7 @@ fn gtp_u(bytes: Bytes<'_>, at: usize) -> Option<Inside> {
     if h[0] & 0xf0 != 0x30 || h[1] != 255 {
         return None;
     }
+    let id = u32::from_be_bytes([h[4], h[5], h[6], h[7]]);
     let mut at = at + 8;
     if h[0] & 7 != 0 {
         let mut next = bytes.peek::<4>(at)?[3];
@@ -398,6 +467,7 @@ fn gtp_u(bytes: Bytes<'_>, at: usize) -> Option<Inside> {
         start: Start::Ip,
         at,
         network: 0,
+        id,
     })
 }
 
@@ -415,6 +485,7 @@ fn teredo(bytes: Bytes<'_>, at: usize) -> Option<Inside> {
         start: Start::Ethertype(IPV6),
         at,
         network: 0,
+        id: 0,
     })
 }
 
@@ -442,6 +513,7 @@ fn tzsp(bytes: Bytes<'_>, at: usize) -> Option<Inside> {
         start,
         at: at + 1,
         network: 0,
+        id: 0,
     })
 }
 
@@ -462,6 +534,7 @@ fn capwap<'a>(bytes: Bytes<'a>, outer: &Packet<'a>, at: usize) -> Option<Packet<
             start,
             at,
             network: 0,
+            id: 0,
         };
         read(bytes, outer, inside)
     };
@@ -492,6 +565,7 @@ fn capwap_swapped<'a>(bytes: Bytes<'a>, outer: &Packet<'a>, at: usize) -> Option
         start: Start::Ethertype(u16::from_be_bytes([a, b])),
         at: llc + 8,
         network: 0,
+        id: 0,
     };
     read(bytes, outer, inside)
 }
@@ -518,6 +592,7 @@ fn l2tp_in_udp<'a>(bytes: Bytes<'a>, outer: &Packet<'a>, at: usize) -> Option<Pa
                 start: Start::Ppp,
                 at,
                 network: 0,
+                id: 0,
             };
             read(bytes, outer, inside)
         }
@@ -545,6 +620,7 @@ fn l2tp_session<'a>(bytes: Bytes<'a>, outer: &Packet<'a>, at: usize) -> Option<P
                 start,
                 at: at + skip,
                 network: 0,
+                id: 0,
             };
             let Some(packet) = read(bytes, outer, inside) else {
                 continue;

@@ -43,6 +43,7 @@ mod view;
 mod wavelet;
 
 use std::any::Any;
+use std::collections::BTreeMap;
 
 use crate::{Column, Kind, Value};
 
@@ -51,7 +52,7 @@ pub use ja4::Ja4;
 pub use mdns::Mdns;
 pub use slicer::Slicer;
 pub use splt::{Size, Splt};
-pub use view::{FlowView, PacketView};
+pub use view::{FlowView, MeterView, PacketView};
 pub use wavelet::Wavelet;
 
 /// Whether a flow goes on.
@@ -73,6 +74,10 @@ pub trait Plugin: Send + 'static {
 
     /// The columns it adds, without a profile's prefix. Always the same ones.
     fn columns(&self) -> Vec<Column>;
+
+    /// It is added to a meter of the native profile: the place to take over settings. Does nothing by default; the nfstream
+    /// profile does not call it, because there a plugin knows only its own options.
+    fn attach(&mut self, _: &MeterView) {}
 
     /// A flow starts with this packet, which `flow` counts already. [`Plugin::update`] is not called for it.
     fn start(&self, flow: &FlowView, packet: &PacketView<'_>) -> (Self::State, Next);
@@ -143,13 +148,47 @@ pub enum PluginError {
         /// What it has to be.
         wanted: &'static str,
     },
+    /// Two columns have one name.
+    #[error(
+        "plugin {plugin} has a column {column:?}, and plugin {other} has it already; give only one of them"
+    )]
+    Column {
+        /// Name of the plugin.
+        plugin: &'static str,
+        /// Name of the column, without a profile's prefix.
+        column: String,
+        /// The plugin that has it already: often the same one, given twice.
+        other: &'static str,
+    },
+}
+
+/// Whether plugins can be together in a meter of either profile: no two columns have one name.
+///
+/// # Errors
+/// [`PluginError::Column`] for the first column that another one is called like.
+pub fn check<'a>(plugins: impl IntoIterator<Item = &'a Extension>) -> Result<(), PluginError> {
+    let mut taken: BTreeMap<String, &'static str> = BTreeMap::new();
+    for plugin in plugins {
+        for column in plugin.plugin.columns() {
+            let name = column.name.into_owned();
+            if let Some(other) = taken.get(&name) {
+                return Err(PluginError::Column {
+                    plugin: plugin.name(),
+                    column: name,
+                    other,
+                });
+            }
+            taken.insert(name, plugin.name());
+        }
+    }
+    Ok(())
 }
 
 impl Extension {
     /// A built-in plugin by its name and options, `name[,option=value]...`.
     ///
     /// `slicer,limit=N`; `splt,length=N,size=frame|ip|transport|payload`; `dhcp`; `mdns`; `ja4`;
-    /// `wavelet,levels=N,active=S`.
+    /// `wavelet,levels=N,active=S`, where without `active` the native profile takes the meter's own active timeout.
     ///
     /// # Errors
     /// What is wrong with the text.
@@ -171,6 +210,10 @@ impl Extension {
     /// Name of the plugin.
     pub fn name(&self) -> &'static str {
         self.plugin.name()
+    }
+
+    pub(crate) fn attach(&mut self, meter: &MeterView) {
+        self.plugin.attach(meter);
     }
 }
 
@@ -237,9 +280,20 @@ pub struct Plugins(Vec<Extension>);
 pub struct States(Vec<Box<dyn Any + Send>>);
 
 impl Plugins {
-    /// Adds one at the end.
+    /// Adds one at the end, whatever its columns are called; [`Plugins::try_add`] looks.
     pub fn add(&mut self, plugin: impl Into<Extension>) {
         self.0.push(plugin.into());
+    }
+
+    /// Adds one at the end unless a column of it has the name of another one.
+    ///
+    /// # Errors
+    /// [`PluginError::Column`]; nothing is added then.
+    pub fn try_add(&mut self, plugin: impl Into<Extension>) -> Result<(), PluginError> {
+        let plugin = plugin.into();
+        check(self.0.iter().chain([&plugin]))?;
+        self.0.push(plugin);
+        Ok(())
     }
 
     /// Whether there is none.
@@ -297,6 +351,7 @@ impl Plugins {
 /// [`Plugin`] without its state type.
 trait Erased: Send {
     fn name(&self) -> &'static str;
+    fn attach(&mut self, meter: &MeterView);
     fn columns(&self) -> Vec<Column>;
     fn start(&self, flow: &FlowView, packet: &PacketView<'_>) -> (Box<dyn Any + Send>, Next);
     fn update(&self, state: &mut dyn Any, flow: &FlowView, packet: &PacketView<'_>) -> Next;
@@ -306,6 +361,10 @@ trait Erased: Send {
 impl<P: Plugin> Erased for P {
     fn name(&self) -> &'static str {
         Plugin::name(self)
+    }
+
+    fn attach(&mut self, meter: &MeterView) {
+        Plugin::attach(self, meter);
     }
 
     fn columns(&self) -> Vec<Column> {
@@ -333,7 +392,7 @@ impl<P: Plugin> Erased for P {
 
 #[cfg(test)]
 mod tests {
-    use super::{Extension, PluginError};
+    use super::{Extension, PluginError, Plugins, Size, Splt, check};
 
     #[test]
     fn makes_built_in_plugins_from_text() {
@@ -348,6 +407,30 @@ mod tests {
             let made = Extension::built_in(text).expect(text);
             assert!(text.starts_with(made.name()));
         }
+    }
+
+    #[test]
+    fn columns_have_names_of_their_own() {
+        let made = |texts: &[&str]| -> Vec<Extension> {
+            let all = texts
+                .iter()
+                .map(|t| Extension::built_in(t).expect("built in"));
+            all.collect()
+        };
+        assert_eq!(check(&made(&["slicer", "slicer", "splt", "ja4"])), Ok(()));
+        let error = check(&made(&["ja4", "splt", "splt,length=3"])).expect_err("twice");
+        assert!(error.to_string().contains("splt_direction"), "{error}");
+        let mut plugins = Plugins::default();
+        assert_eq!(
+            plugins.try_add(Splt {
+                length: 2,
+                size: Size::Ip
+            }),
+            Ok(())
+        );
+        let error = plugins.try_add(Extension::built_in("splt").expect("built in"));
+        assert!(matches!(error, Err(PluginError::Column { .. })));
+        assert_eq!(plugins.columns("").len(), 3);
     }
 
     #[test]

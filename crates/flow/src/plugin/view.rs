@@ -47,6 +47,14 @@ pub struct PacketView<'a> {
     pub ip_packet: &'a [u8],
 }
 
+/// What a plugin is told of the meter that it is added to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MeterView {
+    /// A flow that is this old is cut.
+    pub active_timeout: Nanos,
+}
+
 /// A flow as far as it has come, this packet counted.
 #[derive(Clone, Copy, Debug)]
 pub struct FlowView {

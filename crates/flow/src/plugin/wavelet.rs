@@ -5,23 +5,26 @@
 
 use chaff_abi::Nanos;
 
-use super::{FlowView, Next, Options, PacketView, Plugin, PluginError, column};
+use super::{FlowView, MeterView, Next, Options, PacketView, Plugin, PluginError, column};
 use crate::{Column, Kind, Value};
 
+/// NFStream's default active timeout.
+const DEFAULT_SPAN: Nanos = Nanos::from_secs(1800);
 /// Keeps divisions and logarithms of silent flows finite.
 const TINY: f64 = 1e-7;
 
 /// For each direction and scale: share of energy `p_k`, mean size of coefficients `u_k`, their deviation `sigma_k`, their
 /// entropy `S_k`; `8 (levels + 1)` columns.
 ///
-/// IP sizes are summed in `2^levels` bins over `active_timeout`. The first packet of a flow is not in any bin, nor is a
+/// IP sizes are summed in `2^levels` bins over `active_timeout` from the first packet of the record. The first packet of a flow is not in any bin, nor is a
 /// packet after the last bin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wavelet {
     /// Scales, 1 to 12. A flow holds `16 * 2^levels` bytes.
     pub levels: u8,
-    /// What the bins span together; best the meter's own active timeout. More than zero.
-    pub active_timeout: Nanos,
+    /// What the bins span together, more than zero; `None` for the meter's own active timeout, which the nfstream profile
+    /// does not tell: there it is 1800 s, NFStream's default.
+    pub active_timeout: Option<Nanos>,
 }
 
 impl Wavelet {
@@ -30,10 +33,13 @@ impl Wavelet {
         options.only(name, "levels, active", &["levels", "active"])?;
         let levels = options.number(name, "levels", "a number of scales, 1 to 12", 12, 3)?;
         let wanted = "a number of seconds, 1 to 4294967295";
-        let active = options.number(name, "active", wanted, u64::from(u32::MAX), 1800)?;
+        let active = match options.get("active") {
+            Some(_) => Some(options.number(name, "active", wanted, u64::from(u32::MAX), 1)?),
+            None => None,
+        };
         Ok(Self {
             levels: levels as u8,
-            active_timeout: Nanos::from_secs(active),
+            active_timeout: active.map(Nanos::from_secs),
         })
     }
 
@@ -69,6 +75,10 @@ impl Plugin for Wavelet {
         columns
     }
 
+    fn attach(&mut self, meter: &MeterView) {
+        self.active_timeout.get_or_insert(meter.active_timeout);
+    }
+
     fn start(&self, _: &FlowView, _: &PacketView<'_>) -> (Self::State, Next) {
         let bins = 1 << self.levels();
         ([vec![0.0; bins], vec![0.0; bins]], Next::Go)
@@ -77,7 +87,8 @@ impl Plugin for Wavelet {
     fn update(&self, state: &mut Self::State, flow: &FlowView, packet: &PacketView<'_>) -> Next {
         let bins = 1u128 << self.levels();
         let age = u128::from(packet.at.since(flow.first).0);
-        let bin = age * bins / u128::from(self.active_timeout.0.max(1));
+        let span = self.active_timeout.unwrap_or(DEFAULT_SPAN);
+        let bin = age * bins / u128::from(span.0.max(1));
         let [forward, backward] = state;
         let of_direction = if packet.forward { forward } else { backward };
         if let Some(sum) = usize::try_from(bin)

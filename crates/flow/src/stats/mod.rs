@@ -130,7 +130,8 @@ impl Statistics {
         }
     }
 
-    /// Adds a packet of one side: 0 forward, 1 backward. Times do not go back. Segments of a super-packet count as packets
+    /// Adds a packet of one side: 0 forward, 1 backward. A time before the newest one adds a gap
+    /// of 0. Segments of a super-packet count as packets
     /// of equal size that came together.
     pub fn add(&mut self, at: Nanos, side: usize, packet: &Packet<'_>) {
         let sample = &packet.sample;

@@ -28,7 +28,8 @@ pub struct TcpSide {
     pub gaps: u64,
     /// Probes of an idle connection (RFC 9293, section 3.8.4): at most one byte, just below the next sequence number.
     pub keep_alives: u64,
-    /// Acknowledgements that say again what the one before said, without payload and with the same window.
+    /// Acknowledgements that say again what the one before said, without payload and with the same window; neither probes
+    /// of an idle connection nor the answers to them.
     pub duplicate_acks: u64,
     /// Packets that announce a window of 0, those with SYN or RST aside.
     pub zero_windows: u64,
@@ -43,6 +44,8 @@ pub struct TcpSide {
     /// The newest gap: first number, the one after the last, and when it was seen.
     gap: Option<(u32, u32, Nanos)>,
     ack: Option<(u32, u16)>,
+    /// Its newest packet was a probe, which the other side has not answered yet.
+    probed: bool,
 }
 
 /// What the headers of a TCP connection say: forward, backward.
@@ -87,7 +90,9 @@ impl Tcp {
             _ => 0,
         };
         own.announce(flags, facts, scale);
-        own.acknowledge(flags, payload, facts);
+        own.probed = own.is_probe(flags, payload, facts.sequence);
+        let answers = std::mem::take(&mut other.probed) && payload == 0;
+        own.acknowledge(flags, payload, facts, answers);
         own.sequence(at, flags, payload, facts.sequence, round_trip);
     }
 
@@ -139,6 +144,7 @@ impl Tcp {
             own.next = later.next.or(own.next);
             own.gap = later.gap.or(own.gap);
             own.ack = later.ack.or(own.ack);
+            own.probed = later.probed;
         }
         self.syn_to_answer = self.syn_to_answer.or(later.syn_to_answer);
         self.answer_to_ack = self.answer_to_ack.or(later.answer_to_ack);
@@ -152,6 +158,7 @@ impl Tcp {
             next: s.next,
             gap: s.gap,
             ack: s.ack,
+            probed: s.probed,
             ..TcpSide::default()
         });
         self.sides = kept;
@@ -169,12 +176,20 @@ impl TcpSide {
         self.window = Some((min.min(window), max.max(window)));
     }
 
-    fn acknowledge(&mut self, flags: u16, payload: u32, facts: &TcpFacts) {
+    fn is_probe(&self, flags: u16, payload: u32, start: u32) -> bool {
+        payload <= 1
+            && flags & (SYN | FIN | RST) == 0
+            && self.next.is_some_and(|next| start == next.wrapping_sub(1))
+    }
+
+    /// `answers`: the packet before it was a probe of the other side.
+    fn acknowledge(&mut self, flags: u16, payload: u32, facts: &TcpFacts, answers: bool) {
         if flags & ACK == 0 {
             return;
         }
         let said = (facts.acknowledgement, facts.window);
-        if self.ack == Some(said) && payload == 0 && flags & (SYN | FIN | RST) == 0 {
+        let repeats = self.ack == Some(said) && payload == 0 && flags & (SYN | FIN | RST) == 0;
+        if repeats && !self.probed && !answers {
             self.duplicate_acks += 1;
         }
         self.ack = Some(said);
@@ -190,8 +205,7 @@ impl TcpSide {
             }
             return;
         };
-        let probe = payload <= 1 && flags & (SYN | FIN | RST) == 0 && start == next.wrapping_sub(1);
-        if probe {
+        if self.probed {
             self.keep_alives += 1;
             return;
         }
@@ -352,6 +366,22 @@ mod tests {
             tcp.add(Nanos(0), 1, ACK, payload, &f);
         }
         assert_eq!(tcp.sides[1].duplicate_acks, 2);
+    }
+
+    #[test]
+    fn probes_of_an_idle_connection_and_their_answers_are_no_duplicates() {
+        let mut tcp = Tcp::default();
+        tcp.add(Nanos(0), 0, ACK, 10, &facts(2, 70, 9));
+        tcp.add(Nanos(1), 1, ACK, 0, &facts(70, 12, 9));
+        for t in 0..5 {
+            tcp.add(Nanos::from_secs(t), 0, ACK, 0, &facts(11, 70, 9));
+            tcp.add(Nanos::from_secs(t), 1, ACK, 0, &facts(70, 12, 9));
+        }
+        let counts = |tcp: &Tcp| tcp.sides.map(|s| (s.keep_alives, s.duplicate_acks));
+        assert_eq!(counts(&tcp), [(5, 0), (0, 0)]);
+        // A probe has one answer.
+        tcp.add(Nanos::from_secs(9), 1, ACK, 0, &facts(70, 12, 9));
+        assert_eq!(counts(&tcp), [(5, 0), (0, 1)]);
     }
 
     #[test]

@@ -36,6 +36,12 @@ pub struct TableConfig {
     pub splt: u16,
     /// First packets that are looked into for [`Record::hints`]. Default 0, none.
     pub dissect: u16,
+    /// Whether packets with different VLAN ids, inner or outer, are of different flows. Default false: where only one
+    /// direction has a tag, or each its own, as on mirror ports and access points, a conversation is still one flow, and
+    /// the record has the outer id of either direction. True where VLANs use the same addresses for different hosts.
+    pub vlan_key: bool,
+    /// Whether the columns have [`Record::process`], which the caller fills in. Default no.
+    pub processes: bool,
     /// Key of the hash function; a gateway gives a random one so that nobody can aim at one bucket. No output depends on it.
     pub hash_seed: u64,
 }
@@ -55,8 +61,20 @@ impl Default for TableConfig {
             activity_gap: Nanos::from_secs(5),
             splt: 0,
             dissect: 0,
+            vlan_key: false,
+            processes: false,
             hash_seed: 0,
         }
+    }
+}
+
+impl TableConfig {
+    /// The longest idle timeout of any protocol.
+    pub(super) fn longest_idle(&self) -> Nanos {
+        [self.idle_tcp, self.idle_udp, self.idle_icmp]
+            .into_iter()
+            .flatten()
+            .fold(self.idle_timeout, Nanos::max)
     }
 }
 
@@ -69,9 +87,14 @@ pub struct TableStats {
     pub records: u64,
     /// Records made because the table was full.
     pub evicted: u64,
-    /// Calls whose time lay before an earlier one; they were moved up to it.
-    pub clamped: u64,
-    /// Later fragments, counted in flows with ports 0.
+    /// Packets, and calls without a packet, whose time lay before an earlier one, but not far. Such packets keep their time;
+    /// the gap before one is 0.
+    pub disordered: u64,
+    /// Packets far from all others in time, counted in flows of their own.
+    pub outliers: u64,
+    /// How often the clock went back with the packets and ended all flows: a clock was set, or captures are not in order.
+    pub time_steps: u64,
+    /// Later fragments. They are in the flow of the first one, or where that is not known in a flow with ports 0.
     pub later_fragments: u64,
     /// Largest number of flows held at once.
     pub peak_flows: usize,

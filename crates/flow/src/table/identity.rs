@@ -1,7 +1,7 @@
 use chaff_abi::FlowKey;
 
-/// What tells flows apart: addresses, ports, protocol and outer VLAN, and in `beyond` what the key of the kernel's maps
-/// lacks (tunnel, inner VLAN).
+/// What tells flows apart: addresses, ports, protocol and, where wanted, outer VLAN, and in `beyond` what the key of the
+/// kernel's maps lacks: the inner VLAN id where wanted, or in a tunnel a digest of that, the tunnel and its ends.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Identity<'a> {
     /// In either orientation.
@@ -25,14 +25,19 @@ impl Seeded {
 
     #[inline(always)]
     pub(super) fn hash(self, identity: Identity<'_>) -> u32 {
+        let hash = self.digest(identity);
+        (hash ^ hash >> 32) as u32
+    }
+
+    #[inline(always)]
+    pub(super) fn digest(self, identity: Identity<'_>) -> u64 {
         let k = identity.key;
         let ends = self
             .end(&k.src, k.src_port)
             .wrapping_add(self.end(&k.dst, k.dst_port));
         let [a, b] = k.vlan;
         let rest = u64::from(u32::from_le_bytes([a, b, k.protocol, k.version]));
-        let hash = folded(ends ^ A, identity.beyond ^ rest.rotate_left(17) ^ B);
-        (hash ^ hash >> 32) as u32
+        folded(ends ^ A, identity.beyond ^ rest.rotate_left(17) ^ B)
     }
 
     #[inline(always)]

@@ -1,8 +1,6 @@
 //! What comes from the kernel's meter.
 
-use chaff_abi::{
-    Dir, DirectRecord, FlowKey, FlowValue, Mac, Nanos, SEQUENCE_LEN, Sample, SequenceEntry,
-};
+use chaff_abi::{Dir, DirectRecord, FlowKey, FlowValue, Mac, Nanos, SEQUENCE_LEN, Sample};
 
 use super::Table;
 use super::flow::{ACK, Arrival, SYN};
@@ -13,10 +11,12 @@ impl Table {
     ///
     /// Parts of one flow are given in the order of time. The part is not split: it belongs to the record in which its first
     /// packet falls. So times are exact when the kernel is drained more often than the idle timeout, and an active timeout
-    /// cuts at the next drain. A connection that begins in the generation in which one with the same key ended is a part of
+    /// cuts at the next drain. Without [`crate::TableConfig::vlan_key`] the parts of one flow in several VLANs are joined, the
+    /// one that began first being the initiator's; exactly so when each direction has one VLAN id. A connection that begins in the generation in which one with the same key ended is a part of
     /// that one. Call [`Table::handle_timeout`] after a whole drain, not in the middle of one.
     pub fn absorb(&mut self, now: Nanos, key: FlowKey, value: &FlowValue) {
-        let now = self.clock(now);
+        self.note_time(now);
+        let now = self.clock.now;
         let dir = if value.first_dir == Dir::In as u8 {
             Dir::In
         } else {
@@ -30,8 +30,13 @@ impl Table {
         };
         let arrival = Arrival {
             at: value.first,
-            key,
+            seen: value.first,
+            outlier: false,
+            vlan: key.vlan,
+            key: self.without_vlan(key),
+            beyond: 0,
             tunnel: Tunnel::default(),
+            outer: None,
             inner_vlan: 0,
             dir: Some(dir),
             mac,
@@ -49,6 +54,9 @@ impl Table {
         let shift = value.first.since(flow.start).as_micros();
         let mut flags = [0; 2];
         for (d, part) in value.counters.iter().enumerate() {
+            if out ^ d == 1 && part.packets > 0 && flow.counters[1].packets == 0 {
+                flow.vlan[1] = arrival.vlan;
+            }
             flow.counters[out ^ d].merge(part);
             flags[out ^ d] = part.flags_seen().into();
             self.stats.packets += part.packets;
@@ -64,21 +72,30 @@ impl Table {
         // Cover has no last time of its own.
         flow.last = flow.last.max(if has_cover { now } else { value.first });
         let valid = (value.sequence_len as usize).min(SEQUENCE_LEN);
-        for entry in &value.sequence[..valid] {
-            flow.push(SequenceEntry {
-                offset_us: (shift + entry.offset_us as u64).min(u32::MAX as u64) as u32,
-                dir_flags: entry.dir_flags ^ ((out as u16) << 8),
-                ..*entry
-            });
+        let mut entries = value.sequence;
+        for entry in &mut entries[..valid] {
+            entry.offset_us = (shift + entry.offset_us as u64).min(u32::MAX as u64) as u32;
+            entry.dir_flags ^= (out as u16) << 8;
         }
+        flow.push_all(&entries[..valid]);
         for (side, flags) in flags.into_iter().enumerate() {
             self.note_ending(slot, side, flags);
         }
     }
 
+    /// The key under which the table has a flow: what the kernel counts for each VLAN apart is one flow without it.
+    fn without_vlan(&self, key: FlowKey) -> FlowKey {
+        let vlan = if self.config.vlan_key {
+            key.vlan
+        } else {
+            [0; 2]
+        };
+        FlowKey { vlan, ..key }
+    }
+
     /// Adds one frame that found no room in the kernel's map.
     pub fn absorb_direct(&mut self, now: Nanos, record: &DirectRecord) {
-        self.clock(now);
+        self.note_time(now);
         let dir = if record.dir == Dir::In as u8 {
             Dir::In
         } else {
@@ -87,8 +104,13 @@ impl Table {
         let (key, mac) = from_device(dir, record.key, Mac(record.mac));
         let arrival = Arrival {
             at: record.at,
-            key,
+            seen: record.at,
+            outlier: false,
+            vlan: key.vlan,
+            key: self.without_vlan(key),
+            beyond: 0,
             tunnel: Tunnel::default(),
+            outer: None,
             inner_vlan: 0,
             dir: Some(dir),
             mac,

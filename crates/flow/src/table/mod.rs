@@ -1,3 +1,4 @@
+mod clock;
 mod config;
 mod deadlines;
 mod flow;
@@ -10,8 +11,9 @@ use std::collections::VecDeque;
 use chaff_abi::{Dir, Nanos, SEQUENCE_LEN, Sample, SequenceEntry};
 
 use crate::index::Index;
-use crate::plugin::{Extension, Next, Plugins};
+use crate::plugin::{Extension, MeterView, Next, PluginError, Plugins};
 use crate::{Column, EndReason, Layout, Packet, Record};
+use clock::Clock;
 pub use config::{TableConfig, TableStats};
 use deadlines::{Deadlines, Entry};
 use flow::{Arrival, Flow, Lane};
@@ -23,12 +25,19 @@ use identity::Seeded;
 /// `active_timeout`; a packet at the very deadline begins the next record. Which record a packet belongs to, and why a
 /// record ended, does not depend on when [`Table::handle_timeout`] is called. Nor does any output depend on hashing.
 ///
-/// Packets belong to one flow when their keys agree in either direction and they came through the same tunnel
-/// ([`Packet::tunnel`]) and inner VLAN.
+/// A packet keeps its own time in the values of its record; deadlines go by a clock, the newest time so far. A packet far
+/// from the clock (behind it by more than the longest idle timeout, at least 10 s, or ahead by more than the active timeout
+/// and an hour) is held back until four in a row agree or one near the clock comes. Four behind move the clock back: all
+/// flows end with [`EndReason::TimeStep`], and [`TableStats::time_steps`] counts it. Four ahead end a long silence. One to
+/// three are [`TableStats::outliers`], counted in flows of their own. At most three packets are held.
+///
+/// Packets belong to one flow when addresses, ports and protocol agree in either direction and they came through the same
+/// tunnel: kind, depth, virtual network or GRE key, and the ends, in either order. VLAN ids tell flows apart with
+/// [`TableConfig::vlan_key`].
 pub struct Table {
     config: TableConfig,
     seeded: Seeded,
-    now: Nanos,
+    clock: Clock,
     index: Index,
     flows: Vec<Flow>,
     free: Vec<u32>,
@@ -49,7 +58,7 @@ impl Table {
     pub fn new(config: TableConfig) -> Self {
         Self {
             seeded: Seeded::new(config.hash_seed),
-            now: Nanos::ZERO,
+            clock: Clock::new(config.longest_idle(), config.active_timeout),
             index: Index::default(),
             flows: Vec::new(),
             free: Vec::new(),
@@ -66,10 +75,29 @@ impl Table {
     }
 
     /// Adds a plugin; its columns come after all others as `plugin.NAME`. It sees the packets given to
-    /// [`Table::observe`] from now on.
+    /// [`Table::observe`] from now on. Whether its columns have names of their own is the caller's business;
+    /// [`Table::try_add_plugin`] looks.
     pub fn add_plugin(&mut self, plugin: impl Into<Extension>) {
-        self.plugins.add(plugin);
+        self.plugins.add(self.attached(plugin));
         self.wants_more = true;
+    }
+
+    /// [`Table::add_plugin`] unless a column of the plugin has the name of another plugin's.
+    ///
+    /// # Errors
+    /// [`PluginError::Column`]; the table is as before.
+    pub fn try_add_plugin(&mut self, plugin: impl Into<Extension>) -> Result<(), PluginError> {
+        self.plugins.try_add(self.attached(plugin))?;
+        self.wants_more = true;
+        Ok(())
+    }
+
+    fn attached(&self, plugin: impl Into<Extension>) -> Extension {
+        let mut plugin = plugin.into();
+        plugin.attach(&MeterView {
+            active_timeout: self.config.active_timeout,
+        });
+        plugin
     }
 
     /// Which columns its records have.
@@ -84,13 +112,10 @@ impl Table {
 
     /// Counts one packet seen at `now`. `dir` is its direction seen from the protected device, where that is known.
     pub fn observe(&mut self, now: Nanos, dir: Option<Dir>, packet: &Packet<'_>) {
-        let at = self.handle_due(now);
-        if packet.fragment == crate::Fragment::Later {
-            self.stats.later_fragments += 1;
-        }
-        let (slot, side) = self.add(&Arrival::of(at, dir, packet), packet.sample);
-        if self.wants_more {
-            self.add_more(slot, side, at, packet);
+        if self.clock.follow(now) {
+            self.take(now, dir, packet, false, false);
+        } else {
+            self.observe_out_of_order(now, dir, packet, false);
         }
     }
 
@@ -106,7 +131,7 @@ impl Table {
         }
         let arrival = Arrival {
             from_kernel: true,
-            ..Arrival::of(at, dir, packet)
+            ..self.arrival(at, dir, packet)
         };
         let hash = self.seeded.hash(arrival.identity());
         let (slot, side) = match self.find(hash, &arrival) {
@@ -123,13 +148,17 @@ impl Table {
 
     /// Counts one cover packet seen at `now`, apart from the real ones.
     pub fn observe_cover(&mut self, now: Nanos, dir: Option<Dir>, packet: &Packet<'_>) {
-        let at = self.handle_due(now);
-        self.add_cover(&Arrival::of(at, dir, packet), packet.sample);
+        if self.clock.follow(now) {
+            self.take(now, dir, packet, true, false);
+        } else {
+            self.observe_out_of_order(now, dir, packet, true);
+        }
     }
 
     /// Ends every flow whose deadline is not after `now`, in the order of deadlines.
     pub fn handle_timeout(&mut self, now: Nanos) {
-        self.handle_due(now);
+        self.note_time(now);
+        self.serve(self.clock.now);
     }
 
     /// When [`Table::handle_timeout`] has something to do; it may turn out to be nothing, and then a later time follows.
@@ -152,7 +181,11 @@ impl Table {
     /// Ends all flows at the end of the input, in the order of their first packets. Their records are made one by one, as
     /// [`Table::poll_record`] asks for them.
     pub fn finish(&mut self, now: Nanos) {
-        self.handle_due(now.max(self.now));
+        if !self.rest.is_empty() {
+            self.end_rest(usize::MAX);
+        }
+        let now = self.note_end(now);
+        self.serve(now);
         let mut rest: Vec<(u64, u32)> = Vec::with_capacity(self.index.len());
         for (slot, flow) in self.flows.iter().enumerate() {
             if flow.serial != 0 {
@@ -163,6 +196,7 @@ impl Table {
         self.rest = rest.into_iter().map(|(_, slot)| slot).collect();
         self.idle = Deadlines::default();
         self.active = Deadlines::default();
+        self.clock.stop();
     }
 
     /// Ends flows that [`Table::finish`] left until there are `wanted` records or no flows.
@@ -173,7 +207,7 @@ impl Table {
                 return;
             };
             // Nothing is left in the kernel: deadlines hold without grace.
-            self.expire_before(slot, self.now);
+            self.expire_before(slot, self.clock.now);
             if self.is_used(slot) {
                 self.end(slot, EndReason::EndOfInput);
             }
@@ -196,25 +230,15 @@ impl Table {
     }
 
     #[inline(always)]
-    fn clock(&mut self, now: Nanos) -> Nanos {
-        if !self.rest.is_empty() {
-            self.end_rest(usize::MAX);
-        }
-        if now < self.now {
-            self.stats.clamped += 1;
-        } else {
-            self.now = now;
-        }
-        self.now
+    fn arrival(&self, at: Nanos, dir: Option<Dir>, packet: &Packet<'_>) -> Arrival {
+        Arrival::of(at, dir, packet, self.config.vlan_key, self.seeded)
     }
 
     #[inline(always)]
-    fn handle_due(&mut self, now: Nanos) -> Nanos {
-        let now = self.clock(now);
+    fn serve(&mut self, now: Nanos) {
         while self.poll_timeout().is_some_and(|at| is_due(at, now)) {
             self.serve_first_deadline();
         }
-        now
     }
 
     /// Takes the earliest entry of both queues: renews it, or ends its flow.
@@ -269,8 +293,15 @@ impl Table {
         let Some(flow) = self.flows.get_mut(slot as usize) else {
             return (slot, side);
         };
-        flow.last = flow.last.max(arrival.at);
-        flow.counters[side].add(arrival.at, sample);
+        flow.last = flow.last.max(arrival.seen);
+        let counters = &mut flow.counters[side];
+        if side == 1 && counters.packets == 0 {
+            flow.vlan[1] = arrival.vlan;
+        }
+        counters.add(arrival.at, sample);
+        if arrival.at < counters.first {
+            counters.first = arrival.at;
+        }
         if (flow.sequence_len as usize) < SEQUENCE_LEN {
             let offset = arrival.at.since(flow.start).as_micros();
             flow.push(SequenceEntry {
@@ -307,7 +338,7 @@ impl Table {
         let (slot, side) = self.touch(arrival);
         self.stats.packets += sample.packets();
         if let Some(flow) = self.flows.get_mut(slot as usize) {
-            flow.last = flow.last.max(arrival.at);
+            flow.last = flow.last.max(arrival.seen);
             flow.cover[side].packets += sample.packets();
             flow.cover[side].bytes += sample.bytes as u64;
         }
@@ -345,13 +376,23 @@ impl Table {
     #[inline(always)]
     fn touch(&mut self, arrival: &Arrival) -> (u32, usize) {
         let hash = self.seeded.hash(arrival.identity());
-        let (slot, side) = match self.find(hash, arrival) {
+        let (slot, mut side) = match self.find(hash, arrival) {
             Some(found) => found,
             None => (self.insert(hash, arrival), 0),
         };
         match self.flows.get_mut(slot as usize) {
-            Some(flow) if flow.live => flow.start = flow.start.min(arrival.at),
-            _ => self.begin_part(slot, arrival.at),
+            Some(flow) if flow.live => {
+                if arrival.at < flow.start {
+                    // Of what the kernel counts apart the later part can come first.
+                    if side == 1 && flow.part == 0 && flow.from_kernel && arrival.from_kernel {
+                        flow.turn();
+                        flow.vlan[0] = arrival.vlan;
+                        side = 0;
+                    }
+                    flow.start_at(arrival.at);
+                }
+            }
+            _ => self.begin_part(slot, arrival),
         }
         (slot, side)
     }
@@ -359,11 +400,10 @@ impl Table {
     /// The flow of an arrival, if there is one and it does not end before it.
     #[inline(always)]
     fn find(&mut self, hash: u32, arrival: &Arrival) -> Option<(u32, usize)> {
-        let identity = arrival.identity();
         let mut side = 0;
         let flows = &self.flows;
         let slot = self.index.find(hash, |slot| {
-            match flows.get(slot as usize).and_then(|f| f.side(identity)) {
+            match flows.get(slot as usize).and_then(|f| f.side(arrival)) {
                 Some(s) => {
                     side = s;
                     true
@@ -375,7 +415,7 @@ impl Table {
         let reopens = flow.ending.closed && arrival.opens;
         // Flows without the kernel's grace were ended by their deadlines in the queues.
         if flow.from_kernel || arrival.from_kernel || reopens {
-            self.expire_before(slot, arrival.at);
+            self.expire_before(slot, arrival.seen);
             if reopens && self.is_used(slot) {
                 self.end(slot, EndReason::TcpEnd);
             }
@@ -391,7 +431,12 @@ impl Table {
         let Some(flow) = self.flows.get(slot as usize) else {
             return;
         };
-        let (idle_at, active_at) = (flow.idle_at(), flow.start + self.config.active_timeout);
+        let active_at = if flow.outlier {
+            Nanos::MAX
+        } else {
+            flow.start + self.config.active_timeout
+        };
+        let idle_at = flow.idle_at();
         if is_due(idle_at, at) || is_due(active_at, at) {
             self.expire(slot, idle_at, active_at, at);
         }
@@ -408,13 +453,13 @@ impl Table {
         }
     }
 
-    fn begin_part(&mut self, slot: u32, at: Nanos) {
+    fn begin_part(&mut self, slot: u32, arrival: &Arrival) {
         let Some(flow) = self.flows.get_mut(slot as usize) else {
             return;
         };
         self.serial += 1;
         flow.live = true;
-        flow.start = at;
+        flow.start = arrival.at;
         flow.part_serial = self.serial;
         let grace = if flow.from_kernel {
             self.config.drain_grace
@@ -422,7 +467,7 @@ impl Table {
             Nanos::ZERO
         };
         let entry = Entry {
-            at: at + self.config.active_timeout + grace,
+            at: arrival.seen + self.config.active_timeout + grace,
             serial: self.serial,
             slot,
         };
@@ -502,7 +547,9 @@ impl Table {
             return;
         };
         let reason = match reason {
-            EndReason::Idle | EndReason::EndOfInput | EndReason::Resource if flow.ending.closed => {
+            EndReason::Idle | EndReason::EndOfInput | EndReason::Resource | EndReason::TimeStep
+                if flow.ending.closed =>
+            {
                 EndReason::TcpEnd
             }
             other => other,
@@ -511,6 +558,9 @@ impl Table {
         if let Some(mut more) = flow.more.take() {
             more.take(&self.plugins, flow, goes_on).put(&mut record);
             flow.more = goes_on.then_some(more);
+        } else if self.config.dissect > 0 && record.packets() > 0 {
+            // Of a flow without payload the kernel shows nothing; its ports tell something all the same.
+            record.hints = Some(more::guess(&flow.key));
         }
         self.done.push_back(record);
         self.stats.records += 1;

@@ -70,7 +70,7 @@ impl More {
                 .add(at, side, packet);
         }
         let gap = self.last.map_or(Nanos::ZERO, |last| at.since(last));
-        self.last = Some(at);
+        self.last = self.last.max(Some(at));
         if self.splt.len() < usize::from(config.splt) {
             let sample = &packet.sample;
             self.splt.push(SpltEntry {
@@ -154,6 +154,23 @@ impl More {
             plugin_values,
         }
     }
+}
+
+/// What protocol, addresses and ports alone tell.
+pub(super) fn guess(key: &FlowKey) -> Box<Hints> {
+    let mut dissector = Dissector::new(Dialect::Standard);
+    dissector.observe(&Seen {
+        forward: true,
+        protocol: key.protocol,
+        ip_version: key.version,
+        addresses: [key.source(), key.destination()],
+        ports: [key.source_port(), key.destination_port()],
+        tcp_flags: 0,
+        tcp_sequence: 0,
+        payload: &[],
+        payload_len: 0,
+    });
+    Box::new(dissector.finish())
 }
 
 fn flow_view(flow: &Flow) -> FlowView {

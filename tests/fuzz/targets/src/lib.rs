@@ -17,10 +17,13 @@
 #![allow(clippy::unwrap_used, reason = "a failed expectation is a finding")]
 
 mod bytes;
+pub mod conf;
 pub mod dissector;
 mod frames;
+pub mod history;
 pub mod key;
 pub mod ledger;
+pub mod model;
 pub mod nfstream;
 pub mod onnx;
 pub mod parse;
@@ -30,6 +33,7 @@ pub mod rows;
 pub mod sink;
 pub mod table;
 pub mod trace;
+pub mod tunnel;
 pub mod tunnels;
 pub mod wire;
 
@@ -61,6 +65,6 @@ macro_rules! targets {
 }
 
 targets![
-    dissector, key, ledger, nfstream, onnx, parse, payload, rows, sink, table, trace, tunnels,
-    wire,
+    conf, dissector, history, key, ledger, model, nfstream, onnx, parse, payload, rows, sink,
+    table, trace, tunnel, tunnels, wire,
 ];

@@ -1,0 +1,411 @@
+use ndarray::Array2;
+use rand::{Rng, RngCore};
+
+use crate::network::softmax;
+use crate::{Network, Real};
+
+/// Windows with their classes.
+#[derive(Clone, Debug, Default)]
+pub struct Samples {
+    steps: usize,
+    values: usize,
+    x: Vec<f32>,
+    extra: Vec<f32>,
+    classes: Vec<usize>,
+}
+
+impl Samples {
+    /// No window yet; each will have `steps x values` numbers.
+    pub fn new(steps: usize, values: usize) -> Self {
+        Self {
+            steps,
+            values,
+            ..Self::default()
+        }
+    }
+
+    /// Adds a window (`steps x values`, row-major), its extra number and its class. A window of another length is cut or filled
+    /// with zeros.
+    pub fn push(&mut self, window: &[f32], extra: f32, class: usize) {
+        let n = self.steps * self.values;
+        let from = self.x.len();
+        self.x.extend(window.iter().take(n));
+        self.x.resize(from + n, 0.0);
+        self.extra.push(extra);
+        self.classes.push(class);
+    }
+
+    /// Windows.
+    pub fn len(&self) -> usize {
+        self.classes.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.classes.is_empty()
+    }
+
+    /// The class of each window.
+    pub fn classes(&self) -> &[usize] {
+        &self.classes
+    }
+
+    /// A window, `steps x values`, row-major.
+    pub fn window(&self, i: usize) -> &[f32] {
+        let n = self.steps * self.values;
+        &self.x[i * n..(i + 1) * n]
+    }
+
+    /// A window's numbers, to be changed.
+    pub fn window_mut(&mut self, i: usize) -> &mut [f32] {
+        let n = self.steps * self.values;
+        &mut self.x[i * n..(i + 1) * n]
+    }
+
+    /// The extra number of a window.
+    pub fn extra(&self, i: usize) -> f32 {
+        self.extra[i]
+    }
+
+    /// The windows at these places as a network takes them: `values x (steps * batch)`, extra numbers, classes.
+    pub fn batch<T: Real>(&self, places: &[usize]) -> (Array2<T>, Vec<T>, Vec<usize>) {
+        let batch = places.len();
+        let mut x = Array2::zeros((self.values, self.steps * batch));
+        for (b, &i) in places.iter().enumerate() {
+            for (k, v) in self.window(i).iter().enumerate() {
+                let (step, value) = (k / self.values, k % self.values);
+                x[[value, step * batch + b]] = T::of(f64::from(*v));
+            }
+        }
+        let extra = places
+            .iter()
+            .map(|&i| T::of(f64::from(self.extra[i])))
+            .collect();
+        (x, extra, places.iter().map(|&i| self.classes[i]).collect())
+    }
+}
+
+/// Adam (Kingma and Ba 2015) or Adam with Nesterov momentum (Dozat 2016).
+#[derive(Clone, Debug)]
+pub struct Optimizer {
+    /// Learning rate.
+    pub rate: f64,
+    nesterov: bool,
+    steps: i32,
+    /// Product of the momentum schedule so far.
+    schedule: f64,
+}
+
+/// Factors of one step.
+pub(crate) struct Coefficients {
+    /// Of the gradient.
+    pub(crate) gradient: f64,
+    /// Of the first moment.
+    pub(crate) momentum: f64,
+    /// Of the second moment.
+    pub(crate) second: f64,
+}
+
+impl Optimizer {
+    pub(crate) const BETA1: f64 = 0.9;
+    pub(crate) const BETA2: f64 = 0.999;
+    pub(crate) const EPSILON: f64 = 1e-7;
+
+    /// Adam: betas 0.9 and 0.999, epsilon 1e-7.
+    pub fn adam(rate: f64) -> Self {
+        Self {
+            rate,
+            nesterov: false,
+            steps: 0,
+            schedule: 1.0,
+        }
+    }
+
+    /// Nadam with the momentum schedule `0.9 (1 - 0.5 * 0.96^(0.004 t))`.
+    pub fn nadam(rate: f64) -> Self {
+        Self {
+            nesterov: true,
+            ..Self::adam(rate)
+        }
+    }
+
+    pub(crate) fn advance(&mut self) {
+        self.steps = self.steps.saturating_add(1);
+        if self.nesterov {
+            self.schedule *= Self::momentum(self.steps);
+        }
+    }
+
+    fn momentum(step: i32) -> f64 {
+        Self::BETA1 * (1.0 - 0.5 * 0.96f64.powf(0.004 * f64::from(step)))
+    }
+
+    pub(crate) fn coefficients(&self) -> Coefficients {
+        let steps = self.steps.max(1);
+        let second = 1.0 / (1.0 - Self::BETA2.powi(steps));
+        if !self.nesterov {
+            return Coefficients {
+                gradient: 0.0,
+                momentum: 1.0 / (1.0 - Self::BETA1.powi(steps)),
+                second,
+            };
+        }
+        let (now, next) = (
+            Self::momentum(steps),
+            Self::momentum(steps.saturating_add(1)),
+        );
+        Coefficients {
+            gradient: (1.0 - now) / (1.0 - self.schedule),
+            momentum: next / (1.0 - self.schedule * next),
+            second,
+        }
+    }
+}
+
+/// How [`fit`] trains.
+#[derive(Clone, Debug)]
+pub struct Fit {
+    /// Most passes over the samples.
+    pub epochs: usize,
+    /// Samples of a step.
+    pub batch: usize,
+    /// Adam's learning rate.
+    pub rate: f64,
+    /// Passes without a better validation loss after which it ends; the best weights are kept.
+    pub patience: usize,
+    /// Passes without a better validation loss after which the rate is multiplied by 0.7.
+    pub plateau: usize,
+}
+
+impl Default for Fit {
+    /// iPET's: 100 epochs of batches of 128 at 0.001, early stop after 16, plateau of 5.
+    fn default() -> Self {
+        Self {
+            epochs: 100,
+            batch: 128,
+            rate: 1e-3,
+            patience: 16,
+            plateau: 5,
+        }
+    }
+}
+
+/// Trains by cross-entropy with a new Adam; calls `tick` after each pass with its number (from 1) and the mean loss. Gives the number of passes.
+pub fn fit<T: Real>(
+    net: &mut Network<T>,
+    train: &Samples,
+    validation: Option<&Samples>,
+    how: &Fit,
+    rng: &mut dyn RngCore,
+    tick: &mut dyn FnMut(usize, f64),
+) -> usize {
+    net.forget();
+    let mut optimizer = Optimizer::adam(how.rate);
+    let mut order: Vec<usize> = (0..train.len()).collect();
+    let mut best: Option<(f64, Network<T>)> = None;
+    let (mut waited, mut flat) = (0, 0);
+    let mut passes = 0;
+    for epoch in 1..=how.epochs {
+        passes = epoch;
+        for i in (1..order.len()).rev() {
+            order.swap(i, rng.random_range(0..=i));
+        }
+        let mut sum = 0.0;
+        for part in order.chunks(how.batch.max(1)) {
+            let (x, extra, classes) = train.batch::<T>(part);
+            let logits = net.forward(x, &extra, Some(&mut *rng));
+            let (loss, d) = cross_entropy(&logits, &classes);
+            sum += loss * part.len() as f64;
+            net.backward(d);
+            net.step(&mut optimizer);
+        }
+        tick(epoch, sum / train.len().max(1) as f64);
+        let Some(validation) = validation else {
+            continue;
+        };
+        let loss = net.loss(validation);
+        if best.as_ref().is_none_or(|(b, _)| loss < *b) {
+            best = Some((loss, net.clone()));
+            (waited, flat) = (0, 0);
+        } else {
+            (waited, flat) = (waited + 1, flat + 1);
+            if flat >= how.plateau {
+                optimizer.rate *= 0.7;
+                flat = 0;
+            }
+            if waited >= how.patience {
+                break;
+            }
+        }
+    }
+    if let Some((_, kept)) = best {
+        *net = kept;
+    }
+    passes
+}
+
+/// Mean cross-entropy, nats, and its derivative by the logits.
+pub(crate) fn cross_entropy<T: Real>(logits: &Array2<T>, classes: &[usize]) -> (f64, Array2<T>) {
+    let mut p = softmax(logits);
+    let n = classes.len().max(1) as f64;
+    let mut loss = 0.0;
+    for (b, &c) in classes.iter().enumerate() {
+        loss -= p[[c, b]].max(1e-30).ln();
+        p[[c, b]] -= 1.0;
+    }
+    (loss / n, p.mapv(|x| T::of(x / n)))
+}
+
+impl<T: Real> Network<T> {
+    /// Mean cross-entropy of these classes and its derivative by the windows; the gradients of the weights are cleared.
+    pub fn input_gradient(
+        &mut self,
+        x: Array2<T>,
+        extra: &[T],
+        classes: &[usize],
+    ) -> (f64, Array2<T>) {
+        let logits = self.forward(x, extra, None);
+        let (loss, d) = cross_entropy(&logits, classes);
+        let dx = self.backward(d);
+        self.clear();
+        (loss, dx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Activation, Layer};
+    use rand_chacha::ChaCha20Rng;
+    use rand_chacha::rand_core::SeedableRng;
+
+    fn rng() -> ChaCha20Rng {
+        ChaCha20Rng::from_seed([9; 32])
+    }
+
+    fn samples(steps: usize) -> Samples {
+        let mut rng = rng();
+        let mut s = Samples::new(steps, 3);
+        for i in 0..5 {
+            let x: Vec<f32> = (0..steps * 3).map(|_| rng.random::<f32>() - 0.4).collect();
+            s.push(&x, rng.random(), i % 4);
+        }
+        s
+    }
+
+    /// Every gradient, and that by the input, against central differences in double precision.
+    fn check(name: &str, layers: Vec<Layer<f64>>) {
+        let steps = 7;
+        let mut net = Network::new(steps, layers);
+        let s = samples(steps);
+        let all: Vec<usize> = (0..s.len()).collect();
+        let (x, extra, classes) = s.batch::<f64>(&all);
+        let loss = |net: &mut Network<f64>, x: &Array2<f64>| {
+            let logits = net.forward(x.clone(), &extra, None);
+            cross_entropy(&logits, &classes).0
+        };
+        let logits = net.forward(x.clone(), &extra, None);
+        let (_, d) = cross_entropy(&logits, &classes);
+        let dx = net.backward(d);
+        let gradients: Vec<Array2<f64>> = net
+            .parameters()
+            .iter()
+            .map(|p| p.gradient.clone())
+            .collect();
+        let h = 1e-6;
+        for (k, g) in gradients.iter().enumerate() {
+            assert!(
+                g.iter().any(|v| *v != 0.0),
+                "{name}: parameter {k} has no gradient"
+            );
+            for (i, j) in (0..g.nrows()).flat_map(|i| (0..g.ncols()).map(move |j| (i, j))) {
+                let keep = net.parameters()[k].value[[i, j]];
+                let at = |net: &mut Network<f64>, v: f64| {
+                    net.parameters()[k].value[[i, j]] = v;
+                    loss(net, &x)
+                };
+                let want = (at(&mut net, keep + h) - at(&mut net, keep - h)) / (2.0 * h);
+                net.parameters()[k].value[[i, j]] = keep;
+                let found = g[[i, j]];
+                assert!(
+                    (found - want).abs() < 1e-8,
+                    "{name} {k} [{i},{j}]: {found} {want}"
+                );
+            }
+        }
+        for (i, j) in (0..x.nrows()).flat_map(|i| (0..x.ncols()).map(move |j| (i, j))) {
+            let (mut up, mut down) = (x.clone(), x.clone());
+            up[[i, j]] += h;
+            down[[i, j]] -= h;
+            let want = (loss(&mut net, &up) - loss(&mut net, &down)) / (2.0 * h);
+            assert!(
+                (dx[[i, j]] - want).abs() < 1e-8,
+                "{name} x[{i},{j}]: {} {want}",
+                dx[[i, j]]
+            );
+        }
+    }
+
+    #[test]
+    fn gradients_agree_with_finite_differences() {
+        let r = &mut rng();
+        let end = |inputs: usize, r: &mut ChaCha20Rng| {
+            vec![
+                Layer::Extra,
+                Layer::dense(inputs + 1, 5, Activation::Tanh, r),
+                Layer::dense(5, 4, Activation::None, r),
+            ]
+        };
+        let mut layers = vec![
+            Layer::bi_lstm(3, 4, true, 0.0, r),
+            Layer::bi_lstm(8, 3, false, 0.0, r),
+        ];
+        layers.extend(end(6, r));
+        check("lstm", layers);
+        let mut layers = vec![
+            Layer::gru(3, 4, true, 0.0, r),
+            Layer::gru(4, 3, false, 0.0, r),
+        ];
+        layers.extend(end(3, r));
+        check("gru", layers);
+        let mut layers = vec![
+            Layer::conv(3, 4, 3, r),
+            Layer::conv(4, 4, 2, r),
+            Layer::max_pool(),
+            Layer::Flatten,
+        ];
+        layers.extend(end(8, r));
+        check("conv", layers);
+        let mut layers = vec![
+            Layer::dense(3, 4, Activation::Sigmoid, r),
+            Layer::dense(4, 2, Activation::Tanh, r),
+            Layer::Flatten,
+        ];
+        layers.extend(end(14, r));
+        check("dense", layers);
+    }
+
+    #[test]
+    fn dropout_keeps_the_mean_and_is_off_outside_training() {
+        let mut layer = Layer::<f64>::dropout(0.25);
+        let x = Array2::from_elem((100, 100), 1.0);
+        let y = layer.forward(x.clone(), &[0.0; 100], Some(&mut rng()));
+        assert!((y.mean().unwrap_or(0.0) - 1.0).abs() < 0.03);
+        assert_eq!(layer.backward(x.clone(), 100), y);
+        assert_eq!(layer.forward(x.clone(), &[0.0; 100], None), x);
+    }
+
+    #[test]
+    fn nadam_follows_its_published_recursion() {
+        let mut o = Optimizer::nadam(0.01);
+        let mut schedule = 1.0;
+        for t in 1..50i32 {
+            o.advance();
+            let u = |t: i32| 0.9 * (1.0 - 0.5 * 0.96f64.powf(0.004 * f64::from(t)));
+            schedule *= u(t);
+            let c = o.coefficients();
+            assert!((c.gradient - (1.0 - u(t)) / (1.0 - schedule)).abs() < 1e-12);
+            assert!((c.momentum - u(t + 1) / (1.0 - schedule * u(t + 1))).abs() < 1e-12);
+        }
+    }
+}

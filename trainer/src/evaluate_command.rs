@@ -1,0 +1,224 @@
+//! The command `trainer evaluate`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::defend::Defence;
+use crate::evaluate::{Evaluation, HomeOptions, HomeScore, Options, evaluate, homes};
+use crate::ipet_command::{EnvelopeArgs, Input, bar, defence};
+use crate::picture::{Series, curves};
+
+/// `trainer evaluate`.
+#[derive(Args)]
+#[command(after_long_help = "Examples:\n  \
+    trainer evaluate --pcap captures/ --devices devices.csv --seeds 1,2,3,4,5 --output evaluation/\n  \
+    trainer evaluate --traces plain/ --model models/ --defences none,ipet,envelope --scales 0.5,1,2 --seeds 1,2,3,4,5 --output evaluation/\n  \
+    trainer evaluate --traces packets.csv --home --defences none,envelope --seeds 1,2,3,4,5 --output home/")]
+pub struct Evaluate {
+    #[command(flatten)]
+    input: Input,
+    /// Defences: none, constant, random, random+, ipet, ipet-mended, envelope.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "none,constant,random,random+,envelope"
+    )]
+    defences: Vec<String>,
+    /// Envelope: multiples of --rate to try, for the curve.
+    #[arg(long, value_delimiter = ',', default_value = "1")]
+    scales: Vec<f64>,
+    /// iPET: a generator, or a folder of LABEL.onnx.
+    #[arg(long)]
+    model: Option<PathBuf>,
+    #[command(flatten)]
+    envelope: EnvelopeArgs,
+    /// Seeds; each draws new cover and new attackers. Five or more give intervals worth reading.
+    #[arg(long, value_delimiter = ',', required = true)]
+    seeds: Vec<u64>,
+    /// Trees of a forest.
+    #[arg(long, default_value_t = 200)]
+    trees: usize,
+    /// Most windows of one label, in training and in testing each.
+    #[arg(long, default_value_t = 400)]
+    cap: usize,
+    /// Leave out labels with fewer windows of 4 s in either part.
+    #[arg(long, default_value_t = 10)]
+    least: usize,
+    /// Defended copies of the training sessions that the stronger attacker makes for himself.
+    #[arg(long, default_value_t = 1)]
+    copies: usize,
+    /// Put this many devices into one stream, as a tunnel does, and ask which they are and when they are active.
+    #[arg(long)]
+    home: bool,
+    /// Devices of a home.
+    #[arg(long, default_value_t = 8)]
+    home_devices: usize,
+    /// Folder for report.json, table.md and curve.svg.
+    #[arg(long)]
+    output: PathBuf,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs `trainer evaluate`.
+///
+/// # Errors
+/// For usage, input or output, and when fewer than two labels can be told apart.
+pub fn run_evaluate(args: &Evaluate) -> Result<()> {
+    let traces = args.input.read()?;
+    let mut defences: Vec<(String, Defence)> = Vec::new();
+    for name in &args.defences {
+        if name != "envelope" {
+            let made = defence(name, args.model.as_deref(), &args.envelope, args.seeds[0])?;
+            defences.push((name.clone(), made));
+            continue;
+        }
+        for &scale in &args.scales {
+            if !(scale > 0.0 && scale <= 100.0) {
+                bail!("--scales has {scale}, allowed is above 0 to 100");
+            }
+            let mut options = args.envelope.options()?;
+            options.config.rate *= scale;
+            let label = format!("envelope x{scale}");
+            defences.push((label, Defence::Envelope(Box::new(options))));
+        }
+    }
+    std::fs::create_dir_all(&args.output)
+        .with_context(|| format!("while making {}", args.output.display()))?;
+    let write = |name: &str, text: &str| {
+        let path = args.output.join(name);
+        std::fs::write(&path, text).with_context(|| format!("while writing {}", path.display()))
+    };
+    let working = bar((defences.len() * args.seeds.len()) as u64, "seeds")?;
+    let mut tick = || working.inc(1);
+    let (json, table) = if args.home {
+        let options = HomeOptions {
+            devices: args.home_devices,
+            ..HomeOptions::default()
+        };
+        let rows = homes(&traces, &defences, &args.seeds, &options, &mut tick)?;
+        (serde_json::to_string_pretty(&rows)?, home_table(&rows))
+    } else {
+        let options = Options {
+            seeds: args.seeds.clone(),
+            trees: args.trees,
+            cap: args.cap,
+            least: args.least,
+            copies: args.copies,
+        };
+        let found = evaluate(&traces, &defences, &options, &mut tick)?;
+        let title = format!(
+            "{} kinds of devices, {} seeds",
+            found.labels.len(),
+            found.seeds.len()
+        );
+        let path = args.output.join("curve.svg");
+        curves(
+            &path,
+            &title,
+            "added bytes for each real byte (all sessions)",
+            found.chance,
+            &series(&found),
+        )?;
+        (serde_json::to_string_pretty(&found)?, device_table(&found))
+    };
+    working.finish_and_clear();
+    write("report.json", &format!("{json}\n"))?;
+    write("table.md", &table)?;
+    if args.json {
+        println!("{json}");
+    } else {
+        print!("{table}");
+    }
+    Ok(())
+}
+
+/// Curves of the retrained and the stronger attacker on the envelope, points of the others.
+fn series(found: &Evaluation) -> Vec<Series> {
+    let mut out: Vec<Series> = Vec::new();
+    for (k, who) in [(1, "retrained"), (2, "stronger")] {
+        for row in &found.rows {
+            let kind = row.defence.split(" x").next().unwrap_or("");
+            let name = format!("{kind}, {who}");
+            if who == "stronger" && kind != "envelope" {
+                continue;
+            }
+            let a = &row.attackers[k].balanced;
+            let point = (row.bytes.mean, a.mean, a.half);
+            match out.iter_mut().find(|s| s.name == name) {
+                Some(s) => s.points.push(point),
+                None => out.push(Series {
+                    name,
+                    points: vec![point],
+                }),
+            }
+        }
+    }
+    out.iter_mut()
+        .for_each(|s| s.points.sort_by(|a, b| a.0.total_cmp(&b.0)));
+    out
+}
+
+fn device_table(e: &Evaluation) -> String {
+    let mut t = format!(
+        "{} labels, chance {:.3}, seeds {:?}. Balanced accuracy of windows / accuracy of sessions, mean and half the width of the 95 % interval.\n\n\
+         | defence | static | retrained | stronger | bytes | median label | packets | kB/s | delay p99 ms |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+        e.labels.len(),
+        e.chance,
+        e.seeds
+    );
+    for r in &e.rows {
+        t.push_str(&format!("| {} |", r.defence));
+        for a in &r.attackers {
+            t.push_str(&format!(
+                " {:.3} ± {:.3} / {:.3} ± {:.3} |",
+                a.balanced.mean, a.balanced.half, a.session.mean, a.session.half
+            ));
+        }
+        t.push_str(&format!(
+            " {:+.0} % | {:+.0} % | {:+.0} % | {:.2} | {:.2} |\n",
+            100.0 * r.bytes.mean,
+            100.0 * r.median_bytes.mean,
+            100.0 * r.packets.mean,
+            r.bytes_per_second.mean / 1e3,
+            r.delay_p99_ms.mean
+        ));
+    }
+    t.push_str("\nShare of windows found by the retrained attacker, by label:\n\n| label |");
+    e.rows
+        .iter()
+        .for_each(|r| t.push_str(&format!(" {} |", r.defence)));
+    t.push_str("\n| --- |");
+    e.rows.iter().for_each(|_| t.push_str(" --- |"));
+    for (c, label) in e.labels.iter().enumerate() {
+        t.push_str(&format!("\n| {label} |"));
+        for r in &e.rows {
+            let share = r.attackers[1].recall.get(c).copied().unwrap_or(0.0);
+            t.push_str(&format!(" {share:.2} |"));
+        }
+    }
+    t.push('\n');
+    for line in &e.left_out {
+        t.push_str(&format!("\nLeft out: {line}"));
+    }
+    t.push('\n');
+    t
+}
+
+fn home_table(rows: &[HomeScore]) -> String {
+    let mut t = String::from(
+        "| defence | active AUC | present AUC | top hits | busy minute AUC | kB/s a home |\n| --- | --- | --- | --- | --- | --- |\n",
+    );
+    for r in rows {
+        t.push_str(&format!("| {} |", r.defence));
+        for f in [&r.active_auc, &r.present_auc, &r.top_hits, &r.busy_auc] {
+            t.push_str(&format!(" {:.3} ± {:.3} |", f.mean, f.half));
+        }
+        t.push_str(&format!(" {:.2} |\n", r.bytes_per_second.mean / 1e3));
+    }
+    t
+}

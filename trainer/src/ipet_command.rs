@@ -1,0 +1,482 @@
+//! The commands `trainer defend`, `windows`, `attack` and `evaluate`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use chaff_abi::Nanos;
+use chaff_cover::{BINS, Demand, EnvelopeConfig, Generator as _, OnnxGenerator, Window};
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::captures;
+use crate::cover::stream;
+use crate::defend::{Cost, Defence, EnvelopeOptions};
+use crate::devices::{Devices, Home, Scope};
+use crate::ipet;
+use crate::traces::{self, Limits, Trace};
+
+/// Rows drawn from a generator for one run of a defence.
+const ROWS: usize = 4_000;
+
+/// Where sessions come from.
+#[derive(Args)]
+pub struct Input {
+    /// Captures (pcap, pcapng), or folders with captures below them.
+    #[arg(long, num_args = 1.., required_unless_present = "traces")]
+    pcap: Vec<PathBuf>,
+    /// Devices: comma-separated, columns device, mac, ip, label. Without it, every MAC address that sends from private
+    /// addresses only, and is not a router, is a device.
+    #[arg(long, requires = "pcap")]
+    devices: Option<PathBuf>,
+    /// A folder of trace files, or packets.csv of `gateway simulate`; instead of captures.
+    #[arg(long, conflicts_with = "pcap")]
+    traces: Option<PathBuf>,
+    /// Which packets count.
+    #[arg(long, value_enum, default_value = "wan")]
+    scope: ScopeArg,
+    /// Leave out sessions with fewer packets.
+    #[arg(long, default_value_t = 8)]
+    min_packets: usize,
+    /// Use the first seconds of a session only.
+    #[arg(long, default_value_t = 3600.0)]
+    max_seconds: f64,
+}
+
+/// [`Scope`] on the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum ScopeArg {
+    /// Packets between a device and the Internet.
+    Wan,
+    /// All packets of a device.
+    All,
+}
+
+impl From<ScopeArg> for Scope {
+    fn from(arg: ScopeArg) -> Self {
+        match arg {
+            ScopeArg::Wan => Self::Wan,
+            ScopeArg::All => Self::All,
+        }
+    }
+}
+
+impl Input {
+    /// Reads the sessions.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or no session is left.
+    pub fn read(&self) -> Result<Vec<Trace>> {
+        let limits = Limits {
+            scope: self.scope.into(),
+            min_packets: self.min_packets.max(1),
+            max_seconds: self.max_seconds,
+        };
+        if let Some(path) = &self.traces {
+            return traces::from_tables(path, limits);
+        }
+        let files = captures::find(&self.pcap)?;
+        let devices = devices(self.devices.as_deref(), &files)?;
+        let reading = bar(files.len() as u64, "captures")?;
+        let mut notes = Vec::new();
+        let out = traces::from_captures(&files, &devices, limits, &mut notes, &mut || {
+            reading.inc(1);
+        })?;
+        reading.finish_and_clear();
+        for note in notes {
+            eprintln!("note: {note}");
+        }
+        if out.is_empty() {
+            bail!(
+                "no device of the list has {} TCP or UDP packets in these captures{}",
+                limits.min_packets,
+                match self.scope {
+                    ScopeArg::Wan =>
+                        " with the Internet; --scope all takes those inside the home too",
+                    ScopeArg::All => "",
+                }
+            );
+        }
+        Ok(out)
+    }
+}
+
+/// Reads the list of devices, or looks for them.
+///
+/// # Errors
+/// When a file cannot be read.
+pub fn devices(list: Option<&Path>, files: &[PathBuf]) -> Result<Devices> {
+    match list {
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("while reading {}", path.display()))?;
+            Devices::parse(&text).with_context(|| format!("in {}", path.display()))
+        }
+        None => {
+            let looking = bar(files.len() as u64, "devices")?;
+            let found = captures::detect(files, &mut || looking.inc(1))?;
+            looking.finish_and_clear();
+            Ok(found)
+        }
+    }
+}
+
+/// A progress bar on the standard error stream, invisible unless that is a terminal.
+///
+/// # Errors
+/// Never in practice: for a template that does not parse.
+pub fn bar(total: u64, what: &'static str) -> Result<ProgressBar> {
+    let style = ProgressStyle::with_template("{msg:10} {bar:40} {pos}/{len} {elapsed}")?;
+    Ok(ProgressBar::new(total).with_style(style).with_message(what))
+}
+
+/// Settings of the envelope.
+#[derive(Args)]
+pub struct EnvelopeArgs {
+    /// Envelope: mean cover, packets/s and direction. With this rate and mix a device gets about 2 kB/s.
+    #[arg(long, default_value_t = 3.6)]
+    rate: f64,
+    /// Envelope: tick of the release clock, ms; 0 for none. Delays real packets by up to a tick.
+    #[arg(long, default_value_t = 4.0)]
+    clock_ms: f64,
+    /// Envelope: sizes on the wire, bytes, smallest first.
+    #[arg(long, value_delimiter = ',', default_values_t = [128, 576, 1420])]
+    sizes: Vec<u32>,
+    /// Envelope: weights of these sizes in the cover.
+    #[arg(long, value_delimiter = ',', default_values_t = [3.0, 0.4, 0.2])]
+    mix: Vec<f64>,
+    /// Envelope: standard deviation of the logarithm of a segment's rate.
+    #[arg(long, default_value_t = 1.5)]
+    modulation: f64,
+    /// Envelope: standard deviation of the logarithm of an epoch's rate.
+    #[arg(long, default_value_t = 0.8)]
+    rate_spread: f64,
+    /// Envelope: mean length of a segment, s.
+    #[arg(long, default_value_t = 10.0)]
+    segment: f64,
+    /// Envelope: mean length of an epoch, s.
+    #[arg(long, default_value_t = 3600.0)]
+    epoch: f64,
+    /// Envelope: largest mean number of dummies in a clump.
+    #[arg(long, default_value_t = 6.0)]
+    clump: f64,
+}
+
+impl EnvelopeArgs {
+    /// The settings.
+    ///
+    /// # Errors
+    /// For sizes that are not three, ascending and positive.
+    pub fn options(&self) -> Result<EnvelopeOptions> {
+        let sizes: [u32; BINS] = self
+            .sizes
+            .clone()
+            .try_into()
+            .ok()
+            .filter(|s: &[u32; BINS]| s[0] > 0 && s.is_sorted() && s[BINS - 1] <= 65_535)
+            .with_context(|| {
+                format!(
+                    "--sizes is {:?}, wanted {BINS} numbers, smallest first",
+                    self.sizes
+                )
+            })?;
+        let mix: [f64; BINS] = self
+            .mix
+            .clone()
+            .try_into()
+            .ok()
+            .with_context(|| format!("--mix is {:?}, wanted {BINS} numbers", self.mix))?;
+        if !(0.0..=1000.0).contains(&self.clock_ms) {
+            bail!("--clock-ms is {}, allowed is 0 to 1000", self.clock_ms);
+        }
+        Ok(EnvelopeOptions {
+            config: EnvelopeConfig {
+                rate: self.rate,
+                rate_spread: self.rate_spread,
+                epoch: Nanos::from_secs_f64(self.epoch),
+                segment: Nanos::from_secs_f64(self.segment),
+                modulation: self.modulation,
+                clump: self.clump,
+                mix,
+                ..EnvelopeConfig::default()
+            },
+            sizes,
+            tick: Nanos::from_secs_f64(self.clock_ms / 1e3),
+            ..EnvelopeOptions::default()
+        })
+    }
+}
+
+/// `trainer defend`.
+#[derive(Args)]
+#[command(after_long_help = "Examples:\n  \
+    trainer defend --pcap captures/ --devices devices.csv --defence none --seed 1 --output plain/\n  \
+    trainer defend --pcap captures/ --devices devices.csv --defence envelope --rate 2 --seed 1 --output covered/\n  \
+    trainer defend --traces plain/ --defence ipet --model models/ --seed 1 --output ipet/")]
+pub struct Defend {
+    #[command(flatten)]
+    input: Input,
+    /// What the observer sees: none, constant, random, random+, ipet, ipet-mended, envelope.
+    #[arg(long, default_value = "envelope")]
+    defence: String,
+    /// iPET: a generator, or a folder of LABEL.onnx.
+    #[arg(long)]
+    model: Option<PathBuf>,
+    #[command(flatten)]
+    envelope: EnvelopeArgs,
+    /// Seed.
+    #[arg(long)]
+    seed: u64,
+    /// Folder for one file a session.
+    #[arg(long)]
+    output: PathBuf,
+    /// Print the cost as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs `trainer defend`.
+///
+/// # Errors
+/// For usage, input or output.
+pub fn run_defend(args: &Defend) -> Result<()> {
+    let traces = args.input.read()?;
+    let defence = defence(
+        &args.defence,
+        args.model.as_deref(),
+        &args.envelope,
+        args.seed,
+    )?;
+    std::fs::create_dir_all(&args.output)
+        .with_context(|| format!("while making {}", args.output.display()))?;
+    let working = bar(traces.len() as u64, "sessions")?;
+    let mut covered = Vec::with_capacity(traces.len());
+    for trace in &traces {
+        let after = defence.apply(trace, args.seed)?;
+        after.write(&args.output.join(after.file_name()))?;
+        covered.push(after);
+        working.inc(1);
+    }
+    working.finish_and_clear();
+    let cost = Cost::of(traces.iter().zip(&covered));
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&cost)?);
+    } else {
+        println!(
+            "{} sessions, {}: {:+.0} % bytes, {:+.0} % packets, {:.2} kB/s added, delay p50 {:.2} ms, p99 {:.2} ms",
+            traces.len(),
+            defence.name(),
+            100.0 * cost.bytes,
+            100.0 * cost.packets,
+            cost.bytes_per_second / 1e3,
+            cost.delay_p50_ms,
+            cost.delay_p99_ms
+        );
+    }
+    Ok(())
+}
+
+/// The defence of this name.
+///
+/// # Errors
+/// For an unknown name, and for iPET without models.
+pub fn defence(
+    name: &str,
+    model: Option<&Path>,
+    envelope: &EnvelopeArgs,
+    seed: u64,
+) -> Result<Defence> {
+    Ok(match name {
+        "none" => Defence::None,
+        "constant" | "random" | "random+" => Defence::Slots(name.to_owned()),
+        "envelope" => Defence::Envelope(Box::new(envelope.options()?)),
+        "ipet" | "ipet-mended" => {
+            let path = model.context("--defence ipet needs --model")?;
+            let vectors = vectors(path, seed)?;
+            match name {
+                "ipet" => Defence::Ipet { vectors },
+                _ => Defence::IpetMended { vectors },
+            }
+        }
+        other => bail!(
+            "--defence is {other:?}, wanted none, constant, random, random+, ipet, ipet-mended or envelope"
+        ),
+    })
+}
+
+/// Demands of a generator or of each generator of a folder, by label.
+fn vectors(path: &Path, seed: u64) -> Result<BTreeMap<String, Vec<Demand>>> {
+    let draw = |file: &Path| -> Result<(String, Vec<Demand>)> {
+        let bytes =
+            std::fs::read(file).with_context(|| format!("while reading {}", file.display()))?;
+        let mut g = OnnxGenerator::load(&bytes)
+            .with_context(|| format!("while loading {}", file.display()))?;
+        let label = g.signature().device_label.clone();
+        let mut rng = stream(seed, &format!("vectors of {label}"));
+        let mut block = vec![Demand::NONE; g.rows()];
+        let mut rows = Vec::with_capacity(ROWS + block.len());
+        while rows.len() < ROWS {
+            g.fill(&Window::new(1), &mut rng, &mut block)?;
+            rows.extend_from_slice(&block);
+        }
+        Ok((label, rows))
+    };
+    if !path.is_dir() {
+        let (_, rows) = draw(path)?;
+        return Ok(BTreeMap::from([(String::new(), rows)]));
+    }
+    let mut out = BTreeMap::new();
+    for entry in
+        std::fs::read_dir(path).with_context(|| format!("while listing {}", path.display()))?
+    {
+        let file = entry?.path();
+        if file.extension().is_some_and(|e| e == "onnx") {
+            let (label, rows) = draw(&file)?;
+            out.insert(label, rows);
+        }
+    }
+    if out.is_empty() {
+        bail!("no .onnx file in {}", path.display());
+    }
+    Ok(out)
+}
+
+/// Which numbers windows hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum WindowProfile {
+    /// Slots in exact nanoseconds.
+    Native,
+    /// iPET's arithmetic, to the last bit.
+    Ipet,
+}
+
+/// `trainer windows`.
+#[derive(Args)]
+#[command(after_long_help = "Examples:\n  \
+    trainer windows --pcap captures/ --devices devices.csv --output windows/\n  \
+    trainer windows --profile ipet --pcap captures/ --devices devices.csv --home 192 --output windows/\n  \
+    trainer windows --profile ipet --ipet-traces day1.csv day2.csv --ipet-devices devices.csv --output windows/")]
+pub struct Windows {
+    /// Captures (pcap, pcapng), or folders with captures below them.
+    #[arg(long, num_args = 1.., required_unless_present = "ipet_traces")]
+    pcap: Vec<PathBuf>,
+    /// Devices: comma-separated, columns device, mac, ip, label.
+    #[arg(long, requires = "pcap")]
+    devices: Option<PathBuf>,
+    /// Trace tables of iPET: raw days, or one file a device with transport.len.
+    #[arg(long, num_args = 1.., conflicts_with = "pcap")]
+    ipet_traces: Vec<PathBuf>,
+    /// iPET's list of devices (tab-separated, IPs joined by `::`), for raw days.
+    #[arg(long, requires = "ipet_traces")]
+    ipet_devices: Option<PathBuf>,
+    /// What belongs to the home: `private`, a network such as 10.0.0.0/8, or the beginning of an address; default private, with
+    /// the profile ipet 192.
+    #[arg(long)]
+    home: Option<Home>,
+    /// Whose arithmetic.
+    #[arg(long, value_enum, default_value = "native")]
+    profile: WindowProfile,
+    /// Length of a window, seconds.
+    #[arg(long, default_value_t = 4.0)]
+    total_time: f64,
+    /// Length of a slot, seconds.
+    #[arg(long, default_value_t = 0.1)]
+    omega: f64,
+    /// Folder for windows.npy (windows x slots x 4: incoming packets and bytes, outgoing packets and bytes), silence.npy and
+    /// windows.csv (label, device, session, number in the session).
+    #[arg(long)]
+    output: PathBuf,
+}
+
+/// Runs `trainer windows`.
+///
+/// # Errors
+/// For usage, input or output.
+pub fn run_windows(args: &Windows) -> Result<()> {
+    let ipet = args.profile == WindowProfile::Ipet;
+    let home = match &args.home {
+        Some(home) => home.clone(),
+        None if ipet || args.pcap.is_empty() => Home::Text("192".to_owned()),
+        None => Home::Private,
+    };
+    let traces = if args.pcap.is_empty() {
+        let Home::Text(prefix) = &home else {
+            bail!("--home: with --ipet-traces only the beginning of an address");
+        };
+        let hosts = match &args.ipet_devices {
+            None => None,
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .with_context(|| format!("while reading {}", path.display()))?;
+                Some(ipet::hosts(&text).with_context(|| format!("in {}", path.display()))?)
+            }
+        };
+        ipet::from_tables(&args.ipet_traces, hosts.as_ref(), prefix)?
+    } else {
+        let files = captures::find(&args.pcap)?;
+        let devices = devices(args.devices.as_deref(), &files)?;
+        let reading = bar(files.len() as u64, "captures")?;
+        let mut notes = Vec::new();
+        let found =
+            ipet::from_captures(&files, &devices, &home, &mut notes, &mut || reading.inc(1))?;
+        reading.finish_and_clear();
+        notes.iter().for_each(|n| eprintln!("note: {n}"));
+        found
+    };
+    let (mut all, mut names) = (Vec::new(), String::from("label,device,session,window\n"));
+    for t in &traces {
+        let windows = if ipet {
+            ipet::windows(&t.packets, args.total_time, args.omega)?
+        } else {
+            let shape = crate::windows::Shape::new(args.omega, args.total_time)?;
+            let mut cutter = crate::windows::Cutter::new(shape, usize::MAX);
+            let mut rng = stream(0, "unused: nothing is left out");
+            for &(seconds, dir, bytes) in &t.packets {
+                cutter.push(
+                    Nanos((seconds * 1e9).round() as u64),
+                    dir,
+                    bytes.max(0.0) as u32,
+                    &mut rng,
+                );
+            }
+            cutter.finish(&mut rng)
+        };
+        for w in &windows {
+            names.push_str(&format!(
+                "{},{},{},{}\n",
+                t.label, t.device, t.session, w.index
+            ));
+        }
+        all.extend(windows);
+    }
+    if all.is_empty() {
+        bail!(
+            "no window: no TCP or UDP packet with payload between a listed device and the world outside the home"
+        );
+    }
+    let rows = all[0].slots.len() / crate::windows::COLUMNS;
+    std::fs::create_dir_all(&args.output)
+        .with_context(|| format!("while making {}", args.output.display()))?;
+    let write = |name: &str, bytes: &[u8]| {
+        let path = args.output.join(name);
+        std::fs::write(&path, bytes).with_context(|| format!("while writing {}", path.display()))
+    };
+    let numbers = all
+        .iter()
+        .flat_map(|w| w.slots.iter().map(|v| f64::from(*v)));
+    write(
+        "windows.npy",
+        &ipet::npy(&[all.len(), rows, crate::windows::COLUMNS], numbers),
+    )?;
+    write(
+        "silence.npy",
+        &ipet::npy(&[all.len()], all.iter().map(|w| w.silence)),
+    )?;
+    write("windows.csv", names.as_bytes())?;
+    println!(
+        "{} windows of {rows} slots from {} traces",
+        all.len(),
+        traces.len()
+    );
+    Ok(())
+}
