@@ -347,10 +347,10 @@ mod tests {
                 .spend_approximate("t", Epsilon::new(0.1).unwrap(), 2e-6)
                 .is_err()
         );
-        ledger
+        let grant = ledger
             .spend_approximate("t", Epsilon::new(0.1).unwrap(), 6e-7)
-            .unwrap()
-            .stored();
+            .unwrap();
+        drop(grant.stored());
         assert!(
             ledger
                 .spend_approximate("t", Epsilon::new(0.1).unwrap(), 6e-7)

@@ -9,14 +9,16 @@ use chaff_synth::{
 const DELTA: f64 = 1e-5;
 
 fn tables(epsilon: f64, sensitivity: u32, seed: u64) -> Tables {
-    let epsilon = Epsilon::new(epsilon).unwrap();
-    let mut ledger = Ledger::open(epsilon, DELTA, &[]).unwrap();
+    let epsilon = Epsilon::new(epsilon).expect("it works");
+    let mut ledger = Ledger::open(epsilon, DELTA, &[]).expect("it works");
     ledger.mark_stored();
     let grant = ledger
         .spend_approximate("test", epsilon, DELTA)
-        .unwrap()
+        .expect("it works")
         .stored();
-    grant.into_tables(sensitivity, Entropy::Seed(seed)).unwrap()
+    grant
+        .into_tables(sensitivity, Entropy::Seed(seed))
+        .expect("it works")
 }
 
 /// Web, name look-ups and pings of 40 hosts.
@@ -72,7 +74,7 @@ fn fitted(table: &Table, epsilon: f64, unit: Unit, seed: u64) -> Model {
         None,
         (epsilon, DELTA),
     )
-    .unwrap()
+    .expect("it works")
 }
 
 #[test]
@@ -80,17 +82,17 @@ fn every_release_is_charged_and_the_sum_is_within_epsilon() {
     for unit in [Unit::Record, Unit::SourceHost { max_records: 8 }] {
         for n in [1, 30, 3000, 12_000] {
             let model = fitted(&trace(n), 2.0, unit, n);
-            let privacy = model.info().privacy.clone().unwrap();
+            let privacy = model.info().privacy.clone().expect("it works");
             let spent: f64 = privacy.releases.iter().map(|r| r.rho).sum();
             assert!(epsilon_of_rho(spent, DELTA) <= 2.0);
             assert!(privacy.simulated && !privacy.public_assumptions.is_empty());
-            let drawn = model.sample(321, 5).unwrap();
+            let drawn = model.sample(321, 5).expect("it works");
             assert_eq!(
                 (drawn.records.len(), &drawn),
-                (321, &model.sample(321, 5).unwrap())
+                (321, &model.sample(321, 5).expect("it works"))
             );
-            let again = Model::from_bytes(&model.to_bytes().unwrap()).unwrap();
-            assert_eq!(again.sample(321, 5).unwrap(), drawn);
+            let again = Model::from_bytes(&model.to_bytes().expect("it works")).unwrap();
+            assert_eq!(again.sample(321, 5).expect("it works"), drawn);
         }
     }
 }
@@ -99,9 +101,9 @@ fn every_release_is_charged_and_the_sum_is_within_epsilon() {
 fn no_address_of_the_input_comes_out() {
     let table = trace(4000);
     let model = fitted(&table, 8.0, Unit::Record, 1);
-    let bytes = String::from_utf8_lossy(&model.to_bytes().unwrap()).into_owned();
+    let bytes = String::from_utf8_lossy(&model.to_bytes().expect("it works")).into_owned();
     assert!(!bytes.contains("192.168.1.") && !bytes.contains("203.0.113."));
-    let drawn = model.sample(4000, 1).unwrap();
+    let drawn = model.sample(4000, 1).expect("it works");
     for r in &drawn.records {
         assert!(
             table
@@ -110,7 +112,7 @@ fn no_address_of_the_input_comes_out() {
                 .all(|t| t.src != r.src && t.dst != r.dst)
         );
     }
-    assert!(fidelity(&table, &drawn).unwrap().pair_tvd < 0.5);
+    assert!(fidelity(&table, &drawn).expect("it works").pair_tvd < 0.5);
 }
 
 #[test]
@@ -119,8 +121,8 @@ fn a_broken_account_is_found() {
         .info()
         .privacy
         .clone()
-        .unwrap();
-    privacy.verify().unwrap();
+        .expect("it works");
+    privacy.verify().expect("it works");
     let good = privacy.clone();
     // Noise that is smaller than what was paid for.
     privacy.releases[4].sigma /= 2.0;
@@ -162,13 +164,13 @@ fn excess(with: &[i64], without: &[i64], epsilon: f64) -> f64 {
 #[test]
 fn an_audit_from_outside_tells_right_noise_from_too_little() {
     // A host with 6 records is added. Noise for 6 records hides it; noise for one record (the bug) does not.
-    let rho = rho_of_epsilon(Epsilon::new(0.5).unwrap(), DELTA);
+    let rho = rho_of_epsilon(Epsilon::new(0.5).expect("it works"), DELTA);
     let draws = |sensitivity: u32, count: i64| -> Vec<i64> {
         let mut budget = tables(50_000.0, sensitivity, u64::from(sensitivity) + count as u64);
         (0..60_000)
             .map(|_| {
                 let mut cell = [count];
-                budget.release("audit", &mut cell, rho).unwrap();
+                budget.release("audit", &mut cell, rho).expect("it works");
                 cell[0]
             })
             .collect()
@@ -199,10 +201,13 @@ fn copies_stay_within_the_natural_range() {
             fresh_addresses,
             seed: 1,
         };
-        let drawn = fit(&train, &options).unwrap().sample(3000, 2).unwrap();
-        let seen = fidelity(&train, &drawn).unwrap().copies;
-        let unseen = fidelity(&held, &drawn).unwrap().copies;
-        let natural = fidelity(&train, &held).unwrap().copies;
+        let drawn = fit(&train, &options)
+            .expect("it works")
+            .sample(3000, 2)
+            .unwrap();
+        let seen = fidelity(&train, &drawn).expect("it works").copies;
+        let unseen = fidelity(&held, &drawn).expect("it works").copies;
+        let natural = fidelity(&train, &held).expect("it works").copies;
         // Drawn records meet the learned ones no more often than held-out records do, and no more than records they
         // have not seen by more than one in fifty.
         assert!(
