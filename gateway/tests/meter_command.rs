@@ -944,7 +944,7 @@ fn options_that_do_not_go_together_are_one_line() {
         ),
         (
             "a.pcap --plugin slicer --plugin ja4 --plugin ja4",
-            "error: two columns have the name plugin.ja4: is a --plugin given twice, or does",
+            "error: plugin ja4 has a column \"ja4\", and plugin ja4 has it already; give only one of them",
         ),
         (
             "a.pcap -o ipfix://127.0.0.1:9 --statistics --ipfix-enterprise 9",

@@ -176,8 +176,8 @@ fn check_cover(stage: &Stage, devices: &Path, report: &Value) -> Result<()> {
     let sent = number("/injector/stats/sent")?;
     let handed_out = number("/gateway/cover/packets")? + number("/gateway/schedules/packets")?;
     // What was to leave after the stop.
-    let paused = number("/injector/stats/dropped_paused")?;
-    let handed_out = handed_out - paused;
+    let later = number("/injector/stats/dropped_paused")? + number("/injector/stats/waiting")?;
+    let handed_out = handed_out - later;
     let too_late = number("/injector/stats/dropped_late")?;
     eprintln!(
         "cover: {got} dummies planned of {wanted} without a flood, in {} slots ({missed} missed, those of the start among them); {sent} of {handed_out} \

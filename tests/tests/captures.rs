@@ -90,14 +90,14 @@ const EXACT_SIDE: [&str; 19] = [
 /// Durations of a direction whose difference has the bound of two instants.
 const GAPS_SIDE: [&str; 3] = ["iat_min_ns", "iat_max_ns", "iat_mean_ns"];
 
-/// Both ends, address and port, in the order of their texts, so that it does not matter who began; VLAN and protocol.
-type Key = [String; 6];
+/// Both ends, address and port, in the order of their texts, so that it does not matter who began; protocol.
+type Key = [String; 5];
 
 /// Orders the ends; whether they were turned.
-fn key(from: [String; 2], to: [String; 2], vlan: String, protocol: String) -> (Key, bool) {
+fn key(from: [String; 2], to: [String; 2], protocol: String) -> (Key, bool) {
     let turned = from > to;
     let ([a, b], [c, d]) = if turned { (to, from) } else { (from, to) };
-    ([a, b, c, d, vlan, protocol], turned)
+    ([a, b, c, d, protocol], turned)
 }
 
 /// A line of a file of flow records.
@@ -151,7 +151,6 @@ fn records(path: &Path) -> Result<BTreeMap<Key, Row>> {
         let (key, turned) = key(
             [get("src_ip")?, get("src_port")?],
             [get("dst_ip")?, get("dst_port")?],
-            get("vlan_id")?,
             get("protocol")?,
         );
         let before = out.insert(key.clone(), Row { cells, turned });
@@ -209,7 +208,6 @@ fn packets(capture: &Path) -> Result<BTreeMap<Key, Vec<Seen>>> {
         let (key, turned) = key(
             end(k.source(), k.source_port()),
             end(k.destination(), k.destination_port()),
-            k.vlan_id().to_string(),
             k.protocol.to_string(),
         );
         flows.entry(key).or_default().push(Seen {
@@ -301,6 +299,18 @@ impl Found {
             // The kernel keeps the device's address only.
             ensure!(a.is_empty() || a == b, "{name}: {a} live, {b} offline");
         }
+        let tags = |row: &Row| -> Result<[String; 2]> {
+            let mut ids = [
+                row.get("vlan_id")?.to_owned(),
+                row.get("bwd_vlan_id")?.to_owned(),
+            ];
+            if row.turned {
+                ids.reverse();
+            }
+            Ok(ids)
+        };
+        let (a, b) = (tags(live)?, tags(offline)?);
+        ensure!(a == b, "VLAN ids by end: {a:?} live, {b:?} offline");
         for name in ["start_ns", "end_ns"] {
             let (a, b) = (live.time(name)? - bases[0], offline.time(name)? - bases[1]);
             self.within(a, b, error, name)?;
@@ -492,7 +502,10 @@ fn play(case: &Case, folder: &Path) -> Result<()> {
     );
     found.off.sort_by(f64::total_cmp);
     let at = |q: usize| found.off[(found.off.len() - 1) * q / 100] / 1e6;
-    let tagged = live.keys().filter(|k| k[4] != "0").count();
+    let tagged = live
+        .values()
+        .filter(|r| r.get("vlan_id").is_ok_and(|id| id != "0"))
+        .count();
     let v6 = live
         .values()
         .filter(|r| r.cells["ip_version"] == "6")
