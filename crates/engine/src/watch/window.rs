@@ -42,7 +42,7 @@ const fn prior(scale: f64, shape: f64) -> Prior {
     Prior { scale, shape }
 }
 
-/// What home devices in general do in windows of 10 s: Lomax tails drawn above what 28 devices of the project's captures do.
+/// What home devices in general do in windows of 10 s: Lomax tails set by hand, tried on captures of 28 devices.
 const SHORT: [Prior; COLUMNS] = [
     prior(3_000.0, 1.5),
     prior(3_000.0, 1.1),

@@ -42,8 +42,13 @@ pub fn run(data: &[u8]) {
             }
             // The deep parser also takes frames inside MPLS.
             (Err(_), Ok(inner)) => {
-                assert_eq!(inner.tunnel.kind, TunnelKind::Pseudowire);
-                check(frame, wire_len, &without_ports(inner));
+                let deeper = inner.tunnel.depth > 1;
+                assert!(deeper || inner.tunnel.kind == TunnelKind::Pseudowire);
+                check(
+                    frame,
+                    wire_inside(deeper, frame, wire_len),
+                    &without_ports(inner),
+                );
             }
             (Err(outer), Err(inner)) => {
                 let inside_mpls = outer.reason() == Ignored::NotIp;
@@ -59,16 +64,23 @@ pub fn run(data: &[u8]) {
     assert_eq!(plain.joined_fragments(), 0);
 }
 
-fn check_inner(frame: &[u8], wire_len: usize, outer: &Packet<'_>, inner: &Packet<'_>) {
-    let tunnel = inner.tunnel;
-    // What is in the first fragment of a packet goes on in later ones: it may be longer than the frame.
-    let cut = tunnel.depth > 1 || tunnel.depth == 1 && outer.fragment == Fragment::First;
-    let wire_of_inner = if cut {
+/// What an inner packet may be long: what is in the first fragment of a packet goes on in later ones.
+fn wire_inside(cut: bool, frame: &[u8], wire_len: usize) -> usize {
+    if cut {
         frame.len() + usize::from(u16::MAX)
     } else {
         wire_len
-    };
-    check(frame, wire_of_inner, &without_ports(*inner));
+    }
+}
+
+fn check_inner(frame: &[u8], wire_len: usize, outer: &Packet<'_>, inner: &Packet<'_>) {
+    let tunnel = inner.tunnel;
+    let cut = tunnel.depth > 1 || tunnel.depth == 1 && outer.fragment == Fragment::First;
+    check(
+        frame,
+        wire_inside(cut, frame, wire_len),
+        &without_ports(*inner),
+    );
     assert!(tunnel.depth <= MAX_DEPTH, "{inner:?}");
     assert_eq!(
         tunnel.kind == TunnelKind::None,
