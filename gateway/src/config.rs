@@ -886,7 +886,7 @@ mod tests {
             ),
             (
                 "[cover]\nmode = \"tunnel\"\n[tunnel]\nconfig = \"x\"\nclock = \"1s\"",
-                vec!["tunnel.clock is 1s", "0ms to 100ms"],
+                vec!["tunnel.clock is 1s", "0ns to 100ms"],
             ),
             (
                 "[cover]\nmode = \"tunnel\"\n[tunnel]\nconfig = \"x\"\n[[device]]\nlabel = \"x\"\ngenerator = \"random\"",

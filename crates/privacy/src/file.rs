@@ -94,13 +94,7 @@ impl LedgerFile {
         head_path.push(".head");
         let head_path = PathBuf::from(head_path);
         let (mut file, _) = open_private(path)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(LedgerFileError::Locked { path: path.into() });
-            }
-            Err(TryLockError::Error(source)) => return Err(io_error(path, "locking")(source)),
-        }
+        lock(&file, path)?;
         let stored = read_all(&mut file, path)?;
         let (mut head_file, new_head) = open_private(&head_path)?;
         let head_bytes = read_all(&mut head_file, &head_path)?;
@@ -297,6 +291,25 @@ fn sync_directory(path: &Path) -> Result<(), LedgerFileError> {
     File::open(parent)
         .and_then(|d| d.sync_all())
         .map_err(io_error(parent, "making the directory durable"))
+}
+
+/// Locks the ledger, or waits for it for half a second: a process that another one has just started holds its open files for
+/// the moment until it becomes another program.
+fn lock(file: &File, path: &Path) -> Result<(), LedgerFileError> {
+    const TRIES: u32 = 10;
+    for attempt in 1.. {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) if attempt == TRIES => {
+                return Err(LedgerFileError::Locked { path: path.into() });
+            }
+            Err(TryLockError::WouldBlock) => {
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+            Err(TryLockError::Error(source)) => return Err(io_error(path, "locking")(source)),
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
