@@ -262,6 +262,7 @@ fn attacks_are_reported_within_30_s_and_nothing_else() -> Result<()> {
         "{called}"
     );
     let began = Instant::now();
+    let uploaded = began + Duration::from_secs(15);
     traffic.run(home.clone(), |_| upload());
     let (sent, s) = wait_for(&file, "sensor", "rate", began)?;
     seconds.insert("upload", s);
@@ -293,7 +294,8 @@ fn attacks_are_reported_within_30_s_and_nothing_else() -> Result<()> {
     let innocent = alerts(&file)?.into_iter().find(|a| a["device"] == "lamp");
     ensure!(innocent.is_none(), "{innocent:#?}");
 
-    // The owner's word, and a restart that forgets nothing.
+    // The owner's word once the whole upload was seen, and a restart that forgets nothing.
+    thread::sleep(uploaded.saturating_duration_since(Instant::now()));
     let id = sent["id"].to_string();
     let answer = stage.ask(&["feedback", &id, "--normal", "--json"])?;
     ensure!(answer["summary"] == sent["summary"], "{answer}");

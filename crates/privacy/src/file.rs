@@ -295,6 +295,10 @@ fn sync_directory(path: &Path) -> Result<(), LedgerFileError> {
 
 /// Locks the ledger, or waits for it for half a second: a process that another one has just started holds its open files for
 /// the moment until it becomes another program.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a file of the system, and nobody else runs in this thread"
+)]
 fn lock(file: &File, path: &Path) -> Result<(), LedgerFileError> {
     const TRIES: u32 = 10;
     for attempt in 1.. {
