@@ -45,6 +45,13 @@ impl Home {
         let home = Self { tag };
         for ns in ["dev", "gw", "srv"] {
             ip(&format!("netns add {}", home.ns(ns)));
+            home.within(ns, || {
+                // Neighbour discovery and the like would be counted too, wherever they come from.
+                for scope in ["all", "default"] {
+                    let path = format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6");
+                    let _ = std::fs::write(path, "1");
+                }
+            });
             ip(&format!("-n {} link set lo up", home.ns(ns)));
         }
         let (dev, gw, srv) = (home.ns("dev"), home.ns("gw"), home.ns("srv"));
@@ -69,8 +76,6 @@ impl Home {
             ip(&line);
         }
         home.within("gw", || {
-            // Neighbour discovery and the like would be counted too.
-            let _ = std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1");
             std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("forwarding");
         });
         Some(home)
