@@ -114,7 +114,7 @@ pub struct Hints {
     pub client_fingerprint: String,
     /// JA3S of TLS servers, HASSH of SSH servers.
     pub server_fingerprint: String,
-    /// JA3 of the TLS client.
+    /// JA3 of the TLS client; nDPI's dialect has none.
     pub ja3: String,
     /// First protocol offered by ALPN, or the one the server chose.
     pub alpn: String,

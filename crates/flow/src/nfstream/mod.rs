@@ -37,7 +37,7 @@ mod meter;
 mod packet;
 mod tunnel;
 
-pub use csv::{write_csv_header, write_csv_row, write_float};
+pub use csv::{write_csv_header, write_csv_row};
 pub use flow::{Expiration, Flow};
 pub use meter::{Meter, MeterStats};
 pub use packet::Ignored;

@@ -247,11 +247,17 @@ pub(super) fn client(
         found.server(text::host(name), dialect);
     }
     let hints = &mut found.hints;
-    hints.ja3 = ja3(&hello);
-    hints.client_fingerprint = match dialect {
-        Dialect::Ndpi => ja4_ndpi(&hello, transport, &hints.server_name).unwrap_or_default(),
-        Dialect::Standard => ja4(&hello, transport),
-    };
+    match dialect {
+        // It has no JA3 of clients any more.
+        Dialect::Ndpi => {
+            let print = ja4_ndpi(&hello, transport, &hints.server_name);
+            hints.client_fingerprint = print.unwrap_or_default();
+        }
+        Dialect::Standard => {
+            hints.ja3 = ja3(&hello);
+            hints.client_fingerprint = ja4(&hello, transport);
+        }
+    }
     if let Some(protocol) = hello.alpn.first() {
         hints.alpn = text::utf8(protocol);
     }
