@@ -144,10 +144,7 @@ fn reads_hellos_over_segments() {
         assert_eq!(hints.server_name, "www.google.com");
         assert!(hints.client_fingerprint.starts_with("t12d0205h2_"));
         let ja3 = if dialect == Dialect::Standard { 32 } else { 0 };
-        assert_eq!(
-            (hints.ja3.len(), hints.server_fingerprint.len()),
-            (ja3, 32)
-        );
+        assert_eq!((hints.ja3.len(), hints.server_fingerprint.len()), (ja3, 32));
         assert_eq!(hints.alpn, "h2");
         assert!(!hints.guessed);
     }

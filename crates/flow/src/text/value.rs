@@ -1,8 +1,6 @@
 //! A [`Value`] as a cell of CSV or a value of JSON.
 
-use super::{
-    push_float, push_ip, push_mac, push_python_float, push_signed, push_unsigned,
-};
+use super::{push_float, push_ip, push_mac, push_python_float, push_signed, push_unsigned};
 use crate::Value;
 
 /// How numbers and lists look.
@@ -333,6 +331,10 @@ mod tests {
             "plain,\"a,b\",\"say \"\"x\"\"\",\"two\nlines\",,\"[0, -1]\",[7],[],\"[\"\"it's\"\", 'b\\x07']\",\
              -9223372036854775808"
         );
-        assert!(line(Style::Native).contains(",0 -1,7,,"), "{}", line(Style::Native));
+        assert!(
+            line(Style::Native).contains(",0 -1,7,,"),
+            "{}",
+            line(Style::Native)
+        );
     }
 }

@@ -46,6 +46,15 @@ struct Side {
     data: bool,
 }
 
+/// Whether a payload may begin with a record.
+pub(super) fn may_begin(payload: &[u8]) -> bool {
+    payload.first().is_some_and(is_kind)
+}
+
+fn is_kind(first: &u8) -> bool {
+    (record::CHANGE_CIPHER_SPEC..=record::HEARTBEAT).contains(first)
+}
+
 impl Tls {
     /// TLS that another protocol has asked for in the clear.
     pub(super) fn after_plain_text(fingerprints: bool) -> Self {
@@ -112,7 +121,7 @@ impl Tls {
         } = state;
         let mut at = 0;
         while let Some(first) = stream.bytes().get(at) {
-            if !(record::CHANGE_CIPHER_SPEC..=record::HEARTBEAT).contains(first) {
+            if !is_kind(first) {
                 return false;
             }
             let record = Record::parse(&stream.bytes()[at..]);
