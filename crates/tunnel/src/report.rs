@@ -51,7 +51,7 @@ pub struct TunnelReport {
     pub version: u32,
     /// MTU in force.
     pub mtu: u16,
-    /// Datagrams that belong to no peer, by reason.
+    /// Datagrams that belong to no peer, by reason; `flood`: more handshakes than are worked through.
     pub refused: BTreeMap<&'static str, u64>,
     /// Inner packets without a peer to send them to.
     pub no_peer: u64,
