@@ -86,6 +86,7 @@ impl GateOptions {
             priority,
             mark: None,
             interface: None,
+            source: None,
             table,
             suppress: None,
         };
@@ -103,6 +104,16 @@ impl GateOptions {
         };
         let mut rules = vec![(mark, true), (local, true), (from(OWN), self.own_traffic)];
         rules.extend(self.lan.iter().map(|lan| (from(lan), true)));
+        // What this machine sends from the tunnel's own address never leaves by another way.
+        let own = self.addresses.iter().map(Prefix::address);
+        let own = own.filter(|a| a.is_ipv4() == (family == Family::V4));
+        rules.extend(own.map(|a| {
+            let rule = Rule {
+                source: Some(a),
+                ..rule(RULE_DEVICES, self.table)
+            };
+            (rule, true)
+        }));
         rules
     }
 
