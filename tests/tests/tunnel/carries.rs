@@ -117,9 +117,9 @@ fn observe(endpoint: &str) -> Result<()> {
     let mut scene = Scene::at("tunsee", endpoint)?;
     serve(&scene.lab)?;
     // No bursts as one message: a capture on veth would show them in one piece.
-    scene.start_sink("engine = \"portable\"")?;
+    scene.start_sink("burst = 1")?;
     scene.start_gateway(&Told {
-        tunnel: "engine = \"portable\"",
+        tunnel: "burst = 1",
         cover: "profile = \"high\"",
     })?;
     let capture = scene.lab.path("seen.pcap");
