@@ -320,6 +320,12 @@ impl TunnelSide {
         }
     }
 
+    /// Whether there is a session that the far end still answers in.
+    pub fn is_up(&self) -> bool {
+        self.driver
+            .with(|t| t.has_session(0) && t.unanswered_for(0, now()).is_none())
+    }
+
     /// Counts up to now.
     pub fn report(&self) -> DriverReport {
         self.driver.report()

@@ -21,8 +21,9 @@ use crate::{fast, portable};
 
 /// Above ordinary processes, below the kernel's interrupt threads (50).
 const PRIORITY: i32 = 10;
-/// Turns of the threads that carry packets, ns: what a batch of 64 packets takes.
-const TURN: u64 = 200_000;
+/// Turns of the threads that carry packets, ns. Beside wireguard-go on a busy machine the round trip was 0.5 of its at 200 us and 0.9
+/// at 700 us; the CPU for each Mbit 0.17 and 0.14, as batches get smaller.
+const TURN: u64 = 400_000;
 /// How long a busy interface name is tried again: a killed process lets go of it within moments.
 const BUSY: Duration = Duration::from_secs(1);
 

@@ -5,7 +5,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use chaff_tests::skip_without_root;
+use chaff_tests::{program, skip_without_root};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use xtask::tunnel_lab::SERVER;
@@ -44,6 +44,23 @@ fn the_kill_switch_lets_nothing_out_in_clear() -> Result<()> {
             ensure!(gap < Duration::from_secs(4), "{what}: {gap:?}");
         }
     }
+    // A second gateway by mistake ends with a word, and leaves the rules of the first alone.
+    let mut second = scene.lab.command("gw", program("gateway")?);
+    let file = scene.lab.path("gateway.toml");
+    let out = second.args(["run", "--config"]).arg(file).output()?;
+    let said = String::from_utf8_lossy(&out.stderr);
+    ensure!(
+        out.status.code() == Some(2) && said.contains("another gateway"),
+        "{said}"
+    );
+    let (rules, chains) = (
+        scene.lab.run("gw", "ip rule")?,
+        scene.lab.run("gw", "nft list ruleset")?,
+    );
+    ensure!(
+        rules.contains("51877") && chains.contains("chain belt"),
+        "{rules}{chains}"
+    );
     // Not even with the supervisor gone.
     scene.answers()?;
     let supervisor = Pid::from_raw(scene.gateway.as_ref().context("no gateway")?.id() as i32);
