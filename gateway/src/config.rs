@@ -202,8 +202,12 @@ pub struct Tunnel {
     pub pause_file: Option<PathBuf>,
     /// Datagrams that leave in one burst, 1 to 64.
     pub burst: usize,
-    /// Devices take the tunnel's address inside it. Off when the far end knows the home's addresses.
+    /// Devices take the tunnel's address inside it, and nothing comes out of it unasked. Off when the far end knows the home's
+    /// addresses, and is trusted with its devices.
     pub masquerade: bool,
+    /// What this machine itself sends goes into the tunnel too, such as the questions of a resolver that devices ask; with when_down
+    /// `block` none of it leaves in clear. Connections from outside to this machine then get no answers.
+    pub own_traffic: bool,
     /// Number of the routing table used, 256 or more.
     pub table: u32,
 }
@@ -237,6 +241,7 @@ impl Default for Tunnel {
             pause_file: None,
             burst: 8,
             masquerade: true,
+            own_traffic: false,
             table: 51_877,
         }
     }

@@ -320,13 +320,30 @@ fn status(socket: &Path, json: bool) -> anyhow::Result<ExitCode> {
         number("/seen_devices"),
         number("/gateway/alerts_suppressed")
     );
-    println!(
-        "cover sent {} packets ({} bytes), received {}, late p99 {} us",
-        number("/injector/stats/sent"),
-        number("/injector/stats/sent_bytes"),
-        number("/gateway/downlink/packets"),
-        number("/injector/lateness_us/p99")
-    );
+    if answer["tunnel"].is_object() {
+        let peer = |what: &str| number(&format!("/tunnel/tunnel/peers/0/{what}"));
+        println!(
+            "tunnel {}: {} sessions so far; real packets sent {}, received {}; cover sent {}, received {}",
+            if answer["tunnel_up"].as_bool().unwrap_or(false) {
+                "up"
+            } else {
+                "down"
+            },
+            peer("sessions"),
+            peer("real_out/packets"),
+            peer("real_in/packets"),
+            peer("cover_out/packets"),
+            peer("cover_in/packets"),
+        );
+    } else {
+        println!(
+            "cover sent {} packets ({} bytes), received {}, late p99 {} us",
+            number("/injector/stats/sent"),
+            number("/injector/stats/sent_bytes"),
+            number("/gateway/downlink/packets"),
+            number("/injector/lateness_us/p99")
+        );
+    }
     println!(
         "privacy budget spent in this run: {}",
         number("/gateway/epsilon_spent")

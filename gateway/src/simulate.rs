@@ -20,7 +20,7 @@ use chaff_flow::Link;
 use chaff_privacy::{Epsilon, Ledger};
 use chaff_sim::frame::{self, Path as CoverPath};
 use chaff_sim::nodes::{self, GatewayNode, SinkNode};
-use chaff_sim::tunnel_nodes::{self, TunnelFar, TunnelHome};
+use chaff_sim::tunnel_nodes::{self, TunnelEnd};
 use chaff_sim::{NodeId, Outcome, Sim};
 use chaff_trace::PcapWriter;
 use chaff_tunnel::{Class, PeerConfig, PrivateKey, Tunnel, TunnelReport};
@@ -428,14 +428,14 @@ impl Scene {
                     let note = Rc::clone(tally);
                     Box::new(move |m| note.borrow_mut().message(&m))
                 };
-                let home = TunnelHome::new(
+                let home = TunnelEnd::home(
                     Rc::clone(&gateway),
                     Rc::clone(&ends[0]),
                     path,
                     Rc::clone(&neighbours),
                     note(&tally),
                 );
-                let far = TunnelFar::new(
+                let far = TunnelEnd::far(
                     Rc::clone(&gateway),
                     Rc::clone(&ends[1]),
                     path,

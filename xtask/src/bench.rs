@@ -19,8 +19,8 @@ pub use measure::Measured;
 /// What `bench` takes.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
-    /// Which: meter, tcx, injector, replay, offline, tunnel [default: all].
-    #[arg(value_name = "NAME", value_parser = ["meter", "tcx", "injector", "replay", "offline", "tunnel"])]
+    /// Which: meter, tcx, injector, replay, offline, tunnel, tunnel-cover [default: all].
+    #[arg(value_name = "NAME", value_parser = ["meter", "tcx", "injector", "replay", "offline", "tunnel", "tunnel-cover"])]
     name: Vec<String>,
     /// Rounds that take turns; the median counts.
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=99))]
@@ -40,7 +40,7 @@ pub struct Options {
     /// offline: measures this gateway instead of building one.
     #[arg(long, value_name = "FILE")]
     gateway: Option<PathBuf>,
-    /// offline: measures only contenders whose names contain this, and the ratios that need no others.
+    /// offline, tunnel: measures only contenders whose names contain this, and the ratios that need no others.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
 }
@@ -221,13 +221,21 @@ pub fn run(options: &Options) -> Result<()> {
         missed += offline::run(options)?;
     }
     if options.wants("tunnel") {
-        let result = tunnel::measure(options.rounds)?;
+        let result = tunnel::measure(options.rounds, options.only.as_deref())?;
         if options.json {
             println!("{result}");
         } else {
             for bar in TUNNEL {
                 missed += u32::from(!row(&result, bar, "tunnel"));
             }
+        }
+    }
+    if options.wants("tunnel-cover") {
+        let result = tunnel::measure_cover(options.rounds)?;
+        if options.json {
+            println!("{result}");
+        } else {
+            print!("{}", tunnel::cover_table(&result));
         }
     }
     if missed > 0 {

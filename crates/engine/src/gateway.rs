@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use chaff_abi::{
     Counters, Dir, DirectRecord, FlowKey, FlowValue, Mac, Nanos, Sample, SlotCounters,
 };
-use chaff_cover::{Demand, Dummy, Generator, Overhead, Scheduler, SchedulerConfig, Window};
+use chaff_cover::{Demand, Dummy, Generator, Overhead, Scheduler, SchedulerConfig, Tally, Window};
 use chaff_flow::{Ignored, Link, Record, Table};
 use chaff_wire::{Key, Kind, MIN_LEN, OVERHEAD, Opener, Sealer, WireError};
 use rand::{Rng, RngCore, SeedableRng};
@@ -16,7 +16,6 @@ use crate::config::{Config, ConfigError, Device, Source};
 use crate::event::Telemetry;
 use crate::event::{Event, SlotTotals};
 use crate::schedule::{self, Entry};
-use crate::sink::Tally;
 use crate::stamp::Stamp;
 use crate::telemetry::{Pay, Releases, Unreleased};
 use crate::watch::{AcceptError, Watch};

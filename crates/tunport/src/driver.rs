@@ -21,6 +21,9 @@ use crate::{fast, portable};
 
 /// Above ordinary processes, below the kernel's interrupt threads (50).
 const PRIORITY: i32 = 10;
+/// Turns of the threads that carry packets, ns. Beside wireguard-go on a busy machine the round trip was 0.5 of its at 200 us and 0.9
+/// at 700 us; the CPU for each Mbit 0.17 and 0.14, as batches get smaller.
+const TURN: u64 = 400_000;
 /// How long a busy interface name is tried again: a killed process lets go of it within moments.
 const BUSY: Duration = Duration::from_secs(1);
 
@@ -33,7 +36,7 @@ pub enum EngineName {
     Auto,
     /// Segmentation offload on both sides, a thread each way and one for the clock.
     Fast,
-    /// One thread with a current-thread runtime; no offload.
+    /// One thread with a current-thread runtime; packets one by one at the interface, offload at the socket only.
     Portable,
 }
 
@@ -55,7 +58,7 @@ pub struct Options {
     pub interface: String,
     /// Engine.
     pub engine: EngineName,
-    /// Datagrams that may leave as one burst, 1 to 64.
+    /// Datagrams that may leave as one burst, 1 to 64; with 1 each goes through the machine on its own.
     pub max_segments: usize,
     /// Ask for real-time priority for the clock.
     pub realtime: bool,
@@ -379,7 +382,6 @@ impl Driver {
     }
 
     fn start_portable(tunnel: Tunnel, udp: Udp, mut options: Options) -> io::Result<Self> {
-        udp.without_offload();
         let shared = Self::shared(tunnel, udp, &mut options, true)?;
         let mut driver = Self {
             shared: Arc::clone(&shared),
@@ -399,7 +401,14 @@ impl Driver {
     }
 
     fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        let thread = std::thread::Builder::new().name(name.into()).spawn(work)?;
+        let named = std::thread::Builder::new().name(name.into());
+        let thread = named.spawn(|| {
+            // A container may forbid it; packets then wait longer on a busy machine.
+            if let Err(error) = sys::short_turns(TURN) {
+                tracing::debug!(%error, "turns on the processor stay as they are");
+            }
+            work();
+        })?;
         self.threads.push(thread);
         Ok(())
     }

@@ -66,6 +66,7 @@ impl Live {
             "seen_before_takeover": self.before[Reason::Seen as usize],
             "gateway": report,
             "tunnel": self.tunnel.as_ref().map(TunnelSide::report),
+            "tunnel_up": self.tunnel.as_ref().map(TunnelSide::is_up),
             "injector": self.cover.as_ref().map(|c| {
                 let h = c.injector.lateness();
                 let us = |q| if h.is_empty() { 0.0 } else { h.value_at_quantile(q) as f64 / 1e3 };
