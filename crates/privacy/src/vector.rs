@@ -117,3 +117,168 @@ impl Law {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// P(X = x) up to a constant.
+    fn weight(law: Law, x: i64) -> f64 {
+        let scale = law.scale();
+        match law {
+            Law::Laplace { .. } => (-(x.abs() as f64) / scale).exp(),
+            Law::Gaussian { .. } => (-(x as f64 / scale).powi(2) / 2.0).exp(),
+        }
+    }
+
+    /// Chi-square statistic and cells of `draws` against the closed form, over cells of about equal probability.
+    fn chi_square(law: Law, draws: &[i64]) -> (f64, f64) {
+        let n = draws.len() as f64;
+        let edge = (law.scale() * 14.0) as i64 + 20;
+        let total: f64 = (-edge..=edge).map(|x| weight(law, x)).sum();
+        let (mut cells, mut mass) = (Vec::new(), 0.0);
+        for x in -edge..=edge {
+            mass += weight(law, x) / total;
+            if mass * n >= 400.0 {
+                cells.push((x, mass));
+                mass = 0.0;
+            }
+        }
+        let mut seen = vec![0f64; cells.len() + 1];
+        for d in draws {
+            seen[cells.partition_point(|(until, _)| until < d)] += 1.0;
+        }
+        let expected = cells.iter().map(|(_, m)| m * n).chain([mass * n]);
+        let statistic = seen
+            .iter()
+            .zip(expected)
+            .filter(|(_, e)| *e > 5.0)
+            .map(|(s, e)| (s - e).powi(2) / e)
+            .sum();
+        (statistic, cells.len() as f64)
+    }
+
+    fn laws() -> Vec<Law> {
+        let mut laws = Vec::new();
+        for (l1, epsilon) in [
+            (1, 0.05),
+            (1, 0.3),
+            (1, 0.7),
+            (1, 1.0),
+            (1, 2.0),
+            (1, 5.0),
+            (3, 0.4),
+            (7, 1.0),
+            (10, 0.7),
+            (100, 0.5),
+            (1_500, 1.0),
+            (65_536, 40.0),
+            (65_536, 1.0),
+            (3, 2.9),
+        ] {
+            let epsilon = Epsilon::new(epsilon).unwrap();
+            laws.push(Law::Laplace { l1, epsilon });
+        }
+        for (squares, rho) in [
+            (1, 2.0),
+            (1, 0.5),
+            (1, 0.1),
+            (1, 0.0244),
+            (4, 0.3),
+            (9, 0.01),
+            (50, 0.02),
+            (1_000, 0.5),
+            (10_000, 0.0244),
+            (65_536, 0.0066),
+            (1, 0.001),
+            (123_456, 0.311),
+        ] {
+            let rho = Rho::at_most(rho).unwrap();
+            laws.push(Law::Gaussian { squares, rho });
+        }
+        laws
+    }
+
+    /// 26 scales, 40,000 draws each. A right sampler fails with probability below 26 times 1e-9 (Laurent, Massart 2000:
+    /// P(chi-square >= k + 2 sqrt(k x) + 2 x) <= exp(-x), x = 21); the seed is fixed.
+    #[test]
+    fn draws_follow_the_closed_forms() {
+        let mut draws = Draws::new(Entropy::Seed(1));
+        for law in laws() {
+            let mut values = vec![0; 40_000];
+            draws.add(&mut values, law);
+            let (x, k) = chi_square(law, &values);
+            let bar = k + 2.0 * (k * 21.0).sqrt() + 42.0;
+            assert!(x < bar, "{law:?}: {x} over {k} cells");
+            let mean = values.iter().sum::<i64>() as f64 / 4e4;
+            assert!(mean.abs() < 6.0 * law.sd() / 200.0, "{law:?}: mean {mean}");
+            // Teeth: a scale that is 10 % off is found.
+            let wrong = match law {
+                Law::Laplace { l1, epsilon } => Law::Laplace {
+                    l1,
+                    epsilon: Epsilon::new(epsilon.value() * 1.1).unwrap(),
+                },
+                Law::Gaussian { squares, rho } => Law::Gaussian {
+                    squares,
+                    rho: Rho::at_most(rho.value() * 1.21).unwrap(),
+                },
+            };
+            let (x, k) = chi_square(wrong, &values);
+            let few = law.sd() < 0.35;
+            assert!(
+                few || x > k + 2.0 * (k * 21.0).sqrt() + 42.0,
+                "{law:?}: {x} over {k} cells"
+            );
+        }
+    }
+
+    #[test]
+    fn half_widths_cover_nineteen_in_twenty() {
+        for law in laws().into_iter().filter(|law| law.scale() < 1e4) {
+            let edge = (law.scale() * 20.0) as i64 + 20;
+            let total: f64 = (-edge..=edge).map(|x| weight(law, x)).sum();
+            let w = law.half_width() as i64;
+            let inside: f64 = (-w..=w).map(|x| weight(law, x)).sum();
+            assert!(inside / total >= 0.9499, "{law:?}: {}", inside / total);
+        }
+    }
+
+    /// OpenDP's proven maps say that each law costs what was paid for it, and hardly less.
+    #[test]
+    fn losses_are_those_of_opendp() {
+        use opendp::domains::{AtomDomain, VectorDomain};
+        use opendp::measurements::{make_gaussian, make_laplace};
+        use opendp::measures::{MaxDivergence, ZeroConcentratedDivergence};
+        use opendp::metrics::{L1Distance, L2Distance};
+        for law in laws() {
+            let (loss, paid) = match law {
+                Law::Laplace { l1, epsilon } => {
+                    let made = make_laplace::<_, _, MaxDivergence>(
+                        VectorDomain::new(AtomDomain::<i64>::default()),
+                        L1Distance::<i64>::default(),
+                        law.scale(),
+                        None,
+                    );
+                    let loss = made.unwrap().map(&(l1 as i64)).unwrap();
+                    (loss, epsilon.value())
+                }
+                Law::Gaussian { squares, rho } => {
+                    let made = make_gaussian::<_, _, ZeroConcentratedDivergence>(
+                        VectorDomain::new(AtomDomain::<i64>::default()),
+                        L2Distance::<f64>::default(),
+                        law.scale(),
+                        None,
+                    );
+                    let loss = made.unwrap().map(&(squares as f64).sqrt()).unwrap();
+                    (loss, rho.value())
+                }
+            };
+            // Variances are rounded up to 1/64, so a small one costs a little less than was paid.
+            assert!(loss <= paid * (1.0 + 1e-12), "{law:?}: {loss}");
+            assert!(
+                loss >= paid * (1.0 - 1e-12) || loss >= paid * 0.93 && law.scale() < 30.0,
+                "{law:?}: {loss}"
+            );
+        }
+    }
+}

@@ -3,7 +3,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::allowance::{Allowance, Cap};
-use super::book::{Book, PayError};
+use super::book::{Book, BoxError, PayError};
 use super::counter::{Counter, Nodes};
 use super::flows::{ClosedMinute, MINUTE_NS, Minute};
 use super::plan::Plan;
@@ -11,7 +11,7 @@ use super::sparse::{Moves, Sparse};
 use super::state::{State, Stored, digest};
 use super::totals::{Closed, Windows};
 use crate::vector::{Draws, Law};
-use crate::{DAY_NS, Entropy, Epsilon, Expense, Refused, Released, Rho, epsilon_of_rho};
+use crate::{DAY_NS, Entropy, Epsilon, Expense, Paid, Refused, Released, Rho, epsilon_of_rho};
 
 /// Series of the ledger: what was paid for days, and which windows were released.
 const DAYS: &str = "telemetry days";
@@ -110,7 +110,7 @@ pub enum ConfigError {
 }
 
 /// Which kind of number it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Tier {
     /// Total of a window over all devices.
@@ -152,7 +152,7 @@ pub enum Unreleased {
     Blocked,
     /// The state could not be stored, so the value was thrown away.
     #[error("while storing the telemetry's state: {0}")]
-    Store(#[source] super::BoxError),
+    Store(#[source] BoxError),
 }
 
 #[derive(Debug)]
@@ -190,6 +190,35 @@ pub struct Exporter {
     published: Vec<Published>,
     missed: u64,
     releases: u64,
+    spent: Spent,
+}
+
+/// What was paid since the start, ε and ρ of the ledger's unit, billionths.
+type Spent = (u64, u64);
+
+/// A book that adds up what it paid.
+struct Adding<'a> {
+    book: &'a mut dyn Book,
+    spent: &'a mut Spent,
+}
+
+impl Book for Adding<'_> {
+    fn pay(&mut self, expense: &Expense<'_>) -> Result<Paid, PayError> {
+        let paid = self.book.pay(expense)?;
+        if expense.other_unit.is_none() {
+            self.spent.0 += expense.epsilon.map_or(0, Epsilon::nanos);
+            self.spent.1 += expense.rho.map_or(0, Rho::nanos);
+        }
+        Ok(paid)
+    }
+
+    fn last_window(&self, stream: &str) -> Option<(u64, u64)> {
+        self.book.last_window(stream)
+    }
+
+    fn store(&mut self, state: &[u8]) -> Result<(), BoxError> {
+        self.book.store(state)
+    }
 }
 
 impl Exporter {
@@ -223,6 +252,7 @@ impl Exporter {
             published: Vec::new(),
             missed: 0,
             releases: 0,
+            spent: (0, 0),
             config,
             settings,
             draws,
@@ -330,6 +360,11 @@ impl Exporter {
         self.releases
     }
 
+    /// What was paid since the start, ε and ρ of the ledger's unit in billionths.
+    pub fn spent_nanos(&self) -> (u64, u64) {
+        self.spent
+    }
+
     /// The newest value of each tier and metric, for every scrape the same.
     pub fn published(&self) -> &[Published] {
         &self.published
@@ -339,11 +374,18 @@ impl Exporter {
     /// window was found not to have moved ([`Sparse`]).
     pub fn poll(&mut self, book: &mut dyn Book) -> Option<Result<Vec<Published>, Unreleased>> {
         let due = self.due.pop_front()?;
-        let made = match due {
-            Due::Totals(closed) => self.release_totals(closed, book),
-            Due::Leaf(closed) => self.release_leaf(&closed, book),
-            Due::Minute(closed) => self.release_minute(&closed, book),
+        let is_minute = matches!(due, Due::Minute(_));
+        let mut spent = self.spent;
+        let mut adding = Adding {
+            book,
+            spent: &mut spent,
         };
+        let made = match due {
+            Due::Totals(closed) => self.release_totals(closed, &mut adding),
+            Due::Leaf(closed) => self.release_leaf(&closed, &mut adding),
+            Due::Minute(closed) => self.release_minute(&closed, &mut adding),
+        };
+        self.spent = spent;
         Some(made.and_then(|values| {
             self.releases += 1;
             for value in &values {
@@ -355,8 +397,10 @@ impl Exporter {
                     None => self.published.push(value.clone()),
                 }
             }
-            // Without this the value could be noised again after a crash.
-            book.store(&self.to_state()).map_err(Unreleased::Store)?;
+            // Without this the value could be noised again after a crash. What flows of a minute did is nowhere but in memory.
+            if !is_minute {
+                book.store(&self.to_state()).map_err(Unreleased::Store)?;
+            }
             Ok(values)
         }))
     }
