@@ -26,5 +26,6 @@ pub mod simulate;
 pub mod supervise;
 pub mod sys_net;
 pub mod telemetry;
+pub mod top;
 pub mod tunnel;
 pub mod units;
