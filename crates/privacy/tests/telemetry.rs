@@ -479,7 +479,6 @@ fn flows_are_counted_by_the_minute_for_one_price() {
             exporter.flow(if flow == 0 { 1 << 40 } else { 500 });
         }
         for p in collect(&mut exporter, &mut book) {
-            let n = (p.from_s / 60) % 7;
             match (p.tier, p.value.label()) {
                 (Tier::Flows, "flows") => flows.push(p.value.value() - ((minute - 1) % 7) as f64),
                 (Tier::Flows, _) => {
@@ -492,7 +491,7 @@ fn flows_are_counted_by_the_minute_for_one_price() {
                     bytes.push((p.value.value() - exact) / 1_000.0);
                     assert_eq!(p.value.relation(), "one flow added or removed");
                 }
-                _ => assert!(n < 7),
+                _ => (),
             }
         }
     }

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::state::Exact;
 use crate::Rho;
 use crate::vector::{Draws, Law};
 
@@ -21,10 +22,10 @@ pub(super) struct Counter {
     /// Sums of the open node of each height. With two draws they hold noise already.
     open: Vec<i64>,
     /// Estimates of complete nodes that wait for their sibling, by height: together they are the prefix.
-    complete: Vec<f64>,
+    complete: Vec<Exact>,
     /// Total of the trees before this one.
-    before: f64,
-    published: f64,
+    before: Exact,
+    published: Exact,
 }
 
 /// How the nodes are noised.
@@ -83,9 +84,9 @@ impl Counter {
             levels,
             leaves: 0,
             open: (0..levels).map(|_| Self::first(nodes, draws)).collect(),
-            complete: vec![0.0; levels as usize],
-            before: 0.0,
-            published: 0.0,
+            complete: vec![Exact(0.0); levels as usize],
+            before: Exact(0.0),
+            published: Exact(0.0),
         }
     }
 
@@ -104,9 +105,9 @@ impl Counter {
             && self.open.len() == levels
             && self.complete.len() == levels
             && self.leaves < 1 << nodes.levels
-            && self.complete.iter().all(|v| v.is_finite())
-            && self.before.is_finite()
-            && self.published.is_finite()
+            && self.complete.iter().all(|v| v.0.is_finite())
+            && self.before.0.is_finite()
+            && self.published.0.is_finite()
     }
 
     /// Leaves of the present tree.
@@ -130,27 +131,26 @@ impl Counter {
                 own
             } else {
                 // The left sibling of the one just estimated, and that one, against the node itself.
-                let children = std::mem::take(&mut self.complete[h - 1]) + estimate;
+                let children = std::mem::take(&mut self.complete[h - 1]).0 + estimate;
                 let (a, b) = (nodes.node_variance(), 2.0 * nodes.variance(height - 1));
                 (own * b + children * a) / (a + b)
             };
         }
-        self.complete[top as usize] += estimate;
-        let total = self.before + self.complete.iter().sum::<f64>();
+        self.complete[top as usize].0 += estimate;
+        let total = self.total();
         if self.leaves == 1 << self.levels {
             // The next tree; the top nodes of this one stay as they were estimated.
-            self.before = total;
+            self.before = Exact(total);
             self.leaves = 0;
-            self.complete.fill(0.0);
+            self.complete.fill(Exact(0.0));
         }
-        self.published = self.published.max(total);
-        self.published
+        self.published = Exact(self.published.0.max(total));
+        self.published.0
     }
 
-    /// The same without the rule that totals do not fall: what the error is predicted for.
-    #[cfg(test)]
-    fn estimate(&self) -> f64 {
-        self.before + self.complete.iter().sum::<f64>()
+    /// The estimated total, which may fall.
+    fn total(&self) -> f64 {
+        self.before.0 + self.complete.iter().map(|v| v.0).sum::<f64>()
     }
 }
 
@@ -203,7 +203,7 @@ mod tests {
                 for t in 1..64i64 {
                     exact += t % 5;
                     counter.push(t % 5, &nodes, &mut draws);
-                    squares[t as usize] += (counter.estimate() - exact as f64).powi(2);
+                    squares[t as usize] += (counter.total() - exact as f64).powi(2);
                 }
             }
             for t in 1..64u64 {

@@ -36,6 +36,22 @@ pub(super) struct WindowState {
     pub(super) open: Option<OpenWindow>,
 }
 
+/// A number that is kept by its bits: a decimal may be read back another in its last digit, and a value must stay the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Exact(pub(super) f64);
+
+impl Serialize for Exact {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_u64(self.0.to_bits())
+    }
+}
+
+impl<'de> Deserialize<'de> for Exact {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        u64::deserialize(d).map(|bits| Self(f64::from_bits(bits)))
+    }
+}
+
 /// A published value as it is kept. Only what this crate stored becomes a [`Released`] again.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -44,16 +60,16 @@ pub(super) struct Stored {
     from_s: u64,
     period_s: u64,
     is_partial: bool,
-    predicted_error: Option<f64>,
-    value: f64,
+    predicted_error: Option<Exact>,
+    value: Exact,
     unit: String,
     label: String,
     epsilon: Epsilon,
     rho: Option<Rho>,
-    delta: f64,
+    delta: Exact,
     mechanism: Mechanism,
-    scale: f64,
-    half_width: f64,
+    scale: Exact,
+    half_width: Exact,
     relation: String,
     ledger_entry: u64,
     simulated: bool,
@@ -67,16 +83,16 @@ impl From<&Published> for Stored {
             from_s: p.from_s,
             period_s: p.period_s,
             is_partial: p.is_partial,
-            predicted_error: p.predicted_error,
-            value: v.value,
+            predicted_error: p.predicted_error.map(Exact),
+            value: Exact(v.value),
             unit: v.unit,
             label: v.label,
             epsilon: v.epsilon,
             rho: v.rho,
-            delta: v.delta,
+            delta: Exact(v.delta),
             mechanism: v.mechanism,
-            scale: v.scale,
-            half_width: v.half_width,
+            scale: Exact(v.scale),
+            half_width: Exact(v.half_width),
             relation: v.relation,
             ledger_entry: v.ledger_entry,
             simulated: v.simulated,
@@ -91,17 +107,17 @@ impl Stored {
             from_s: self.from_s,
             period_s: self.period_s,
             is_partial: self.is_partial,
-            predicted_error: self.predicted_error,
+            predicted_error: self.predicted_error.map(|e| e.0),
             value: Released {
-                value: self.value,
+                value: self.value.0,
                 unit: self.unit,
                 label: self.label,
                 epsilon: self.epsilon,
                 rho: self.rho,
-                delta: self.delta,
+                delta: self.delta.0,
                 mechanism: self.mechanism,
-                scale: self.scale,
-                half_width: self.half_width,
+                scale: self.scale.0,
+                half_width: self.half_width.0,
                 relation: self.relation,
                 ledger_entry: self.ledger_entry,
                 simulated: self.simulated,
