@@ -222,6 +222,8 @@ impl Grant {
             epsilon: self.epsilon,
             mechanism: Mechanism::DiscreteLaplace,
             relation: format!("all rows of {user} added or removed"),
+            rho: None,
+            delta: 0.0,
             ledger_entry: self.entry,
             simulated,
         }
@@ -262,7 +264,7 @@ fn bounded_histogram<U: Ord>(
 }
 
 /// The smallest whole w with P(|noise| > w) <= 5 %, from P(|X| > w) = 2 e^(-(w+1)/b) / (1 + e^(-1/b)).
-fn half_width(scale: f64) -> f64 {
+pub(crate) fn half_width(scale: f64) -> f64 {
     let w = scale * (2.0 / (0.05 * (1.0 + (-1.0 / scale).exp()))).ln();
     (w.ceil() - 1.0).max(0.0)
 }
