@@ -161,14 +161,15 @@ pub enum Amount {
 impl Amount {
     /// The process for all devices of a home.
     pub fn envelope(self) -> EnvelopeConfig {
-        let rate = match self {
-            Self::Low => 2.0,
-            Self::Normal => 4.0,
-            Self::High => 8.0,
+        let times = match self {
+            Self::Low => 0.5,
+            Self::Normal => 1.0,
+            Self::High => 2.0,
         };
+        let default = EnvelopeConfig::default();
         EnvelopeConfig {
-            rate,
-            ..EnvelopeConfig::default()
+            rate: times * default.rate,
+            ..default
         }
     }
 }
@@ -685,7 +686,8 @@ impl File {
 }
 
 fn resolve_generator(name: &str, base: &Path) -> String {
-    if name == ENVELOPE || chaff_cover::NAMES.contains(&name) {
+    let built_in = chaff_cover::NAMES.contains(&name) || chaff_cover::model(name).is_some();
+    if name == ENVELOPE || built_in {
         return name.to_owned();
     }
     base.join(name).display().to_string()

@@ -54,8 +54,8 @@ pub struct Args {
     /// CSV with columns device, mac, ip; without it devices are found in the captures.
     #[arg(long, value_name = "FILE")]
     pub devices: Option<PathBuf>,
-    /// Generator: none, constant, random, random+, an ONNX file, or a folder with LABEL.onnx files; with --mode tunnel also
-    /// envelope, one always-on process for the whole tunnel.
+    /// Generator: none, constant, random, random+, a model that comes with Chaff (ipet, learned), an ONNX file, or a folder with
+    /// LABEL.onnx files; with --mode tunnel also envelope, one always-on process for the whole tunnel.
     #[arg(long, default_value = "none", value_name = "NAME|FILE|DIR")]
     pub cover: String,
     /// How cover travels. `rider` differs from `plain` only by the tunnel around it, which is not simulated; `tunnel`
