@@ -53,6 +53,7 @@ mod zcdp;
 
 pub use epsilon::{Epsilon, EpsilonError};
 pub use grant::{Bounds, BoundsError, Grant, ReleaseError};
+pub use grant::{Deviation, Expected, Mean, Percent, Percentile};
 pub use ledger::{CutLine, Head, Ledger, LedgerError, PendingGrant, Refused, ToStore};
 pub use noise::Noise;
 pub use released::{Mechanism, Released};

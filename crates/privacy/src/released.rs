@@ -9,6 +9,10 @@ use crate::Epsilon;
 pub enum Mechanism {
     /// Integers plus discrete Laplace noise: P(x) ∝ exp(-|x| / scale).
     DiscreteLaplace,
+    /// The same; only keys whose noised count reaches a threshold are shown.
+    DiscreteLaplaceThreshold,
+    /// One of several public candidates, chosen at random: the better the likelier.
+    PermuteAndFlip,
 }
 
 /// A value that may leave the gateway. Only this crate makes one, and only against a [`crate::Grant`].
