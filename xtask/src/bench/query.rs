@@ -1,5 +1,4 @@
-//! Private queries over 2 million made flows: the whole program against the way DPMon takes, and against the engine's plain
-//! group-by without ledger, clamp and noise.
+//! Private queries over 2 million made flows: the whole program against the way DPMon takes.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
@@ -22,27 +21,11 @@ const MOST_ROUNDS: u32 = 5;
 
 const BARS: &[Bar] = &[
     least(
-        "DPMon's way (9 columns of text) / query from text: CPU of one question, loading included",
-        "/ratio/peer_text",
+        "DPMon's way (9 columns of text) / query: CPU of one question, loading included",
+        "/ratio/peer",
         50.0,
     ),
-    least(
-        "DPMon's way / query from Parquet",
-        "/ratio/peer_parquet",
-        50.0,
-    ),
-    most(
-        "query / the engine's bare group-by, text: CPU",
-        "/ratio/bare_text",
-        1.5,
-    ),
-    most(
-        "query / the engine's bare group-by, Parquet: CPU",
-        "/ratio/bare_parquet",
-        1.5,
-    ),
-    most("query from text, peak memory, MB", "/peak_mb/text", 400.0),
-    most("query from Parquet, peak memory, MB", "/peak_mb/parquet", 400.0),
+    most("query, peak memory, MB", "/peak_mb/query", 400.0),
 ];
 
 /// The published semantics: the filtered table goes into an in-memory SQLite on each question, one group-by, then one call
@@ -151,13 +134,11 @@ fn measure(options: &Options, folder: &Path, log: &Path) -> Result<Value> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .args(["build", "--quiet", "--release", "--workspace"])
-        .args(["--bin", "query", "--example", "bare_group_by"])
+        .args(["--bin", "query"])
         .current_dir(root());
     output(cargo)?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root().join("target"), PathBuf::from);
     let query = target.join("release/query");
-    let bare = target.join("release/examples/bare_group_by");
-    let parquet = folder.join("log.parquet");
     let ledger = folder.join("ledger");
     for old in ["ledger", "ledger.head", "ledger.answers"] {
         let _ = fs::remove_file(folder.join(old));
@@ -168,28 +149,32 @@ fn measure(options: &Options, folder: &Path, log: &Path) -> Result<Value> {
         all.extend(parts.iter().map(|p| (*p).to_owned()));
         all
     };
-    let (ledger, log_text, parquet_text) = (text(&ledger), text(log), text(&parquet));
-    one(folder, &program(&["ledger", "--ledger", &ledger, "--budget", "10000"]))?;
-    let imported = one(
+    let (ledger, log_text) = (text(&ledger), text(log));
+    one(
         folder,
-        &program(&["import", "--data", &log_text, "--output", &parquet_text]),
+        &program(&["ledger", "--ledger", &ledger, "--budget", "10000"]),
     )?;
-    let mut runs: [Vec<Used>; 4] = Default::default();
+    let mut runs = Vec::new();
     for round in 0..options.rounds.min(MOST_ROUNDS) {
-        for (index, data) in [&log_text, &parquet_text].into_iter().enumerate() {
-            // Another cost in each round: the same question would be answered from what is kept.
-            let epsilon = format!("1.{round:03}");
-            let command = program(&[
-                "volume-on-domain", "--domain", DOMAIN, "--bounds", "0..10000000", "--data", data,
-                "--ledger", &ledger, "--epsilon", &epsilon, "--prompt-time",
-            ]);
-            runs[index].push(one(folder, &command)?);
-            let kind = ["csv", "parquet"][index];
-            let command = [text(&bare), data.clone(), DOMAIN.to_owned(), kind.to_owned()];
-            runs[2 + index].push(one(folder, &command)?);
-        }
+        // Another cost in each round: the same question would be answered from what is kept.
+        let epsilon = format!("1.{round:03}");
+        let command = program(&[
+            "volume-on-domain",
+            "--domain",
+            DOMAIN,
+            "--bounds",
+            "0..10000000",
+            "--data",
+            &log_text,
+            "--ledger",
+            &ledger,
+            "--epsilon",
+            &epsilon,
+            "--prompt-time",
+        ]);
+        runs.push(one(folder, &command)?);
     }
-    let [from_text, from_parquet, bare_text, bare_parquet] = runs.map(|r| median(&r));
+    let ours = median(&runs);
     let peer = match peer(folder, log) {
         Ok(used) => Some(used),
         Err(error) => {
@@ -197,27 +182,13 @@ fn measure(options: &Options, folder: &Path, log: &Path) -> Result<Value> {
             None
         }
     };
-    let ratio = |a: Option<f64>, b: f64| a.map(|a| a / b);
-    let peer_cpu = peer.map(|p| p.cpu_s);
     let megabytes = |used: &Used| used.peak_bytes as f64 / 1e6;
     Ok(json!({
         "flows": options.flows,
-        "cpu_s": {
-            "text": from_text.cpu_s, "parquet": from_parquet.cpu_s, "bare_text": bare_text.cpu_s,
-            "bare_parquet": bare_parquet.cpu_s, "import": imported.cpu_s, "peer": peer_cpu,
-        },
-        "peak_mb": {
-            "text": megabytes(&from_text), "parquet": megabytes(&from_parquet), "bare_text": megabytes(&bare_text),
-            "bare_parquet": megabytes(&bare_parquet), "import": megabytes(&imported), "peer": peer.as_ref().map(megabytes),
-        },
-        "bytes": { "text": fs::metadata(log)?.len(), "parquet": fs::metadata(&parquet)?.len() },
-        "ratio": {
-            "peer_text": ratio(peer_cpu, from_text.cpu_s),
-            "peer_parquet": ratio(peer_cpu, from_parquet.cpu_s),
-            "bare_text": from_text.cpu_s / bare_text.cpu_s,
-            "bare_parquet": from_parquet.cpu_s / bare_parquet.cpu_s,
-            "import": imported.cpu_s / from_text.cpu_s,
-        },
+        "bytes": fs::metadata(log)?.len(),
+        "cpu_s": { "query": ours.cpu_s, "peer": peer.map(|p| p.cpu_s) },
+        "peak_mb": { "query": megabytes(&ours), "peer": peer.as_ref().map(megabytes) },
+        "ratio": { "peer": peer.map(|p| p.cpu_s / ours.cpu_s) },
     }))
 }
 
