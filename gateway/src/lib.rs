@@ -24,5 +24,6 @@ pub mod run_config;
 pub mod simulate;
 pub mod supervise;
 pub mod sys_net;
+pub mod top;
 pub mod tunnel;
 pub mod units;

@@ -129,6 +129,20 @@ struct Unit {
     sealer: Option<Sealer>,
     window: Window,
     current: SlotCounters,
+    totals: DeviceTotals,
+}
+
+/// What one device, or all that is not listed, did so far; each pair is out and in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DeviceTotals {
+    /// Real packets.
+    pub real_packets: [u64; 2],
+    /// Their IP bytes.
+    pub real_bytes: [u64; 2],
+    /// Planned cover packets.
+    pub cover_packets: [u64; 2],
+    /// UDP payload bytes of these.
+    pub cover_bytes: [u64; 2],
 }
 
 struct Planned {
@@ -234,6 +248,7 @@ impl Gateway {
                 sealer,
                 window: Window::new(config.window_slots),
                 current: SlotCounters::default(),
+                totals: DeviceTotals::default(),
                 device,
             });
         }
@@ -303,6 +318,11 @@ impl Gateway {
             .get(index)
             .and_then(|u| u.device.as_ref())
             .map_or("home", |d| &d.label)
+    }
+
+    /// What each device did so far, by its index; 0 is all that is not listed.
+    pub fn totals(&self) -> impl Iterator<Item = DeviceTotals> + '_ {
+        self.units.iter().map(|u| u.totals)
     }
 
     /// Stream numbers of the covered devices in this run, with their index.
@@ -430,9 +450,13 @@ impl Gateway {
             let cover = self.plan_log.remove(&(slot, i)).unwrap_or_default();
             let unit = &mut self.units[i];
             unit.window.push(real);
-            for d in Dir::BOTH {
-                self.report.overhead.real_packets[d.index()] += real.packets[d.index()];
-                self.report.overhead.real_bytes[d.index()] += real.bytes[d.index()];
+            for d in Dir::BOTH.map(Dir::index) {
+                self.report.overhead.real_packets[d] += real.packets[d];
+                self.report.overhead.real_bytes[d] += real.bytes[d];
+                unit.totals.real_packets[d] += real.packets[d];
+                unit.totals.real_bytes[d] += real.bytes[d];
+                unit.totals.cover_packets[d] += u64::from(cover.packets[d]);
+                unit.totals.cover_bytes[d] += u64::from(cover.bytes[d]);
             }
             let bytes = real.bytes[0] + real.bytes[1];
             if let Some(r) = &mut self.releases {

@@ -31,7 +31,7 @@ mod watch;
 pub use alert::{Alert, AlertConfig, Evidence, Novelty, Severity, Way};
 pub use config::{Config, ConfigError, Device, Source, mapped};
 pub use event::{Event, Seconds, SlotTotals, Telemetry};
-pub use gateway::{Gateway, GatewayReport, OverheadReport, Parts, Plan, Transmit};
+pub use gateway::{DeviceTotals, Gateway, GatewayReport, OverheadReport, Parts, Plan, Transmit};
 pub use sink::{MAX_PAYLOAD, Sink, SinkConfig, SinkReport, SinkTransmit, Tally, Verdict};
 pub use stamp::Stamp;
 pub use telemetry::{Pay, Releases, TelemetryConfig, Unreleased};

@@ -49,6 +49,8 @@ impl Live {
             "mode": self.file.cover.mode,
             "hooks": hooks,
             "devices": devices,
+            // In the order of `devices`.
+            "device_totals": self.engine.totals().collect::<Vec<_>>(),
             "streams": streams,
             "open_flows": self.engine.open_flows(),
             "learnt_devices": self.engine.learnt()[0],
