@@ -81,6 +81,9 @@ fn value(answer: &Answer, out: &mut String) {
         }
         Value::Object(parts) => {
             for (name, value) in parts {
+                if matches!(name.as_str(), "low" | "high") {
+                    continue;
+                }
                 let main = matches!(name.as_str(), "mean" | "deviation" | "value");
                 let end = if main { interval.as_str() } else { "" };
                 let value = value.as_f64().map_or("unknown".to_owned(), number);

@@ -23,7 +23,7 @@ fn request(measure: Measure) -> Request {
         statistic: Statistic::Sum {
             bounds: Clamp::Public(0.0, 1e9),
         },
-        epsilon: Epsilon::new(1.0).unwrap(),
+        epsilon: Epsilon::new(1.0).expect("an epsilon"),
         delta: None,
     }
 }

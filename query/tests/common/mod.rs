@@ -7,19 +7,19 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-pub struct Site {
-    pub dir: tempfile::TempDir,
+pub(crate) struct Site {
+    pub(crate) dir: tempfile::TempDir,
 }
 
 /// One flow of a made log.
 #[derive(Clone, Copy)]
-pub struct Flow<'a> {
-    pub user: &'a str,
-    pub server: &'a str,
-    pub up: u64,
-    pub down: u64,
-    pub name: &'a str,
-    pub rtt: f64,
+pub(crate) struct Flow<'a> {
+    pub(crate) user: &'a str,
+    pub(crate) server: &'a str,
+    pub(crate) up: u64,
+    pub(crate) down: u64,
+    pub(crate) name: &'a str,
+    pub(crate) rtt: f64,
 }
 
 impl Default for Flow<'_> {
@@ -36,7 +36,7 @@ impl Default for Flow<'_> {
 }
 
 /// A log of Tstat with these flows, all outgoing.
-pub fn tstat(flows: &[Flow<'_>]) -> String {
+pub(crate) fn tstat(flows: &[Flow<'_>]) -> String {
     let mut text =
         "#15#c_ip:1 s_ip:2 c_isint:3 s_isint:4 c_bytes_all:5 s_bytes_all:6 c_tls_SNI:7 c_rtt_avg:8\n"
             .to_owned();
@@ -52,7 +52,7 @@ pub fn tstat(flows: &[Flow<'_>]) -> String {
 
 impl Site {
     /// With a ledger of this total.
-    pub fn new(log: &str, budget: &str) -> Self {
+    pub(crate) fn new(log: &str, budget: &str) -> Self {
         let site = Self {
             dir: tempfile::tempdir().expect("a folder"),
         };
@@ -64,16 +64,16 @@ impl Site {
         site
     }
 
-    pub fn write(&self, log: &str) {
+    pub(crate) fn write(&self, log: &str) {
         std::fs::write(self.path("log"), log).expect("a log");
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// Runs the program; LEDGER and LOG stand for the site's.
-    pub fn query(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn query(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_query"));
         for argument in arguments {
             match *argument {
@@ -89,7 +89,7 @@ impl Site {
     }
 
     /// Asks about the site's log; the question ends with its own options.
-    pub fn output(&self, question: &[&str]) -> Output {
+    pub(crate) fn output(&self, question: &[&str]) -> Output {
         let mut all = question.to_vec();
         all.extend([
             "--data",
@@ -102,7 +102,7 @@ impl Site {
         self.query(&all)
     }
 
-    pub fn ask(&self, question: &[&str]) -> Value {
+    pub(crate) fn ask(&self, question: &[&str]) -> Value {
         let output = self.output(question);
         assert!(
             output.status.success(),
@@ -113,19 +113,19 @@ impl Site {
     }
 
     /// What the program says when it refuses.
-    pub fn refused(&self, question: &[&str]) -> String {
+    pub(crate) fn refused(&self, question: &[&str]) -> String {
         let output = self.output(question);
         assert_eq!(output.status.code(), Some(2), "{}", text(&output.stdout));
         text(&output.stderr)
     }
 
-    pub fn spent(&self) -> f64 {
+    pub(crate) fn spent(&self) -> f64 {
         let shown = self.query(&["ledger", "--ledger", "LEDGER", "--json"]);
         let value: Value = serde_json::from_slice(&shown.stdout).expect("JSON");
         value["spent"].as_f64().expect("a number")
     }
 }
 
-pub fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }

@@ -30,7 +30,7 @@ const BARS: &[Bar] = &[
 
 /// The published semantics: the filtered table goes into an in-memory SQLite on each question, one group-by, then one call
 /// of diffprivlib with bounds from the data.
-const PEER: &str = r#"
+const PEER: &str = r##"
 import sys
 import numpy as np
 import pandas as pd
@@ -47,7 +47,7 @@ answer = sqldf(
 )
 values = answer["value"].to_numpy(dtype=float)
 print(len(values), int(values.sum()), nansum(values, epsilon=1.0, bounds=(values.min(), values.max())))
-"#;
+"##;
 const PACKAGES: [&str; 6] = [
     "diffprivlib==0.6.6",
     "scikit-learn<1.6",
@@ -80,7 +80,10 @@ pub(super) fn run(options: &Options) -> Result<u32> {
         if result.pointer(bar.at).is_some_and(Value::is_number) {
             missed += u32::from(!row(&result, bar, "query"));
         } else {
-            println!("| {} | not measured | | `cargo xtask bench query` |", bar.what);
+            println!(
+                "| {} | not measured | | `cargo xtask bench query` |",
+                bar.what
+            );
         }
     }
     Ok(missed)
@@ -202,7 +205,10 @@ fn one(folder: &Path, command: &[String]) -> Result<Used> {
     let used: Used = serde_json::from_str(&output(measure)?)?;
     if used.code != 0 {
         let error = fs::read_to_string(&said[1]).unwrap_or_default();
-        bail!(Stop::Check.error(format_args!("{command:?} ended with {}: {error}", used.code)));
+        bail!(Stop::Check.error(format_args!(
+            "{command:?} ended with {}: {error}",
+            used.code
+        )));
     }
     Ok(used)
 }
@@ -229,7 +235,13 @@ fn peer(folder: &Path, log: &Path) -> Result<Used> {
         make.args(["-m", "venv"]).arg(&home);
         output(make).context("no Python environment")?;
         let mut install = Command::new(&python);
-        install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+        install.args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+        ]);
         install.args(PACKAGES);
         output(install)?;
     }
