@@ -3,6 +3,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::noise::{Noised, add_laplace};
 use crate::{Epsilon, Mechanism, Noise, Released};
 
+mod statistics;
+pub use statistics::{Deviation, Expected, Mean, Percent, Percentile};
+
 const USER: &str = "one user";
 
 /// The right to one release, paid for and stored. Using it consumes it.

@@ -55,6 +55,7 @@ mod zcdp;
 
 pub use epsilon::{Epsilon, EpsilonError};
 pub use grant::{Bounds, BoundsError, Grant, ReleaseError};
+pub use grant::{Deviation, Expected, Mean, Percent, Percentile};
 pub use ledger::{
     Budget, CutLine, DAY_NS, Day, Expense, Head, Ledger, LedgerError, Paid, Pending, PendingGrant,
     Refused, Rho, ToStore,

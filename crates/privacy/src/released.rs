@@ -9,8 +9,12 @@ use crate::{Epsilon, Rho};
 pub enum Mechanism {
     /// Integers plus discrete Laplace noise: P(x) ∝ exp(-|x| / scale).
     DiscreteLaplace,
+    /// The same; only keys whose noised count reaches a threshold are shown.
+    DiscreteLaplaceThreshold,
     /// Integers plus discrete Gaussian noise: P(x) ∝ exp(-x² / 2 scale²).
     DiscreteGaussian,
+    /// One of several public candidates, chosen at random: the better the likelier.
+    PermuteAndFlip,
 }
 
 /// A value that may leave the gateway. Only this crate makes one, and only against a [`crate::Grant`].

@@ -230,7 +230,7 @@ pub(crate) fn discrete_gaussian(rng: &mut dyn RngCore, a: u128, b: u128) -> i64 
 }
 
 /// True with probability exp(-numerator / denominator) for any fraction (same paper, algorithm 1).
-fn bernoulli_exp_any(rng: &mut dyn RngCore, numerator: u128, denominator: u128) -> bool {
+pub(crate) fn bernoulli_exp_any(rng: &mut dyn RngCore, numerator: u128, denominator: u128) -> bool {
     let whole = numerator / denominator;
     for _ in 0..whole {
         if !bernoulli_exp(rng, 1, 1) {
