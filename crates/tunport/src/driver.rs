@@ -21,9 +21,6 @@ use crate::{fast, portable};
 
 /// Above ordinary processes, below the kernel's interrupt threads (50).
 const PRIORITY: i32 = 10;
-/// Turns of the threads that carry packets, ns. Beside wireguard-go on a busy machine the round trip was 0.5 of its at 200 us and 0.9
-/// at 700 us; the CPU for each Mbit 0.17 and 0.14, as batches get smaller.
-const TURN: u64 = 400_000;
 /// How long a busy interface name is tried again: a killed process lets go of it within moments.
 const BUSY: Duration = Duration::from_secs(1);
 
@@ -401,14 +398,7 @@ impl Driver {
     }
 
     fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        let named = std::thread::Builder::new().name(name.into());
-        let thread = named.spawn(|| {
-            // A container may forbid it; packets then wait longer on a busy machine.
-            if let Err(error) = sys::short_turns(TURN) {
-                tracing::debug!(%error, "turns on the processor stay as they are");
-            }
-            work();
-        })?;
+        let thread = std::thread::Builder::new().name(name.into()).spawn(work)?;
         self.threads.push(thread);
         Ok(())
     }

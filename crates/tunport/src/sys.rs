@@ -69,10 +69,9 @@ struct Scheduling {
     period: u64,
 }
 
-/// Asks for short turns on the processor, in ns: an ordinary thread that wakes up then goes before others of its kind whose turns
-/// are longer, instead of waiting for the end of theirs, which is milliseconds on a busy machine. It gets no more time for it. Needs
-/// Linux 6.12; earlier kernels take no notice.
-pub(crate) fn short_turns(ns: u64) -> io::Result<()> {
+/// Sets how long the calling thread, an ordinary one, keeps the processor at a time, ns; 0: as long as all others. It gets no more
+/// time for it, but sooner. Needs Linux 6.12; earlier kernels take no notice.
+pub(crate) fn take_turns(ns: u64) -> io::Result<()> {
     // SAFETY: takes and gives numbers only; 0 is the calling thread. A result of -1 may be a nice value, so nothing is checked.
     let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
     let wanted = Scheduling {
