@@ -12,6 +12,7 @@ use crate::{packages, root};
 mod household;
 mod measure;
 mod offline;
+mod query;
 mod tunnel;
 
 pub use measure::Measured;
@@ -19,8 +20,8 @@ pub use measure::Measured;
 /// What `bench` takes.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
-    /// Which: meter, tcx, injector, replay, offline, tunnel, tunnel-cover [default: all].
-    #[arg(value_name = "NAME", value_parser = ["meter", "tcx", "injector", "replay", "offline", "tunnel", "tunnel-cover"])]
+    /// Which: meter, tcx, injector, replay, offline, tunnel, tunnel-cover, query [default: all].
+    #[arg(value_name = "NAME", value_parser = ["meter", "tcx", "injector", "replay", "offline", "tunnel", "tunnel-cover", "query"])]
     name: Vec<String>,
     /// Rounds that take turns; the median counts.
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=99))]
@@ -34,6 +35,9 @@ pub struct Options {
     /// offline: seed of the capture.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// query: flows of the log that is made.
+    #[arg(long, default_value_t = 2_000_000, value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
+    flows: u64,
     /// offline: reads this capture instead of making one.
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,
@@ -237,6 +241,9 @@ pub fn run(options: &Options) -> Result<()> {
         } else {
             print!("{}", tunnel::cover_table(&result));
         }
+    }
+    if options.wants("query") {
+        missed += query::run(options)?;
     }
     if missed > 0 {
         return Err(Stop::Check.error(format_args!("{missed} bars missed")));

@@ -65,6 +65,10 @@ impl Live {
             "meter": meter,
             "seen_before_takeover": self.before[Reason::Seen as usize],
             "gateway": report,
+            "telemetry": self.engine.releases().map(|r| json!({
+                "plan": r.exporter().config().plan.to_string(),
+                "published": r.exporter().published(),
+            })),
             "tunnel": self.tunnel.as_ref().map(TunnelSide::report),
             "tunnel_up": self.tunnel.as_ref().map(TunnelSide::is_up),
             "injector": self.cover.as_ref().map(|c| {
