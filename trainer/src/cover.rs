@@ -28,6 +28,8 @@ pub struct Config {
     pub device: Option<String>,
     /// One generator for all devices, so that the cover itself tells none of them; otherwise one for each, as iPET has it.
     pub shared: bool,
+    /// With `shared`: give one model, labelled `any`, instead of the same one for each device.
+    pub one: bool,
     /// Rounds of generators against attacker, at least 1. The generators of each round start from scratch.
     pub stages: u32,
     /// Passes of a generator over its device's windows in each stage.
@@ -269,18 +271,17 @@ pub fn train(
     ];
 
     let mut trained = Vec::new();
-    for &t in &targets {
+    let one = config.shared && config.one;
+    for &t in targets.iter().take(if one { 1 } else { usize::MAX }) {
         let Some(g) = &generators[t] else { continue };
-        let signature = signature(&labels[t], data, config);
-        let mut rng = stream(
-            config.seed,
-            &format!("vectors {} {}", config.chain, labels[t]),
-        );
+        let label = if one { "any" } else { &labels[t] };
+        let signature = signature(label, data, config);
+        let mut rng = stream(config.seed, &format!("vectors {} {label}", config.chain));
         let onnx = g
             .to_onnx(&signature, &mut rng)
-            .with_context(|| format!("while writing the model of {}", labels[t]))?;
+            .with_context(|| format!("while writing the model of {label}"))?;
         trained.push(Trained {
-            label: labels[t].clone(),
+            label: label.to_owned(),
             onnx,
         });
     }

@@ -7,8 +7,10 @@ use chaff_cover::{
     Scheduler, SchedulerConfig, Waiting, Window, by_name,
 };
 use rand::RngCore;
+use rand_chacha::ChaCha20Rng;
 
 use crate::cover::stream;
+use crate::machines;
 use crate::traces::{Seen, Trace};
 
 /// Most packets that wait for a release clock.
@@ -25,6 +27,9 @@ pub struct EnvelopeOptions {
     pub tick: Nanos,
     /// Distance of departures inside a tick.
     pub spacing: Nanos,
+    /// Every session's rates, clump lengths and mixes are those of one of this many homes, which the attacker knows as well because
+    /// he trains on all of them; the dummies are drawn anew. 0: nobody knows them, each session has its own.
+    pub known_homes: u32,
 }
 
 impl Default for EnvelopeOptions {
@@ -34,6 +39,7 @@ impl Default for EnvelopeOptions {
             sizes: [128, 576, 1420],
             tick: Nanos::from_millis(4),
             spacing: Nanos::from_micros(50),
+            known_homes: 0,
         }
     }
 }
@@ -56,6 +62,8 @@ pub enum Defence {
     },
     /// Always-on random cover, size classes, a release clock.
     Envelope(Box<EnvelopeOptions>),
+    /// Maybenot machines at both ends.
+    Machines(Box<machines::Options>),
 }
 
 impl Defence {
@@ -67,18 +75,24 @@ impl Defence {
             Self::Ipet { .. } => "ipet",
             Self::IpetMended { .. } => "ipet-mended",
             Self::Envelope(_) => "envelope",
+            Self::Machines(_) => "maybenot",
         }
     }
 
-    /// The session as an observer sees it, in order of time. Randomness depends on seed, device and session only.
+    /// The session as an observer sees it, in order of time. Randomness depends on seed, copy, device and session only; copy 0
+    /// is what happens, others are what an attacker makes for himself, who knows what [`EnvelopeOptions::known_homes`] says.
     ///
     /// Cover lasts from the first to the last real packet of the session (iPET: 5 s longer), so that what the attacker gains
     /// from a session's length is the same for all defences.
     ///
     /// # Errors
     /// For settings out of range, and a label without vectors.
-    pub fn apply(&self, trace: &Trace, seed: u64) -> Result<Trace> {
-        let purpose = format!("defend {} {} {}", trace.label, trace.device, trace.session);
+    pub fn apply(&self, trace: &Trace, seed: u64, copy: u32) -> Result<Trace> {
+        let session = format!("{} {} {}", trace.label, trace.device, trace.session);
+        let purpose = match copy {
+            0 => format!("defend {session}"),
+            copy => format!("defend copy {copy} {session}"),
+        };
         let mut rng = stream(seed, &purpose);
         let packets = match self {
             Self::None => trace.packets.clone(),
@@ -96,7 +110,13 @@ impl Defence {
                 };
                 slots(trace, Box::new(rows), &mut rng)?
             }
-            Self::Envelope(options) => envelope(&trace.packets, options, &mut rng)?,
+            Self::Envelope(options) => {
+                let home = (options.known_homes > 0)
+                    .then(|| crate::network::below(&mut rng, options.known_homes as usize))
+                    .map(|home| stream(seed, &format!("known home {home}")));
+                envelope(&trace.packets, options, home, &mut rng)?
+            }
+            Self::Machines(options) => machines::apply(&trace.packets, options, &mut rng)?,
         };
         Ok(Trace {
             packets,
@@ -226,7 +246,12 @@ fn ipet(real: &[Seen], rows: &[Demand], rng: &mut dyn RngCore) -> Vec<Seen> {
     merge(real, cover)
 }
 
-fn envelope(real: &[Seen], options: &EnvelopeOptions, rng: &mut dyn RngCore) -> Result<Vec<Seen>> {
+fn envelope(
+    real: &[Seen],
+    options: &EnvelopeOptions,
+    home: Option<ChaCha20Rng>,
+    rng: &mut dyn RngCore,
+) -> Result<Vec<Seen>> {
     let Some(last) = real.last() else {
         return Ok(Vec::new());
     };
@@ -235,7 +260,14 @@ fn envelope(real: &[Seen], options: &EnvelopeOptions, rng: &mut dyn RngCore) -> 
         rng.fill_bytes(&mut seed);
         seed
     };
-    let mut source = Envelope::new(options.config.clone(), seed(), Nanos::ZERO)?;
+    let mut source = match home {
+        None => Envelope::new(options.config.clone(), seed(), Nanos::ZERO)?,
+        Some(mut home) => {
+            let mut parameters = [0; 32];
+            home.fill_bytes(&mut parameters);
+            Envelope::with_parameters(options.config.clone(), seed(), parameters, Nanos::ZERO)?
+        }
+    };
     let mut due = Vec::new();
     for p in real {
         let size = options.sizes.iter().copied().find(|s| *s >= p.size);
@@ -369,7 +401,7 @@ mod tests {
         let t = trace(&(0..400).map(|i| i * 37).collect::<Vec<_>>());
         let options = EnvelopeOptions::default();
         let d = Defence::Envelope(Box::new(options.clone()));
-        let covered = d.apply(&t, 7).expect("applies");
+        let covered = d.apply(&t, 7, 0).expect("applies");
         assert_eq!(real(&covered), 400);
         assert!(covered.packets.is_sorted_by_key(|p| p.at));
         assert!(
@@ -378,8 +410,9 @@ mod tests {
                 .iter()
                 .all(|p| options.sizes.contains(&p.size))
         );
-        assert_eq!(covered, d.apply(&t, 7).expect("applies"));
-        assert_ne!(covered, d.apply(&t, 8).expect("applies"));
+        assert_eq!(covered, d.apply(&t, 7, 0).expect("applies"));
+        assert_ne!(covered, d.apply(&t, 8, 0).expect("applies"));
+        assert_ne!(covered, d.apply(&t, 7, 1).expect("applies"));
         let cost = Cost::of([(&t, &covered)]);
         assert!(
             cost.delay_p99_ms > 1.0 && cost.delay_p99_ms <= 4.1,
@@ -395,7 +428,7 @@ mod tests {
             bytes: [100, 30],
         };
         let vectors = BTreeMap::from([(String::new(), vec![row])]);
-        let covered = Defence::Ipet { vectors }.apply(&t, 1).expect("applies");
+        let covered = Defence::Ipet { vectors }.apply(&t, 1, 0).expect("applies");
         let cover: Vec<&Seen> = covered.packets.iter().filter(|p| p.dummy).collect();
         // 0 to 6 s and 20 to 25 s: 61 and 51 ticks of one incoming (count 0 becomes 1) and two outgoing dummies.
         assert_eq!(cover.len(), (61 + 51) * 3);
@@ -421,17 +454,22 @@ mod tests {
             Defence::Ipet { vectors: vectors() },
             Defence::IpetMended { vectors: vectors() },
             Defence::Envelope(Box::default()),
+            Defence::Envelope(Box::new(EnvelopeOptions {
+                known_homes: 10,
+                ..EnvelopeOptions::default()
+            })),
+            Defence::Machines(Box::default()),
         ] {
             for times in [&[][..], &[0][..]] {
                 let t = trace(times);
-                let covered = d.apply(&t, 1).expect("applies");
+                let covered = d.apply(&t, 1, 0).expect("applies");
                 assert_eq!(real(&covered), times.len(), "{}", d.name());
             }
         }
         let missing = Defence::Ipet {
             vectors: BTreeMap::new(),
         };
-        let e = missing.apply(&trace(&[0]), 1).expect_err("refused");
+        let e = missing.apply(&trace(&[0]), 1, 0).expect_err("refused");
         assert!(e.to_string().contains("plug"), "{e}");
     }
 }

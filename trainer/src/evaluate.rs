@@ -28,7 +28,7 @@ pub struct Options {
     /// Fewest windows of 4 s of a label in either part.
     pub least: usize,
     /// Defended copies of the training sessions that the stronger attacker makes for himself.
-    pub copies: usize,
+    pub copies: u32,
 }
 
 /// Mean over seeds, half the width of the 95 % interval of that mean.
@@ -120,7 +120,7 @@ pub fn evaluate(
         let mut scores: [Vec<Score>; 3] = Default::default();
         for &seed in &options.seeds {
             let mut rng = stream(seed, "evaluate");
-            let defended = apply(defence, traces, seed, &world)?;
+            let defended = apply(defence, traces, seed, 0, &world)?;
             costs.push(cost(traces, &defended, &world));
             let grow = |table: &Table, kind: Kind, rng: &mut dyn RngCore| {
                 Forest::fit(table, &world.labels, kind, options.trees, rng, &mut || {})
@@ -141,12 +141,7 @@ pub fn evaluate(
                 &mut rng,
             );
             for copy in 1..=options.copies {
-                let more = apply(
-                    defence,
-                    traces,
-                    seed.wrapping_add(1_000_003 * copy as u64),
-                    &world,
-                )?;
+                let more = apply(defence, traces, seed, copy, &world)?;
                 let more = world.table(&more, &parts, Features::MultiScale, options.cap, &mut rng);
                 for (i, &class) in more.train.y.iter().enumerate() {
                     tables.train.push(more.train.row(i), class);
@@ -192,10 +187,16 @@ pub fn evaluate(
 }
 
 /// Labels that no attacker knows are left as they are: there may be no generator for them.
-fn apply(defence: &Defence, traces: &[Trace], seed: u64, world: &World) -> Result<Vec<Trace>> {
+fn apply(
+    defence: &Defence,
+    traces: &[Trace],
+    seed: u64,
+    copy: u32,
+    world: &World,
+) -> Result<Vec<Trace>> {
     let one = |t: &Trace| {
         if world.labels.contains(&t.label) {
-            defence.apply(t, seed)
+            defence.apply(t, seed, copy)
         } else {
             Ok(t.clone())
         }
@@ -329,7 +330,7 @@ pub fn homes(
                         k,
                         &mut rng,
                     );
-                    let covered = defence.apply(&home.trace, seed)?;
+                    let covered = defence.apply(&home.trace, seed, 0)?;
                     let bytes =
                         |t: &Trace| t.packets.iter().map(|p| f64::from(p.size)).sum::<f64>();
                     added += (bytes(&covered) - bytes(&home.trace)) / options.length.as_secs_f64();

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::defend::Defence;
 use crate::evaluate::{Evaluation, HomeOptions, HomeScore, Options, evaluate, homes};
-use crate::ipet_command::{EnvelopeArgs, Input, bar, defence};
+use crate::ipet_command::{DefenceArgs, Input, bar};
 use crate::picture::{Series, curves};
 
 /// `trainer evaluate`.
@@ -19,21 +19,18 @@ use crate::picture::{Series, curves};
 pub struct Evaluate {
     #[command(flatten)]
     input: Input,
-    /// Defences: none, constant, random, random+, ipet, ipet-mended, envelope.
+    /// Defences: none, constant, random, random+, ipet, ipet-mended, envelope, maybenot, maybenot-bins.
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "none,constant,random,random+,envelope"
+        default_value = "none,constant,random,random+,envelope,maybenot-bins"
     )]
     defences: Vec<String>,
-    /// Envelope: multiples of --rate to try, for the curve.
+    /// Envelope and Maybenot: multiples of the amount of cover to try, for the curve.
     #[arg(long, value_delimiter = ',', default_value = "1")]
     scales: Vec<f64>,
-    /// iPET: a generator, or a folder of LABEL.onnx.
-    #[arg(long)]
-    model: Option<PathBuf>,
     #[command(flatten)]
-    envelope: EnvelopeArgs,
+    how: DefenceArgs,
     /// Seeds; each draws new cover and new attackers. Five or more give intervals worth reading.
     #[arg(long, value_delimiter = ',', required = true)]
     seeds: Vec<u64>,
@@ -48,7 +45,7 @@ pub struct Evaluate {
     least: usize,
     /// Defended copies of the training sessions that the stronger attacker makes for himself.
     #[arg(long, default_value_t = 1)]
-    copies: usize,
+    copies: u32,
     /// Put this many devices into one stream, as a tunnel does, and ask which they are and when they are active.
     #[arg(long)]
     home: bool,
@@ -71,8 +68,8 @@ pub fn run_evaluate(args: &Evaluate) -> Result<()> {
     let traces = args.input.read()?;
     let mut defences: Vec<(String, Defence)> = Vec::new();
     for name in &args.defences {
-        if name != "envelope" {
-            let made = defence(name, args.model.as_deref(), &args.envelope, args.seeds[0])?;
+        if !args.how.scales(name) {
+            let made = args.how.defence(name, 1.0, args.seeds[0])?;
             defences.push((name.clone(), made));
             continue;
         }
@@ -80,10 +77,8 @@ pub fn run_evaluate(args: &Evaluate) -> Result<()> {
             if !(scale > 0.0 && scale <= 100.0) {
                 bail!("--scales has {scale}, allowed is above 0 to 100");
             }
-            let mut options = args.envelope.options()?;
-            options.config.rate *= scale;
-            let label = format!("envelope x{scale}");
-            defences.push((label, Defence::Envelope(Box::new(options))));
+            let made = args.how.defence(name, scale, args.seeds[0])?;
+            defences.push((format!("{name} x{scale}"), made));
         }
     }
     std::fs::create_dir_all(&args.output)

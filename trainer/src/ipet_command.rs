@@ -14,6 +14,7 @@ use crate::cover::stream;
 use crate::defend::{Cost, Defence, EnvelopeOptions};
 use crate::devices::{Devices, Home, Scope};
 use crate::ipet;
+use crate::machines;
 use crate::traces::{self, Limits, Trace};
 
 /// Rows drawn from a generator for one run of a defence.
@@ -134,32 +135,50 @@ pub fn bar(total: u64, what: &'static str) -> Result<ProgressBar> {
 #[derive(Args)]
 pub struct EnvelopeArgs {
     /// Envelope: mean cover, packets/s and direction. With this rate and mix a device gets about 2 kB/s.
-    #[arg(long, default_value_t = 3.6)]
+    #[arg(long, default_value_t = EnvelopeConfig::default().rate)]
     rate: f64,
     /// Envelope: tick of the release clock, ms; 0 for none. Delays real packets by up to a tick.
     #[arg(long, default_value_t = 4.0)]
     clock_ms: f64,
     /// Envelope: sizes on the wire, bytes, smallest first.
-    #[arg(long, value_delimiter = ',', default_values_t = [128, 576, 1420])]
+    #[arg(long, value_delimiter = ',', default_values_t = EnvelopeOptions::default().sizes)]
     sizes: Vec<u32>,
     /// Envelope: weights of these sizes in the cover.
-    #[arg(long, value_delimiter = ',', default_values_t = [3.0, 0.4, 0.2])]
+    #[arg(long, value_delimiter = ',', default_values_t = EnvelopeConfig::default().mix)]
     mix: Vec<f64>,
     /// Envelope: standard deviation of the logarithm of a segment's rate.
-    #[arg(long, default_value_t = 1.5)]
+    #[arg(long, default_value_t = EnvelopeConfig::default().modulation)]
     modulation: f64,
     /// Envelope: standard deviation of the logarithm of an epoch's rate.
-    #[arg(long, default_value_t = 0.8)]
+    #[arg(long, default_value_t = EnvelopeConfig::default().rate_spread)]
     rate_spread: f64,
     /// Envelope: mean length of a segment, s.
-    #[arg(long, default_value_t = 10.0)]
+    #[arg(long, default_value_t = EnvelopeConfig::default().segment.as_secs_f64())]
     segment: f64,
     /// Envelope: mean length of an epoch, s.
-    #[arg(long, default_value_t = 3600.0)]
+    #[arg(long, default_value_t = EnvelopeConfig::default().epoch.as_secs_f64())]
     epoch: f64,
     /// Envelope: largest mean number of dummies in a clump.
-    #[arg(long, default_value_t = 6.0)]
+    #[arg(long, default_value_t = EnvelopeConfig::default().clump)]
     clump: f64,
+    /// Envelope: each session takes its rates and mixes from one of this many homes that the attacker knows and trains on as well
+    /// (its dummies stay secret); 0: each session has its own, which nobody knows.
+    #[arg(long, default_value_t = 0)]
+    known_homes: u32,
+}
+
+/// Settings of defences.
+#[derive(Args)]
+pub struct DefenceArgs {
+    /// iPET: a generator, a folder of LABEL.onnx, or a model that comes with Chaff (ipet, learned).
+    #[arg(long)]
+    model: Option<PathBuf>,
+    /// Maybenot: file with one serialized machine a line, after `home` or `far` for the end that runs it; without it every session
+    /// draws machines of its own.
+    #[arg(long)]
+    machines: Option<PathBuf>,
+    #[command(flatten)]
+    envelope: EnvelopeArgs,
 }
 
 impl EnvelopeArgs {
@@ -202,6 +221,7 @@ impl EnvelopeArgs {
             },
             sizes,
             tick: Nanos::from_secs_f64(self.clock_ms / 1e3),
+            known_homes: self.known_homes,
             ..EnvelopeOptions::default()
         })
     }
@@ -216,14 +236,11 @@ impl EnvelopeArgs {
 pub struct Defend {
     #[command(flatten)]
     input: Input,
-    /// What the observer sees: none, constant, random, random+, ipet, ipet-mended, envelope.
+    /// What the observer sees: none, constant, random, random+, ipet, ipet-mended, envelope, maybenot, maybenot-bins.
     #[arg(long, default_value = "envelope")]
     defence: String,
-    /// iPET: a generator, or a folder of LABEL.onnx.
-    #[arg(long)]
-    model: Option<PathBuf>,
     #[command(flatten)]
-    envelope: EnvelopeArgs,
+    how: DefenceArgs,
     /// Seed.
     #[arg(long)]
     seed: u64,
@@ -241,18 +258,13 @@ pub struct Defend {
 /// For usage, input or output.
 pub fn run_defend(args: &Defend) -> Result<()> {
     let traces = args.input.read()?;
-    let defence = defence(
-        &args.defence,
-        args.model.as_deref(),
-        &args.envelope,
-        args.seed,
-    )?;
+    let defence = args.how.defence(&args.defence, 1.0, args.seed)?;
     std::fs::create_dir_all(&args.output)
         .with_context(|| format!("while making {}", args.output.display()))?;
     let working = bar(traces.len() as u64, "sessions")?;
     let mut covered = Vec::with_capacity(traces.len());
     for trace in &traces {
-        let after = defence.apply(trace, args.seed)?;
+        let after = defence.apply(trace, args.seed, 0)?;
         after.write(&args.output.join(after.file_name()))?;
         covered.push(after);
         working.inc(1);
@@ -276,41 +288,72 @@ pub fn run_defend(args: &Defend) -> Result<()> {
     Ok(())
 }
 
-/// The defence of this name.
+impl DefenceArgs {
+    /// Whether this defence has an amount of cover.
+    pub fn scales(&self, name: &str) -> bool {
+        name == "envelope" || (name.starts_with("maybenot") && self.machines.is_none())
+    }
+
+    /// The defence of this name, with `scale` times the cover where [`DefenceArgs::scales`].
+    ///
+    /// # Errors
+    /// For an unknown name, for iPET without models, for files that cannot be read.
+    pub fn defence(&self, name: &str, scale: f64, seed: u64) -> Result<Defence> {
+        Ok(match name {
+            "none" => Defence::None,
+            "constant" | "random" | "random+" => Defence::Slots(name.to_owned()),
+            "envelope" => {
+                let mut options = self.envelope.options()?;
+                options.config.rate *= scale;
+                Defence::Envelope(Box::new(options))
+            }
+            "maybenot" | "maybenot-bins" => {
+                let envelope = self.envelope.options()?;
+                let fixed = self.machines.as_deref().map(machines::read).transpose()?;
+                Defence::Machines(Box::new(machines::Options {
+                    fixed,
+                    scale,
+                    sizes: envelope.sizes,
+                    constant_size: name == "maybenot",
+                    mix: envelope.config.mix,
+                }))
+            }
+            "ipet" | "ipet-mended" => {
+                let path = self
+                    .model
+                    .as_deref()
+                    .with_context(|| format!("the defence {name} needs --model"))?;
+                let vectors = vectors(path, seed)?;
+                match name {
+                    "ipet" => Defence::Ipet { vectors },
+                    _ => Defence::IpetMended { vectors },
+                }
+            }
+            other => bail!(
+                "the defence is {other:?}, wanted none, constant, random, random+, ipet, ipet-mended, envelope, maybenot or \
+                 maybenot-bins"
+            ),
+        })
+    }
+}
+
+/// Loads a generator: a file, or a model that comes with Chaff by its name.
 ///
 /// # Errors
-/// For an unknown name, and for iPET without models.
-pub fn defence(
-    name: &str,
-    model: Option<&Path>,
-    envelope: &EnvelopeArgs,
-    seed: u64,
-) -> Result<Defence> {
-    Ok(match name {
-        "none" => Defence::None,
-        "constant" | "random" | "random+" => Defence::Slots(name.to_owned()),
-        "envelope" => Defence::Envelope(Box::new(envelope.options()?)),
-        "ipet" | "ipet-mended" => {
-            let path = model.context("--defence ipet needs --model")?;
-            let vectors = vectors(path, seed)?;
-            match name {
-                "ipet" => Defence::Ipet { vectors },
-                _ => Defence::IpetMended { vectors },
-            }
-        }
-        other => bail!(
-            "--defence is {other:?}, wanted none, constant, random, random+, ipet, ipet-mended or envelope"
-        ),
-    })
+/// When there is no such file or it is no generator.
+pub fn generator(path: &Path) -> Result<OnnxGenerator> {
+    let own = path.to_str().and_then(chaff_cover::model);
+    let bytes = match own.filter(|_| !path.exists()) {
+        Some(bytes) => bytes.to_vec(),
+        None => std::fs::read(path).with_context(|| format!("while reading {}", path.display()))?,
+    };
+    OnnxGenerator::load(&bytes).with_context(|| format!("while loading {}", path.display()))
 }
 
 /// Demands of a generator or of each generator of a folder, by label.
 fn vectors(path: &Path, seed: u64) -> Result<BTreeMap<String, Vec<Demand>>> {
     let draw = |file: &Path| -> Result<(String, Vec<Demand>)> {
-        let bytes =
-            std::fs::read(file).with_context(|| format!("while reading {}", file.display()))?;
-        let mut g = OnnxGenerator::load(&bytes)
-            .with_context(|| format!("while loading {}", file.display()))?;
+        let mut g = generator(file)?;
         let label = g.signature().device_label.clone();
         let mut rng = stream(seed, &format!("vectors of {label}"));
         let mut block = vec![Demand::NONE; g.rows()];

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use chaff_cover::{Demand, Generator as _, OnnxGenerator, Window, parity};
+use chaff_cover::parity;
 use chaff_trainer::attack_command;
 use chaff_trainer::captures;
 use chaff_trainer::cover::{self, Config, Progress, Report};
@@ -14,9 +14,11 @@ use chaff_trainer::devices::{Devices, Scope};
 use chaff_trainer::evaluate_command;
 use chaff_trainer::ipet_command;
 use chaff_trainer::learn_command;
+use chaff_trainer::perturb_command;
 use chaff_trainer::staged::{self, Staged};
 use chaff_trainer::synth_command;
 use chaff_trainer::windows::Shape;
+use chaff_trainer::winnow_command;
 use chaff_trainer::{nets, traces};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -37,9 +39,9 @@ enum Command {
         trainer cover --pcap monday.pcap tuesday.pcap --devices devices.csv --device camera --seed 1 --output camera.onnx")]
     Cover(Cover),
     /// Write the demands that a generator makes, as CSV with named columns.
-    #[command(
-        after_long_help = "Example:\n  trainer perturb --model camera.onnx --slots 400 --seed 1 --output cover.csv"
-    )]
+    #[command(after_long_help = "Examples:\n  \
+        trainer perturb --model camera.onnx --slots 400 --seed 1 --output cover.csv\n  \
+        trainer perturb 100 camera 0 5 --model models/ > cover.csv   # iPET's predict: windows, device, chain, generation")]
     Perturb(Perturb),
     /// Cut captures or iPET's traces into windows of slots, as NumPy arrays.
     Windows(ipet_command::Windows),
@@ -47,6 +49,8 @@ enum Command {
     Attack(Box<attack_command::Attack>),
     /// Try attackers on defences: one table and one picture of accuracy over cost.
     Evaluate(Box<evaluate_command::Evaluate>),
+    /// Tell cover from real packets in a tunnel, packet by packet: area under the ROC curve by size, gaps and context.
+    Winnow(winnow_command::Winnow),
     /// Show what an observer sees of captures under a defence, as packet tables.
     Defend(Box<ipet_command::Defend>),
     /// Turn captures into a table of flow features.
@@ -116,7 +120,7 @@ struct Cover {
     /// Seed: the same captures, options and seed give the same files.
     #[arg(long)]
     seed: u64,
-    /// Model file (with --device), or folder for LABEL.onnx of each device and report.json.
+    /// Model file (with --device or --shared), or folder for LABEL.onnx of each device and report.json.
     #[arg(long)]
     output: PathBuf,
     /// Where the report goes; default: report.json in the folder, or the model file's name with .json.
@@ -146,28 +150,34 @@ enum Method {
 
 #[derive(Args)]
 struct Perturb {
-    /// Generator.
-    #[arg(long)]
-    model: PathBuf,
+    /// iPET's positional interface: windows to make, device (label, or its number in sorted order), series (--chain), stage; writes
+    /// to standard output. --model is then the folder of `trainer cover --profile ipet`, default the current one.
+    #[arg(num_args = 4, value_names = ["NUM_SAMPLES", "DEV_ID", "CHAIN", "GENERATION"])]
+    positional: Vec<String>,
+    /// Generator: a file, or a model that comes with Chaff (ipet, learned).
+    #[arg(long, required_unless_present = "positional")]
+    model: Option<PathBuf>,
     /// Slots to write.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=parity::MAX_ROWS as u64))]
-    slots: u64,
-    /// Seed.
-    #[arg(long)]
-    seed: u64,
-    /// CSV file; `-` is standard output.
-    #[arg(long)]
-    output: PathBuf,
+    #[arg(long, required_unless_present = "positional", conflicts_with = "positional",
+        value_parser = clap::value_parser!(u64).range(1..=parity::MAX_ROWS as u64))]
+    slots: Option<u64>,
+    /// Seed; with the positional interface default 0.
+    #[arg(long, required_unless_present = "positional")]
+    seed: Option<u64>,
+    /// CSV file; `-` is standard output, and the default with the positional interface.
+    #[arg(long, required_unless_present = "positional")]
+    output: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Cover(args) => train(args),
-        Command::Perturb(args) => perturb(&args),
+        Command::Perturb(args) => perturb(args),
         Command::Attack(args) => attack_command::run_attack(&args),
         Command::Evaluate(args) => evaluate_command::run_evaluate(&args),
         Command::Windows(args) => ipet_command::run_windows(&args),
         Command::Defend(args) => ipet_command::run_defend(&args),
+        Command::Winnow(args) => winnow_command::run(&args, &mut std::io::stdout().lock()),
         Command::Features(args) => learn_command::run_features(args),
         Command::Learn(args) => learn_command::run_learn(&args),
         Command::Synth(args) => synth_command::run(args),
@@ -190,9 +200,9 @@ fn train(args: Cover) -> Result<()> {
     let shape = Shape::new(args.omega, args.total_time)?;
     let files = captures::find(&args.pcap)?;
     let one_file = args.output.extension().is_some_and(|e| e == "onnx");
-    if one_file && args.device.is_none() {
+    if one_file && args.device.is_none() && !args.shared {
         bail!(
-            "--output {} is one file: say which device with --device, or give a folder",
+            "--output {} is one file: say which device with --device, ask for --shared, or give a folder",
             args.output.display()
         );
     }
@@ -222,6 +232,7 @@ fn train(args: Cover) -> Result<()> {
         shape,
         device: args.device,
         shared: args.shared,
+        one: one_file,
         stages: args.stages.unwrap_or(1),
         epochs: args.epochs,
         attacker_epochs: args.attacker_epochs.unwrap_or(40),
@@ -427,25 +438,24 @@ fn summary(r: &Report, out: &mut impl Write) -> Result<()> {
     Ok(())
 }
 
-fn perturb(args: &Perturb) -> Result<()> {
-    let path = args.model.display();
-    let bytes = std::fs::read(&args.model).with_context(|| format!("while reading {path}"))?;
-    let mut generator =
-        OnnxGenerator::load(&bytes).with_context(|| format!("while loading {path}"))?;
-    let mut rng = cover::stream(args.seed, "perturb");
-    let slots = usize::try_from(args.slots)?;
-    let mut rows = vec![Demand::NONE; slots];
-    let window = Window::new(1);
-    let mut block = vec![Demand::NONE; generator.rows()];
-    for part in rows.chunks_mut(block.len()) {
-        generator.fill(&window, &mut rng, &mut block)?;
-        part.copy_from_slice(&block[..part.len()]);
-    }
-    if args.output == Path::new("-") {
+fn perturb(args: Perturb) -> Result<()> {
+    let model = args.model.unwrap_or_else(|| PathBuf::from("."));
+    let output = args.output.unwrap_or_else(|| PathBuf::from("-"));
+    let seed = args.seed.unwrap_or(0);
+    let rows = match args.positional.as_slice() {
+        [samples, device, chain, generation] => {
+            perturb_command::predict(&model, [samples, device, chain, generation], seed)?
+        }
+        _ => {
+            let mut generator = ipet_command::generator(&model)?;
+            perturb_command::rows(&mut generator, args.slots.unwrap_or(0), seed)?
+        }
+    };
+    if output == Path::new("-") {
         parity::write_rows(&rows, std::io::stdout().lock())?;
     } else {
-        let out = std::fs::File::create(&args.output)
-            .with_context(|| format!("while writing {}", args.output.display()))?;
+        let out = std::fs::File::create(&output)
+            .with_context(|| format!("while writing {}", output.display()))?;
         parity::write_rows(&rows, BufWriter::new(out))?;
     }
     Ok(())

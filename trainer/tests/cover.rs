@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use chaff_abi::Nanos;
-use chaff_cover::{Demand, Generator, OnnxGenerator, Window, parity};
+use chaff_cover::{Demand, Generator, MODELS, OnnxGenerator, Window, model, parity};
 use chaff_flow::Link;
+use chaff_onnx::{Golden, Graph, IPET_GENERATOR, IPET_SLOTS, SIGNATURE_VERSION, Signature};
 use chaff_trace::PcapWriter;
 
 const HOME: [[u8; 4]; 3] = [[192, 168, 1, 10], [192, 168, 1, 11], [192, 168, 1, 12]];
@@ -222,4 +223,149 @@ fn real_devices_are_told_apart_less_with_cover() {
         "{r}"
     );
     assert_eq!(r["devices"].as_array().map(Vec::len), Some(4));
+}
+
+#[test]
+fn models_that_come_along_load_and_make_what_they_say() {
+    for (name, packets, bytes) in [
+        ("ipet", 1.9..2.1, 48.0..52.0),
+        ("learned", 0.4..1.2, 25.0..90.0),
+    ] {
+        let mut g = OnnxGenerator::load(model(name).expect("there")).expect("loads");
+        assert_eq!((g.slot(), g.rows()), (Nanos::from_millis(100), 40));
+        let done = trainer(&[
+            "perturb", "--model", name, "--slots", "2000", "--seed", "1", "--output", "-",
+        ]);
+        let rows = parity::read_rows(&done.stdout[..]).expect("reads");
+        let mean = |of: fn(&Demand) -> [u32; 2]| {
+            let sum: u32 = rows.iter().flat_map(of).sum();
+            f64::from(sum) / 2.0 / rows.len() as f64
+        };
+        let found = (mean(|d| d.packets), mean(|d| d.bytes));
+        let right = packets.contains(&found.0) && bytes.contains(&found.1);
+        assert!(right, "{name} {found:?}");
+        let mut block = vec![Demand::NONE; 40];
+        let mut rng = chaff_trainer::cover::stream(1, "perturb");
+        g.fill(&Window::new(1), &mut rng, &mut block).expect("runs");
+        assert_eq!(block, rows[..40]);
+    }
+    assert!(MODELS.iter().all(|name| model(name).is_some()));
+    assert!(model("iPET").is_none());
+}
+
+#[test]
+fn the_model_learned_is_made_by_its_command() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
+    let dir = tempfile::tempdir().expect("folder");
+    let out = dir.path().join("learned.onnx");
+    let (pcap, list) = (fixtures.join("demo.pcap"), fixtures.join("devices.csv"));
+    let said = trainer(&[
+        "cover",
+        "--shared",
+        "--stages",
+        "10",
+        "--epochs",
+        "100",
+        "--overhead-weight",
+        "1",
+        "--max-payload",
+        "400",
+        "--pcap",
+        text(&pcap),
+        "--devices",
+        text(&list),
+        "--seed",
+        "1",
+        "--output",
+        text(&out),
+    ]);
+    assert!(
+        said.status.success(),
+        "{}",
+        String::from_utf8_lossy(&said.stderr)
+    );
+    let bytes = std::fs::read(&out).expect("model");
+    let mut made = OnnxGenerator::load(&bytes).expect("loads");
+    let mut ours = OnnxGenerator::load(model("learned").expect("there")).expect("loads");
+    assert_eq!(made.signature().device_label, "any");
+    assert_eq!(
+        made.signature().training_digest,
+        ours.signature().training_digest
+    );
+    // Another machine may round exponentials differently; the demands are the same but for that.
+    let (mut a, mut b) = ([Demand::NONE; 40], [Demand::NONE; 40]);
+    let draw = || chaff_trainer::cover::stream(3, "compare");
+    made.fill(&Window::new(1), &mut draw(), &mut a)
+        .expect("runs");
+    ours.fill(&Window::new(1), &mut draw(), &mut b)
+        .expect("runs");
+    for (a, b) in a.iter().zip(&b) {
+        for d in 0..2 {
+            assert!(a.packets[d].abs_diff(b.packets[d]) <= 1, "{a:?} {b:?}");
+            assert!(a.bytes[d].abs_diff(b.bytes[d]) <= 4, "{a:?} {b:?}");
+        }
+    }
+}
+
+/// A generator whose graph has these sizes, with a signature of 3 rows.
+fn written(rows: usize, latent: usize, weight: f32) -> Result<Vec<u8>, chaff_onnx::ModelError> {
+    let n = rows * 4;
+    let mut g = Graph::new("test");
+    let z = g.input("latent", &[1, latent]);
+    let w = g.constant(&[latent, n], &vec![weight; latent * n]);
+    let b = g.constant(&[n], &vec![1.0; n]);
+    let y = g.gemm(&z, &w, &b);
+    let y = g.reshape(&y, &[1, rows, 4]);
+    g.output("demand", &y, &[1, rows, 4]);
+    let signature = Signature {
+        version: SIGNATURE_VERSION,
+        kind: IPET_GENERATOR.to_owned(),
+        feature_kind: IPET_SLOTS.to_owned(),
+        rows: 3,
+        columns: 4,
+        slot_ms: 100,
+        window_ms: 300,
+        scale: vec![4.0, 100.0, 4.0, 100.0],
+        threshold: None,
+        device_label: "plug".to_owned(),
+        chain: 0,
+        stage: 1,
+        seed: 1,
+        training_digest: [0; 32],
+    };
+    let golden = Golden {
+        inputs: vec![vec![0.0; latent]],
+        outputs: vec![vec![1.0; n]],
+    };
+    g.to_bytes(&signature, &[golden])
+}
+
+#[test]
+fn models_of_another_shape_and_weights_that_are_no_numbers_are_refused() {
+    assert!(OnnxGenerator::load(&written(3, 2, 0.5).expect("written")).is_ok());
+    let told = |bytes: &[u8]| {
+        let error = OnnxGenerator::load(bytes).expect_err("refused");
+        format!("{:#}", anyhow::Error::from(error))
+    };
+    let rows = told(&written(4, 2, 0.5).expect("written"));
+    assert!(rows.contains("the outputs"), "{rows}");
+    let latent = told(&written(3, 5_000, 0.5).expect("written"));
+    assert!(latent.contains("the inputs"), "{latent}");
+    for bad in [f32::NAN, f32::INFINITY] {
+        let error = written(3, 2, bad).expect_err("refused").to_string();
+        assert!(error.contains("not finite"), "{error}");
+    }
+    // The same in a file that was made elsewhere: one weight becomes NaN.
+    let mut bytes = written(3, 2, 0.5).expect("written");
+    let weight = 0.5f32.to_le_bytes();
+    let at = bytes
+        .windows(8)
+        .position(|w| w[..4] == weight && w[4..] == weight)
+        .expect("weights");
+    bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    let error = told(&bytes);
+    assert!(
+        error.contains("not finite") || error.contains("digest"),
+        "{error}"
+    );
 }

@@ -168,6 +168,40 @@ fn training_in_two_parts_gives_the_files_of_one() {
         let found = cover[value].as_f64().expect("number");
         assert!((found - want).abs() < near, "{cover:?}");
     }
+    // iPET's predict: windows, device by name or number, series, stage.
+    let table = |device: &str| {
+        let args = ["perturb", "3", device, "0", "2", "--model", text(&one)];
+        done(&args)
+    };
+    let by_name = table("02:00:00:00:00:01");
+    assert_eq!(by_name, table("1"));
+    assert_ne!(by_name, table("0"));
+    assert!(by_name.starts_with("in_packets,in_bytes,out_packets,out_bytes\n"));
+    assert_eq!(by_name.lines().count(), 1 + 3 * 40);
+    let named = one.join("Generators/Epoch_2/02:00:00:00:00:01.onnx");
+    let same = [
+        "perturb",
+        "--model",
+        text(&named),
+        "--slots",
+        "120",
+        "--seed",
+        "0",
+        "--output",
+        "-",
+    ];
+    assert_eq!(done(&same), by_name);
+    for (arguments, want) in [
+        (["0", "1", "0", "2"], "NUM_SAMPLES"),
+        (["3", "7", "0", "2"], "DEV_ID is \"7\", wanted 0 to 2"),
+        (["3", "1", "4", "2"], "of chain 0, not 4"),
+        (["3", "1", "0", "9"], "no generation 9"),
+    ] {
+        let args = [&["perturb"], &arguments[..], &["--model", text(&one)]].concat();
+        fails(&args, want);
+    }
+    fails(&["perturb", "3", "1", "--model", text(&one)], "4 values");
+
     // Other settings do not go on from this folder.
     let mut args = vec![
         "cover",
@@ -240,7 +274,9 @@ fn attacks_and_evaluations_give_table_picture_and_model() {
         "--traces",
         text(&plain),
         "--defences",
-        "none,random+,envelope",
+        "none,random+,envelope,maybenot,maybenot-bins",
+        "--known-homes",
+        "3",
         "--rate",
         "2",
         "--seeds",
@@ -255,7 +291,7 @@ fn attacks_and_evaluations_give_table_picture_and_model() {
     ]);
     let report: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     let rows = report["rows"].as_array().expect("rows");
-    assert_eq!(rows.len(), 3);
+    assert_eq!(rows.len(), 5);
     assert_eq!(rows[0]["bytes"]["mean"], 0.0);
     assert!(rows[2]["packets"]["mean"].as_f64().expect("number") > 0.1);
     let (clean, unaware) = (&rows[0]["attackers"][1], &rows[2]["attackers"][0]);
@@ -265,6 +301,8 @@ fn attacks_and_evaluations_give_table_picture_and_model() {
     );
     let table = std::fs::read_to_string(evaluation.join("table.md")).expect("table");
     assert!(table.contains("| envelope x1 |"), "{table}");
+    assert!(table.contains("| maybenot x1 |"), "{table}");
+    assert!(rows[3]["bytes"]["mean"].as_f64() > rows[4]["bytes"]["mean"].as_f64());
     assert!(evaluation.join("curve.svg").exists());
 }
 
@@ -292,7 +330,7 @@ fn what_cannot_be_done_is_said() {
             "--output",
             out,
         ],
-        "--defence is \"magic\"",
+        "the defence is \"magic\"",
     );
     fails(
         &[
@@ -400,6 +438,22 @@ fn what_cannot_be_done_is_said() {
         ],
         "two labels",
     );
+    fails(
+        &[
+            "defend",
+            "--pcap",
+            one,
+            "--defence",
+            "maybenot",
+            "--machines",
+            text(&list),
+            "--seed",
+            "1",
+            "--output",
+            out,
+        ],
+        "line 1: wanted `home MACHINE`",
+    );
     let bad = c.dir.path().join("bad.onnx");
     std::fs::write(&bad, b"no model").expect("written");
     fails(
@@ -418,6 +472,52 @@ fn what_cannot_be_done_is_said() {
         ],
         "bad.onnx",
     );
+}
+
+#[test]
+fn traces_of_one_packet_are_windows_and_sessions_like_others() {
+    let dir = tempfile::tempdir().expect("folder");
+    let files: Vec<PathBuf> = (0..8u64)
+        .map(|i| {
+            let path = dir.path().join(format!("day{i}.pcap"));
+            let out = std::fs::File::create(&path).expect("create");
+            let mut writer = PcapWriter::new(out, Link::Ethernet).expect("header");
+            for device in 0..2 {
+                let f = frame(device, true, 40 + 400 * usize::from(device));
+                let at = Nanos::from_millis(i * 10 + u64::from(device));
+                writer.write(at, &f, f.len()).expect("write");
+            }
+            path
+        })
+        .collect();
+    let with = |command: &[&str], folder: &str| -> String {
+        let out = dir.path().join(folder);
+        let mut args = command.to_vec();
+        args.extend(["--output", text(&out), "--pcap"]);
+        args.extend(files.iter().map(|f| text(f)));
+        done(&args)
+    };
+    for profile in ["native", "ipet"] {
+        let said = with(&["windows", "--profile", profile], profile);
+        assert!(said.starts_with("16 windows of 40 slots"), "{said}");
+    }
+    let few = ["--min-packets", "1", "--seed", "1"];
+    for defence in ["none", "random", "envelope", "maybenot"] {
+        with(
+            &[&["defend", "--defence", defence], &few[..]].concat(),
+            defence,
+        );
+    }
+    let model = ["--model", "ipet", "--defence", "ipet"];
+    with(&[&["defend"], &model[..], &few[..]].concat(), "mixed");
+    for model in ["mlp", "forest"] {
+        let said = with(
+            &[&["attack", "--model", model, "--least", "1"], &few[..]].concat(),
+            model,
+        );
+        assert!(said.starts_with("2 labels"), "{said}");
+    }
+    with(&["cover", "--shared", "--seed", "1"], "models");
 }
 
 /// The rules of iPET's windows once more, on frames read byte by byte: Ethernet, one 802.1Q tag, IPv4, TCP or UDP.

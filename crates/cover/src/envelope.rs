@@ -24,7 +24,7 @@ const MOST_CLUMPS: u32 = 10_000;
 /// Settings of an [`Envelope`]. All rates are those of one direction.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EnvelopeConfig {
-    /// Mean rate, packets/s, default 2; 0 sends nothing.
+    /// Mean rate, packets/s, default 3.6; 0 sends nothing.
     pub rate: f64,
     /// Standard deviation of the logarithm of an epoch's rate, default 0.8.
     pub rate_spread: f64,
@@ -38,21 +38,21 @@ pub struct EnvelopeConfig {
     pub modulation: f64,
     /// Largest mean number of dummies in a clump, default 6; 1 makes single dummies.
     pub clump: f64,
-    /// Weights (parameters of a Dirichlet distribution) of the size classes, smallest class first; default 3, 0.6, 0.6.
+    /// Weights (parameters of a Dirichlet distribution) of the size classes, smallest class first; default 3, 0.4, 0.2.
     pub mix: [f64; BINS],
 }
 
 impl Default for EnvelopeConfig {
     fn default() -> Self {
         Self {
-            rate: 2.0,
+            rate: 3.6,
             rate_spread: 0.8,
             coupling: 0.5,
             epoch: Nanos::from_secs(3_600),
             segment: Nanos::from_secs(10),
             modulation: 1.5,
             clump: 6.0,
-            mix: [3.0, 0.6, 0.6],
+            mix: [3.0, 0.4, 0.2],
         }
     }
 }
@@ -118,6 +118,8 @@ struct Epoch {
 pub struct Envelope {
     config: EnvelopeConfig,
     rng: ChaCha20Rng,
+    /// What epochs are drawn from, where that is not `rng`.
+    epochs: Option<ChaCha20Rng>,
     scale: f64,
     epoch: Epoch,
     /// Where the next segment begins; nothing later than this is missing from `due`.
@@ -131,12 +133,37 @@ impl Envelope {
     /// # Errors
     /// [`CoverError::Parameter`] for a setting outside its range.
     pub fn new(config: EnvelopeConfig, seed: [u8; 32], start: Nanos) -> Result<Self, CoverError> {
+        Self::make(config, seed, None, start)
+    }
+
+    /// An envelope whose epochs (rates, clump lengths, mixes, their ends) follow from `parameters` and everything else from `seed`.
+    /// For measurements: what an observer gains who knows the parameters of a home but not its dummies.
+    ///
+    /// # Errors
+    /// As [`Envelope::new`].
+    pub fn with_parameters(
+        config: EnvelopeConfig,
+        seed: [u8; 32],
+        parameters: [u8; 32],
+        start: Nanos,
+    ) -> Result<Self, CoverError> {
+        Self::make(config, seed, Some(parameters), start)
+    }
+
+    fn make(
+        config: EnvelopeConfig,
+        seed: [u8; 32],
+        parameters: Option<[u8; 32]>,
+        start: Nanos,
+    ) -> Result<Self, CoverError> {
         config.check()?;
         let mut rng = ChaCha20Rng::from_seed(seed);
-        let epoch = Epoch::draw(&config, 1.0, start, &mut rng);
+        let mut epochs = parameters.map(ChaCha20Rng::from_seed);
+        let epoch = Epoch::draw(&config, 1.0, start, epochs.as_mut().unwrap_or(&mut rng));
         Ok(Self {
             config,
             rng,
+            epochs,
             scale: 1.0,
             epoch,
             frontier: start,
@@ -185,7 +212,8 @@ impl Envelope {
     /// Draws the dummies of the segment that begins at the frontier.
     fn plan_segment(&mut self) {
         if self.frontier >= self.epoch.end {
-            self.epoch = Epoch::draw(&self.config, self.scale, self.frontier, &mut self.rng);
+            let rng = self.epochs.as_mut().unwrap_or(&mut self.rng);
+            self.epoch = Epoch::draw(&self.config, self.scale, self.frontier, rng);
         }
         let rng = &mut self.rng;
         let start = self.frontier;
@@ -512,12 +540,12 @@ mod tests {
             }
         }
         let mean = counts.iter().sum::<f64>() / f64::from(homes);
-        assert!((1.7..2.3).contains(&mean), "{mean} packets/s");
+        assert!((3.2..4.0).contains(&mean), "{mean} packets/s");
         let total: u64 = bins.iter().sum();
         let share = bins.map(|n| n as f64 / total as f64);
-        // 3 : 0.6 : 0.6.
-        assert!((share[0] - 0.714).abs() < 0.06, "{share:?}");
-        assert!((share[1] - 0.143).abs() < 0.05, "{share:?}");
+        // 3 : 0.4 : 0.2.
+        assert!((share[0] - 0.833).abs() < 0.06, "{share:?}");
+        assert!((share[1] - 0.111).abs() < 0.05, "{share:?}");
         assert!((0.4..0.6).contains(&(out as f64 / total as f64)));
         counts.sort_by(f64::total_cmp);
         assert!(
@@ -626,6 +654,30 @@ mod tests {
         }
         assert_eq!((left, c.len()), (901, 1));
         assert_eq!(c.poll_timeout(), Some(at + tick));
+    }
+
+    #[test]
+    fn known_parameters_fix_epochs_and_nothing_else() {
+        let config = EnvelopeConfig {
+            epoch: Nanos::from_secs(50),
+            ..EnvelopeConfig::default()
+        };
+        let make = |seed: u8, parameters: u8| {
+            let (seed, parameters) = ([seed; 32], [parameters; 32]);
+            Envelope::with_parameters(config.clone(), seed, parameters, Nanos::ZERO).expect("valid")
+        };
+        let late = |mut e: Envelope| {
+            let dummies = take_until(&mut e, Nanos::from_secs(20));
+            while e.epoch.end < Nanos::from_secs(500) {
+                e.next_dummy();
+            }
+            let epoch = (e.epoch.rate, e.epoch.clump, e.epoch.mix, e.epoch.end);
+            (dummies, epoch)
+        };
+        let (a, b, c) = (late(make(1, 7)), late(make(2, 7)), late(make(1, 8)));
+        assert_eq!(a.1, b.1);
+        assert_ne!(a.0, b.0);
+        assert_ne!(a.1, c.1);
     }
 
     proptest! {

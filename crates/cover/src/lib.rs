@@ -41,6 +41,7 @@ mod place;
 mod recorded;
 mod scheduler;
 mod streams;
+mod tally;
 
 pub use bucket::TokenBucket;
 pub use demand::{Demand, Window};
@@ -48,9 +49,10 @@ pub use envelope::{BINS, Envelope, EnvelopeConfig, Planned, ReleaseClock, Waitin
 pub use error::CoverError;
 pub use generator::{Generator, NAMES, None_, by_name};
 #[cfg(feature = "onnx")]
-pub use onnx::{OnnxGenerator, standard_normal};
+pub use onnx::{MODELS, OnnxGenerator, model, standard_normal};
 pub use onoff::{Constant, Random, RandomPlus};
 pub use overhead::{DirOverhead, HEADERS_V4, HEADERS_V6, Overhead};
 pub use place::{Dummy, Limits, Placed, place, place_direction};
 pub use recorded::Recorded;
 pub use scheduler::{Budget, Mode, Scheduler, SchedulerConfig};
+pub use tally::Tally;

@@ -9,6 +9,20 @@ const COLUMNS: usize = 4;
 /// Longest latent vector.
 const MAX_LATENT: usize = 4096;
 
+/// Names of the models that come with Chaff, see [`model`].
+pub const MODELS: [&str; 2] = ["ipet", "learned"];
+
+/// The model file of this name: `ipet`, trained as published, in effect a constant 20 small packets a second and direction, and
+/// `learned`, one generator for all devices that learned with a price on its bytes. The README of `crates/cover/models` has the
+/// commands that made them.
+pub fn model(name: &str) -> Option<&'static [u8]> {
+    match name {
+        "ipet" => Some(include_bytes!("../models/ipet.onnx")),
+        "learned" => Some(include_bytes!("../models/learned.onnx")),
+        _ => None,
+    }
+}
+
 /// A generator read from an ONNX file: one run of the model makes the demands of one window.
 ///
 /// The input is a latent vector of independent standard normal numbers; the outputs are `rows x 4` values in the order

@@ -83,8 +83,8 @@ pub struct Args {
     #[arg(long)]
     pub vlan_key: bool,
     /// Flows held in memory at once; beyond that one ends early. It bounds memory: a flow takes 0.7 kB, nfstream 0.2 kB,
-    /// and more with --statistics (2 kB), --splt (25 bytes a packet), --dissect (0.6 kB, at most 70 kB for handshakes that
-    /// never end). [default: 262144, nfstream 8388608]
+    /// and more with --statistics (2 kB), --splt (25 bytes a packet), --dissect (0.6 kB, and 64 MiB for all handshakes
+    /// that never end). [default: 262144, nfstream 8388608]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub cache_flows: Option<u32>,
     /// Stop after so many packets.

@@ -848,6 +848,7 @@ mod tests {
             pcap: None,
             gateway: Some(PathBuf::from("gateway")),
             only: None,
+            flows: 1,
         };
         let mut names: Vec<_> = ours(&options, &folder, &folder).unwrap();
         let capture = root().join("tests/fixtures/demo.pcap");

@@ -20,6 +20,7 @@ mod names;
 pub mod netbios;
 mod ports;
 pub mod quic;
+mod room;
 mod services;
 pub mod ssh;
 mod stream;
@@ -34,6 +35,7 @@ use std::net::IpAddr;
 pub use answers::Answers;
 pub use dissector::{Dialect, Dissector};
 pub use names::App;
+pub use room::Room;
 pub use text::MAX_SERVER_NAME;
 
 /// One packet as a dissector sees it.

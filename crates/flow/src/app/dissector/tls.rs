@@ -66,6 +66,12 @@ impl Tls {
         }
     }
 
+    /// Bytes that wait for the rest of a handshake.
+    pub(super) fn held(&self) -> usize {
+        let sides = self.sides.iter();
+        sides.map(|s| s.stream.held() + s.message.capacity()).sum()
+    }
+
     pub(super) fn packet(
         &mut self,
         dialect: Dialect,
