@@ -45,7 +45,11 @@ fn device(i: u64) -> Device {
 
 /// Flow `n` of a device: while it learns one of few servers, later every other flow a place that nobody called before.
 fn key(device: u64, n: u64, is_learning: bool) -> FlowKey {
-    let place = if is_learning || n % 2 == 0 { n % 16 } else { n };
+    let place = if is_learning || n.is_multiple_of(2) {
+        n % 16
+    } else {
+        n
+    };
     let [.., a, b, c] = place.to_be_bytes();
     FlowKey {
         src: FlowKey::mapped([10, 0, 0, device as u8]),

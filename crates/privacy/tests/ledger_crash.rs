@@ -265,7 +265,9 @@ fn two_open_at_once_see_what_the_other_spent() {
 #[test]
 fn a_ledger_that_is_changed_cut_put_back_or_replaced_while_open_is_refused() {
     let at = 20_000 * DAY_NS;
-    let refused = |change: &dyn Fn(&Path, &[u8], &[u8])| {
+    /// What happens to a ledger: its path, what was in it before the last expense, what is in it now.
+    type Change<'a> = &'a dyn Fn(&Path, &[u8], &[u8]);
+    let refused = |change: Change<'_>| {
         let dir = folder();
         let path = dir.path().join("ledger.jsonl");
         let mut ledger = open(&path).expect("opens");

@@ -420,7 +420,7 @@ impl Exporter {
             published: self.published.iter().map(Stored::from).collect(),
             ..State::default()
         }
-        .to_bytes()
+        .into_bytes()
     }
 
     fn release_totals(

@@ -106,14 +106,14 @@ mod tests {
                     _ => (window * seed * 9_999 % 100_000) as i64,
                 };
                 let mut paid = 0;
-                if let Some(chance) = moves.chance(window, windows, l1, share) {
-                    if moves.has_moved(&[sum], &chance, &mut draws) {
-                        let Law::Laplace { epsilon, .. } = chance.release else {
-                            panic!("publishing has Laplace noise")
-                        };
-                        paid = epsilon.nanos();
-                        moves.publish(window, chance.shares, &[sum + draws.draw(chance.release)]);
-                    }
+                if let Some(chance) = moves.chance(window, windows, l1, share)
+                    && moves.has_moved(&[sum], &chance, &mut draws)
+                {
+                    let Law::Laplace { epsilon, .. } = chance.release else {
+                        panic!("publishing has Laplace noise")
+                    };
+                    paid = epsilon.nanos();
+                    moves.publish(window, chance.shares, &[sum + draws.draw(chance.release)]);
                 }
                 spent.push(paid);
             }

@@ -128,9 +128,9 @@ impl Stored {
 
 impl State {
     /// One line of JSON and its SHA-256, hexadecimal.
-    pub(super) fn to_bytes(&mut self) -> Vec<u8> {
+    pub(super) fn into_bytes(mut self) -> Vec<u8> {
         self.version = VERSION;
-        let mut text = serde_json::to_string(self).expect("numbers and texts have a JSON form");
+        let mut text = serde_json::to_string(&self).expect("numbers and texts have a JSON form");
         let hash = digest(&text);
         text.push('\n');
         text.push_str(&hash);
