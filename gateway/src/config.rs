@@ -9,6 +9,8 @@ use chaff_abi::{Mac, Nanos};
 use chaff_cover::EnvelopeConfig;
 use serde::{Deserialize, Serialize};
 
+use crate::archive::Archive;
+use crate::telemetry::Telemetry;
 use crate::units::{Bytes, Duration};
 
 /// The whole file.
@@ -29,6 +31,8 @@ pub struct File {
     pub alerts: Alerts,
     /// Private telemetry.
     pub telemetry: Telemetry,
+    /// Flow records as Parquet.
+    pub archive: Archive,
     /// Output files.
     pub export: Export,
     /// The devices of the home.
@@ -203,8 +207,12 @@ pub struct Tunnel {
     pub pause_file: Option<PathBuf>,
     /// Datagrams that leave in one burst, 1 to 64.
     pub burst: usize,
-    /// Devices take the tunnel's address inside it. Off when the far end knows the home's addresses.
+    /// Devices take the tunnel's address inside it, and nothing comes out of it unasked. Off when the far end knows the home's
+    /// addresses, and is trusted with its devices.
     pub masquerade: bool,
+    /// What this machine itself sends goes into the tunnel too, such as the questions of a resolver that devices ask; with when_down
+    /// `block` none of it leaves in clear. Connections from outside to this machine then get no answers.
+    pub own_traffic: bool,
     /// Number of the routing table used, 256 or more.
     pub table: u32,
 }
@@ -238,6 +246,7 @@ impl Default for Tunnel {
             pause_file: None,
             burst: 8,
             masquerade: true,
+            own_traffic: false,
             table: 51_877,
         }
     }
@@ -295,24 +304,6 @@ pub struct Alerts {
     pub hourly: u32,
 }
 
-/// `[telemetry]`
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Telemetry {
-    /// Release noisy totals. Off unless the owner wants it.
-    pub enabled: bool,
-    /// Budget ledger, inside `state_dir` unless absolute.
-    pub ledger: PathBuf,
-    /// Total budget of the ledger.
-    pub epsilon_total: f64,
-    /// Budget of one release.
-    pub epsilon: f64,
-    /// Time between releases, a multiple of the slot.
-    pub period: Duration,
-    /// Most bytes that one slot contributes, at least 1B.
-    pub slot_bound: Bytes,
-}
-
 /// `[export]`: files inside `state_dir` unless absolute; an empty name switches one off.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -325,6 +316,8 @@ pub struct Export {
     pub alerts: PathBuf,
     /// Private releases, JSON lines.
     pub telemetry: PathBuf,
+    /// The newest private releases in Prometheus' text format, for a textfile collector.
+    pub prometheus: PathBuf,
     /// Report written at exit, JSON.
     pub report: PathBuf,
 }
@@ -417,19 +410,6 @@ impl Default for Alerts {
     }
 }
 
-impl Default for Telemetry {
-    fn default() -> Self {
-        Self {
-            enabled: false,
-            ledger: "ledger.jsonl".into(),
-            epsilon_total: 10.0,
-            epsilon: 0.1,
-            period: Duration(Nanos::from_secs(3_600)),
-            slot_bound: Bytes(20_000),
-        }
-    }
-}
-
 impl Default for Export {
     fn default() -> Self {
         Self {
@@ -437,6 +417,7 @@ impl Default for Export {
             slots: "".into(),
             alerts: "alerts.jsonl".into(),
             telemetry: "telemetry.jsonl".into(),
+            prometheus: "".into(),
             report: "report.json".into(),
         }
     }
@@ -607,27 +588,8 @@ impl File {
                 self.alerts.rate_factor
             );
         }
-        let t = &self.telemetry;
-        if !(t.epsilon > 0.0 && t.epsilon <= t.epsilon_total && t.epsilon_total <= 1e6) {
-            bail!(
-                "telemetry.epsilon is {} and telemetry.epsilon_total {}: both must be above 0, the first not above the second",
-                t.epsilon,
-                t.epsilon_total
-            );
-        }
-        if t.period < c.slot {
-            bail!(
-                "telemetry.period is {}, it must be at least cover.slot, {}",
-                t.period,
-                c.slot
-            );
-        }
-        if t.slot_bound.0 < 1 {
-            bail!(
-                "telemetry.slot_bound is {}, at least 1B is needed",
-                t.slot_bound
-            );
-        }
+        self.telemetry.terms()?;
+        self.archive.check()?;
         self.check_devices()
     }
 
@@ -920,8 +882,12 @@ mod tests {
                 vec!["a/b", "interface name"],
             ),
             (
-                "[telemetry]\nslot_bound = \"0B\"",
-                vec!["telemetry.slot_bound is 0B", "1B"],
+                "[telemetry]\nperiod = \"5h\"",
+                vec!["telemetry.period is `5h`", "divides a day"],
+            ),
+            (
+                "[archive]\nperiod = \"1s\"",
+                vec!["archive.period is 1s", "1min to 24h"],
             ),
             (
                 "[[device]]\nlabel = \"\"",

@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use chaff_abi::Nanos;
-use chaff_engine::{Alert, Event, Seconds, SlotTotals, Telemetry};
+use chaff_engine::{Alert, Event, Seconds, SlotTotals};
 use chaff_export::{Csv, Dialect, Output, Target};
 use chaff_flow::{Layout, Record, Value};
+use chaff_privacy::telemetry::Published;
+
+use crate::archive::Archiver;
 
 type Out = Option<BufWriter<File>>;
 
@@ -18,6 +21,8 @@ pub struct Exports {
     slots: Out,
     alerts: Out,
     telemetry: Out,
+    /// Flow records as Parquet.
+    pub archive: Option<Archiver>,
     slot_s: f64,
     /// Added to the times of flow records and alerts, to turn the kernel's monotonic clock into Unix time.
     pub time_offset: Nanos,
@@ -65,6 +70,7 @@ impl Exports {
             slots: open(paths.slots, SLOT_COLUMNS, append)?,
             alerts: open(paths.alerts, "", append)?,
             telemetry: open(paths.telemetry, "", append)?,
+            archive: None,
             slot_s,
             time_offset: Nanos::ZERO,
             failed: 0,
@@ -74,10 +80,7 @@ impl Exports {
     /// Writes one event; what has no file is dropped.
     pub fn write(&mut self, event: &Event, label: impl Fn(u32) -> String) {
         let done = match event {
-            Event::Flow(record) => match &mut self.flows {
-                Some(flows) => flows.write(&shifted(record, self.time_offset)),
-                None => Ok(()),
-            },
+            Event::Flow(record) => self.flow(&shifted(record, self.time_offset)),
             Event::Slot(slot) => slot_row(&mut self.slots, slot, self.slot_s, label(slot.device)),
             Event::Alert(alert) => {
                 let at = Seconds(alert.at.0 + self.time_offset);
@@ -94,10 +97,48 @@ impl Exports {
         self.note(done);
     }
 
-    /// Writes one private release: the only thing here that may leave the house.
-    pub fn release(&mut self, t: &Telemetry) {
-        let done = telemetry(&mut self.telemetry, t);
-        self.note(done);
+    fn flow(&mut self, record: &Record) -> io::Result<()> {
+        let archived = self
+            .archive
+            .as_mut()
+            .map_or(Ok(()), |archive| archive.write(record));
+        let written = self
+            .flows
+            .as_mut()
+            .map_or(Ok(()), |flows| flows.write(record));
+        archived.and(written)
+    }
+
+    /// Tells Unix time, for files that end with their period.
+    pub fn time(&mut self, now: Nanos) {
+        if let Some(archive) = &mut self.archive {
+            let done = archive.time(now);
+            self.note(done);
+        }
+    }
+
+    /// Ends the files that are only whole at their end.
+    ///
+    /// # Errors
+    /// The disk is full or gone; counted, and said once.
+    pub fn finish(&mut self) -> io::Result<()> {
+        let Some(archive) = self.archive.take() else {
+            return Ok(());
+        };
+        let done = archive.finish();
+        if let Err(e) = &done {
+            let copy = io::Error::new(e.kind(), e.to_string());
+            self.note(Err(copy));
+        }
+        done
+    }
+
+    /// Writes private releases: the only thing here that may leave the house.
+    pub fn release(&mut self, published: &[Published]) {
+        for p in published {
+            let done = telemetry(&mut self.telemetry, p);
+            self.note(done);
+        }
     }
 
     fn note(&mut self, done: std::io::Result<()>) {
@@ -278,7 +319,7 @@ fn json(out: &mut Out, alert: &Alert) -> std::io::Result<()> {
 }
 
 /// The only way out of the house: takes nothing but a release.
-fn telemetry(out: &mut Out, t: &Telemetry) -> std::io::Result<()> {
+fn telemetry(out: &mut Out, t: &Published) -> std::io::Result<()> {
     let Some(f) = out else { return Ok(()) };
     serde_json::to_writer(&mut *f, t)?;
     f.write_all(b"\n")?;

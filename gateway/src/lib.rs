@@ -5,6 +5,7 @@
 #![warn(missing_docs)]
 
 pub mod alerts;
+pub mod archive;
 pub mod captures;
 pub mod classify;
 pub mod config;
@@ -24,5 +25,7 @@ pub mod run_config;
 pub mod simulate;
 pub mod supervise;
 pub mod sys_net;
+pub mod telemetry;
+pub mod top;
 pub mod tunnel;
 pub mod units;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use chaff_gateway::config::{File, Mode};
 use chaff_gateway::control::{self, Request};
 use chaff_gateway::units::Duration;
-use chaff_gateway::{classify, meter, run, simulate, supervise, tunnel};
+use chaff_gateway::{classify, meter, run, simulate, supervise, top, tunnel};
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
@@ -78,6 +78,23 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show what each device of a running gateway does now, real and cover, until Ctrl-C.
+    #[command(after_help = "Examples:
+  gateway top
+  gateway top --interval 10s --rounds 6 --json      a minute in six lines")]
+    Top {
+        /// Time between two looks.
+        #[arg(long, value_name = "TIME", default_value = "1s")]
+        interval: Duration,
+        /// Looks until it ends; default: until stopped.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        rounds: Option<u32>,
+        #[command(flatten)]
+        socket: Socket,
+        /// Print one JSON object a look.
+        #[arg(long)]
+        json: bool,
+    },
     /// Stop cover for a while; metering, alerts and telemetry go on, and real traffic is never touched.
     #[command(after_help = "Examples:
   gateway pause            until `gateway resume`
@@ -144,6 +161,19 @@ fn main() -> ExitCode {
         Command::Classify(args) => classify::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         Command::Status { socket, json } => status(&socket.socket, json),
+        Command::Top {
+            interval,
+            rounds,
+            socket,
+            json,
+        } => {
+            let options = top::Options {
+                interval: std::time::Duration::from_nanos(interval.0.0),
+                rounds,
+                json,
+            };
+            Ok(top::run(&socket.socket, options).unwrap_or_else(|e| no_answer(&e)))
+        }
         Command::Pause {
             duration,
             socket,
@@ -290,13 +320,30 @@ fn status(socket: &Path, json: bool) -> anyhow::Result<ExitCode> {
         number("/seen_devices"),
         number("/gateway/alerts_suppressed")
     );
-    println!(
-        "cover sent {} packets ({} bytes), received {}, late p99 {} us",
-        number("/injector/stats/sent"),
-        number("/injector/stats/sent_bytes"),
-        number("/gateway/downlink/packets"),
-        number("/injector/lateness_us/p99")
-    );
+    if answer["tunnel"].is_object() {
+        let peer = |what: &str| number(&format!("/tunnel/tunnel/peers/0/{what}"));
+        println!(
+            "tunnel {}: {} sessions so far; real packets sent {}, received {}; cover sent {}, received {}",
+            if answer["tunnel_up"].as_bool().unwrap_or(false) {
+                "up"
+            } else {
+                "down"
+            },
+            peer("sessions"),
+            peer("real_out/packets"),
+            peer("real_in/packets"),
+            peer("cover_out/packets"),
+            peer("cover_in/packets"),
+        );
+    } else {
+        println!(
+            "cover sent {} packets ({} bytes), received {}, late p99 {} us",
+            number("/injector/stats/sent"),
+            number("/injector/stats/sent_bytes"),
+            number("/gateway/downlink/packets"),
+            number("/injector/lateness_us/p99")
+        );
+    }
     println!(
         "privacy budget spent in this run: {}",
         number("/gateway/epsilon_spent")

@@ -15,14 +15,14 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use chaff_abi::{CoverPeer, DeviceKey, MeterConfig, Nanos, Reason};
-use chaff_engine::{Gateway, Parts, Releases, TelemetryConfig, mapped};
-use chaff_privacy::Epsilon;
-use chaff_privacy::file::LedgerFile;
+use chaff_engine::{Gateway, Parts, mapped};
+use chaff_privacy::Entropy;
 use chaff_wire::Key;
 use rand::{Rng, SeedableRng, TryRngCore};
 use rand_chacha::ChaCha20Rng;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::archive::Archiver;
 use crate::config::{File, HookName, Mode};
 use crate::datapath::{
     HintOptions, Hook, Meter, MeterError, MeterOptions, clock_triple, now_monotonic,
@@ -32,6 +32,7 @@ use crate::injector::{Injector, InjectorOptions};
 use crate::privileges::{self, Identity, PrivilegeError};
 use crate::processes::Processes;
 use crate::sys_net::{interfaces, open_cover_socket, there_are};
+use crate::telemetry::FileBook;
 use crate::tunnel::TunnelSide;
 use crate::{alerts, generators, run_config};
 use control::Control;
@@ -76,9 +77,9 @@ pub fn run(file: &File) -> anyhow::Result<ExitCode> {
         Signals::new().context("while waiting for signals")?
     };
     let locks = Locks::take(file, identity)?;
-    let setup = Setup::new(file, identity)?;
+    let mut setup = Setup::new(file, identity)?;
     let inside = runtime.enter();
-    let opened = Opened::new(file, &setup, identity);
+    let opened = Opened::new(file, &mut setup, identity);
     drop(inside);
     let opened = match opened {
         Ok(opened) => opened,
@@ -140,6 +141,9 @@ pub fn check(file: &File) -> anyhow::Result<()> {
         }
     }
     warn_of_plain(file);
+    if file.telemetry.enabled {
+        tell_plan(file, file.telemetry.terms()?.plan());
+    }
     if file.devices.is_empty() {
         tracing::warn!(
             "no device is listed: the whole home counts as one, and there are no alerts"
@@ -242,12 +246,6 @@ impl Setup {
         };
         let history_path = file.state(Path::new("history.json"));
         let history = alerts::read(&history_path)?;
-        let releases = file
-            .telemetry
-            .enabled
-            .then(|| telemetry(file))
-            .transpose()?;
-
         let cover = match (&key, file.cover.sink) {
             (Some(_), Some(sink)) if tunnel.is_none() => Some(cover_side(file, sink)?),
             _ => None,
@@ -259,7 +257,8 @@ impl Setup {
         let parts = Parts {
             key,
             generators,
-            releases,
+            // They need the ledger, which is opened as the user that will write it.
+            releases: None,
             history,
         };
         let engine = Gateway::new(config, parts, seed(file)?, epoch)?;
@@ -301,15 +300,35 @@ fn generator(file: &File, unit: usize) -> anyhow::Result<Box<dyn chaff_cover::Ge
         .context("cover.generator")
 }
 
-fn telemetry(file: &File) -> anyhow::Result<Releases> {
+/// Says how often telemetry is released and how wrong it will be.
+fn tell_plan(file: &File, plan: &chaff_privacy::telemetry::Plan) {
+    tracing::info!(%plan, "telemetry");
+    if !plan.is_within_target() {
+        tracing::warn!(
+            "telemetry will be further from the truth than telemetry.target_error; with fewer metrics, a longer telemetry.period or \
+             a larger telemetry.epsilon it is closer"
+        );
+    }
+    if file.devices.is_empty() {
+        tracing::warn!("no device is listed, so the telemetry has nothing but noise");
+    }
+}
+
+/// Opens the budget and gives the engine its telemetry.
+fn telemetry(file: &File, engine: &mut Gateway) -> anyhow::Result<FileBook> {
     let t = &file.telemetry;
-    let epsilon = Epsilon::new(t.epsilon).context("telemetry.epsilon")?;
-    Ok(Releases::new(TelemetryConfig {
-        period: t.period.0,
-        epsilon,
-        slot_bound: t.slot_bound.0,
-        simulated_noise: None,
-    }))
+    let terms = t.terms()?;
+    let state = file.state(&t.state);
+    let book = FileBook::open(&file.state(&t.ledger), state, terms.budget())
+        .context("telemetry.ledger")?;
+    let mut key = [0; 32];
+    rand::rngs::OsRng
+        .try_fill_bytes(&mut key)
+        .map_err(|e| anyhow::anyhow!("the system gives no randomness: {e}"))?;
+    let stored = book.read().context("telemetry.state")?;
+    engine.set_releases(terms.releases(Entropy::System(key), &stored, &book)?);
+    tell_plan(file, terms.plan());
+    Ok(book)
 }
 
 fn seed(file: &File) -> anyhow::Result<[u8; 32]> {
@@ -486,13 +505,13 @@ struct NoBpffs;
 /// What is opened after privileges are gone, as the user that will write it.
 struct Opened {
     exports: Exports,
-    ledger: Option<LedgerFile>,
+    book: Option<FileBook>,
     control: Control,
     before: [u64; Reason::COUNT as usize],
 }
 
 impl Opened {
-    fn new(file: &File, setup: &Setup, identity: Option<Identity>) -> anyhow::Result<Self> {
+    fn new(file: &File, setup: &mut Setup, identity: Option<Identity>) -> anyhow::Result<Self> {
         if let Some(id) = identity {
             privileges::drop_privileges(id)?;
             if let Some(c) = &setup.cover {
@@ -512,13 +531,9 @@ impl Opened {
         } else {
             [0; Reason::COUNT as usize]
         };
-        let ledger = if file.telemetry.enabled {
-            let total =
-                Epsilon::new(file.telemetry.epsilon_total).context("telemetry.epsilon_total")?;
-            let path = file.state(&file.telemetry.ledger);
-            Some(LedgerFile::open(&path, total, 0.0).context("telemetry.ledger")?)
-        } else {
-            None
+        let book = match file.telemetry.enabled {
+            true => Some(telemetry(file, &mut setup.engine)?),
+            false => None,
         };
         let control = Control::bind(&file.state(&file.gateway.control))?;
         let (flows, slots) = (state(&file.export.flows), state(&file.export.slots));
@@ -529,14 +544,15 @@ impl Opened {
             alerts: &alerts,
             telemetry: &telemetry,
         };
-        let exports = Exports::append(
-            &paths,
-            file.cover.slot.0.as_secs_f64(),
-            setup.engine.flow_layout(),
-        )?;
+        let layout = setup.engine.flow_layout();
+        let mut exports = Exports::append(&paths, file.cover.slot.0.as_secs_f64(), layout.clone())?;
+        if file.archive.enabled {
+            let folder = file.state(&file.archive.folder);
+            exports.archive = Some(Archiver::open(&folder, &file.archive, layout)?);
+        }
         Ok(Self {
             exports,
-            ledger,
+            book,
             control,
             before,
         })

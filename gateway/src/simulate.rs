@@ -14,13 +14,14 @@ use chaff_abi::{Dir, Mac, Nanos};
 use chaff_cover::{Mode, SchedulerConfig};
 use chaff_engine::{
     AlertConfig, Config, Device, Event, Gateway, GatewayReport, Parts, Releases, Sink, SinkConfig,
-    SinkReport, Source, TelemetryConfig, Verdict,
+    SinkReport, Source, Verdict,
 };
 use chaff_flow::Link;
-use chaff_privacy::{Epsilon, Ledger};
+use chaff_privacy::telemetry::MemoryBook;
+use chaff_privacy::{Entropy, Epsilon};
 use chaff_sim::frame::{self, Path as CoverPath};
 use chaff_sim::nodes::{self, GatewayNode, SinkNode};
-use chaff_sim::tunnel_nodes::{self, TunnelFar, TunnelHome};
+use chaff_sim::tunnel_nodes::{self, TunnelEnd};
 use chaff_sim::{NodeId, Outcome, Sim};
 use chaff_trace::PcapWriter;
 use chaff_tunnel::{Class, PeerConfig, PrivateKey, Tunnel, TunnelReport};
@@ -91,15 +92,18 @@ pub struct Args {
     /// Most cover bytes per second and device, headers included; 100B to 10GB.
     #[arg(long, value_name = "BYTES", default_value = "20kB")]
     pub rate: Bytes,
-    /// Budget of all telemetry releases of the run; 0 switches telemetry off.
-    #[arg(long, default_value_t = 10.0)]
+    /// A gateway's configuration file, of which the section `[telemetry]` is used; without it all its defaults.
+    #[arg(long, value_name = "FILE")]
+    pub telemetry: Option<PathBuf>,
+    /// Most ε of all telemetry of the run; 0 switches telemetry off.
+    #[arg(long, default_value_t = 1000.0)]
     pub epsilon_total: f64,
-    /// Budget of one release.
-    #[arg(long, default_value_t = 0.1)]
-    pub epsilon: f64,
-    /// Seconds between releases, at least 0.1.
-    #[arg(long, value_name = "S", default_value_t = 60.0)]
-    pub telemetry_period: f64,
+    /// `telemetry.epsilon`: ε of a device's day, 0.001 to 100.
+    #[arg(long, value_name = "E")]
+    pub epsilon: Option<f64>,
+    /// `telemetry.period`: seconds between releases, a whole number that divides a day.
+    #[arg(long, value_name = "S")]
+    pub telemetry_period: Option<f64>,
     /// Seconds in which a device's habits are learnt before alerts are raised.
     #[arg(long, value_name = "S", default_value_t = 3600.0)]
     pub learn: f64,
@@ -153,8 +157,15 @@ impl Args {
         within("--start", self.start, 0.0, 1e9)?;
         within("--duration", self.duration.unwrap_or(1.0), 1e-9, 1e9)?;
         within("--learn", self.learn, 0.0, 1e9)?;
-        within("--telemetry-period", self.telemetry_period, 0.1, 1e9)?;
-        within("--epsilon-total", self.epsilon_total, 0.0, 1e9)?;
+        if let Some(s) = self.telemetry_period
+            && !(s.fract() == 0.0 && (1.0..=86_400.0).contains(&s) && 86_400 % s as u64 == 0)
+        {
+            bail!(
+                "--telemetry-period is {s}, allowed is a whole number that divides a day, 1 to 86400"
+            );
+        }
+        within("--epsilon", self.epsilon.unwrap_or(1.0), 0.001, 100.0)?;
+        within("--epsilon-total", self.epsilon_total, 0.0, 100_000.0)?;
         within("--rate", self.rate, Bytes(100), Bytes(10_000_000_000))
     }
 
@@ -323,7 +334,7 @@ struct Scene {
     sink: Rc<RefCell<Sink>>,
     ends: Option<Ends>,
     tally: Rc<RefCell<Tally>>,
-    ledger: Option<Ledger>,
+    book: Option<MemoryBook>,
     /// Frames sent until the end.
     frames: u64,
     /// Those of them that reach the gateway until then.
@@ -378,7 +389,7 @@ impl Scene {
                 )
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
-        let (releases, ledger) = releases(args, rng.random())?;
+        let (releases, book) = releases(args, rng.random())?;
         let parts = Parts {
             key: (args.cover != ENVELOPE).then(|| key.clone()),
             generators,
@@ -428,14 +439,14 @@ impl Scene {
                     let note = Rc::clone(tally);
                     Box::new(move |m| note.borrow_mut().message(&m))
                 };
-                let home = TunnelHome::new(
+                let home = TunnelEnd::home(
                     Rc::clone(&gateway),
                     Rc::clone(&ends[0]),
                     path,
                     Rc::clone(&neighbours),
                     note(&tally),
                 );
-                let far = TunnelFar::new(
+                let far = TunnelEnd::far(
                     Rc::clone(&gateway),
                     Rc::clone(&ends[1]),
                     path,
@@ -487,7 +498,7 @@ impl Scene {
             sink,
             ends,
             tally,
-            ledger,
+            book,
             frames,
             arriving,
         })
@@ -590,16 +601,12 @@ impl Scene {
 
     fn collect(&mut self, exports: &mut Exports) -> u64 {
         let mut packets = 0;
-        // The simulation's ledger lives and dies with it: there is nothing to store.
-        let ledger = &mut self.ledger;
-        let mut pay = |label: &str, epsilon| match ledger {
-            Some(l) => Ok(l.spend(label, epsilon)?.stored()),
-            None => Err("no ledger".into()),
-        };
-        while let Some(made) = self.gateway.borrow_mut().poll_release(&mut pay) {
-            match made {
-                Ok(t) => exports.release(&t),
-                Err(e) => tracing::debug!(error = %e, "no release"),
+        // The simulation's budget lives and dies with it: there is nothing to store.
+        while let Some(book) = &mut self.book {
+            match self.gateway.borrow_mut().poll_release(book) {
+                Some(Ok(published)) => exports.release(&published),
+                Some(Err(e)) => tracing::debug!(error = %e, "no release"),
+                None => break,
             }
         }
         loop {
@@ -861,30 +868,25 @@ fn engine_config(args: &Args, home: &Home) -> Config {
     }
 }
 
-fn releases(args: &Args, noise: [u8; 32]) -> anyhow::Result<(Option<Releases>, Option<Ledger>)> {
+fn releases(args: &Args, noise: u64) -> anyhow::Result<(Option<Releases>, Option<MemoryBook>)> {
     if args.epsilon_total == 0.0 {
         return Ok((None, None));
     }
-    let total = Epsilon::new(args.epsilon_total)
-        .with_context(|| format!("--epsilon-total is {}", args.epsilon_total))?;
-    let epsilon =
-        Epsilon::new(args.epsilon).with_context(|| format!("--epsilon is {}", args.epsilon))?;
-    if args.epsilon > args.epsilon_total {
-        bail!(
-            "--epsilon is {}, it must not exceed --epsilon-total, {}",
-            args.epsilon,
-            args.epsilon_total
-        );
-    }
-    let config = TelemetryConfig {
-        period: Nanos::from_secs_f64(args.telemetry_period),
-        epsilon,
-        slot_bound: crate::config::Telemetry::default().slot_bound.0,
-        simulated_noise: Some(noise),
+    let mut section = match &args.telemetry {
+        Some(path) => crate::config::File::load(path)?.telemetry,
+        None => crate::telemetry::Telemetry::default(),
     };
-    let mut ledger = Ledger::open(total, 0.0, &[]).context("while opening the budget ledger")?;
-    ledger.mark_stored();
-    Ok((Some(Releases::new(config)), Some(ledger)))
+    if let Some(s) = args.telemetry_period {
+        section.period = format!("{s}s");
+    }
+    section.epsilon = args.epsilon.unwrap_or(section.epsilon);
+    let terms = section.terms()?;
+    let mut budget = terms.budget();
+    budget.total = Epsilon::new(args.epsilon_total)
+        .with_context(|| format!("--epsilon-total is {}", args.epsilon_total))?;
+    let book = MemoryBook::new(budget).context("while opening the budget ledger")?;
+    let releases = terms.releases(Entropy::Seed(noise), &[], &book)?;
+    Ok((Some(releases), Some(book)))
 }
 
 fn file_name(path: &Path) -> String {

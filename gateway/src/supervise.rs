@@ -6,11 +6,13 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use chaff_tunport::Gate;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -57,6 +59,8 @@ pub fn run(file: &File, config: &Path) -> anyhow::Result<ExitCode> {
         let _inside = runtime.enter();
         Signals::new().context("while waiting for signals")?
     };
+    // Rules are taken away at the end: those of another one must not be touched.
+    let _alone = alone(file.tunnel.table)?;
     let mut gate = Gate::install(options)?;
     gate.forward().context("while switching forwarding on")?;
     tracing::info!(when_down = ?file.tunnel.when_down, "rules in force");
@@ -66,6 +70,19 @@ pub fn run(file: &File, config: &Path) -> anyhow::Result<ExitCode> {
         gate.keep();
     }
     done
+}
+
+/// One supervisor for each routing table. A name that the kernel keeps by network namespace, as it does the table, and gives back
+/// however its owner ends.
+fn alone(table: u32) -> anyhow::Result<UnixListener> {
+    let name = SocketAddr::from_abstract_name(format!("chaff-tunnel-{table}"))
+        .context("while naming the lock")?;
+    match UnixListener::bind_addr(&name) {
+        Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+            bail!("another gateway runs with tunnel.table {table}; its rules stay in force")
+        }
+        bound => bound.context("while locking the routing table"),
+    }
 }
 
 async fn lives(gate: &Gate, config: &Path, signals: &mut Signals) -> anyhow::Result<ExitCode> {

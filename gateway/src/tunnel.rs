@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use chaff_abi::Nanos;
 use chaff_engine::Plan;
-use chaff_tunnel::conf::Conf;
+use chaff_tunnel::conf::{Conf, Endpoint};
 use chaff_tunnel::{Config, MonthBudget, PeerConfig, month_of};
 use chaff_tunport::{
     Driver, DriverReport, Gate, GateOptions, Heartbeat, Options, Udp, WhenDown, now, pair,
@@ -78,6 +78,17 @@ pub fn read_conf(file: &File) -> anyhow::Result<Conf> {
     if peer.endpoint.is_none() {
         bail!("tunnel.config {}: the peer has no Endpoint", path.display());
     }
+    if let (true, WhenDown::Block, Some(Endpoint::Name(name))) = (
+        file.tunnel.own_traffic,
+        file.tunnel.when_down,
+        &peer.endpoint,
+    ) {
+        bail!(
+            "tunnel.config {}: Endpoint is the name {name}, which nothing can resolve while tunnel.own_traffic waits for the tunnel; \
+             write its address",
+            path.display()
+        );
+    }
     if conf.addresses.is_empty() {
         bail!(
             "tunnel.config {}: no Address in [Interface]",
@@ -104,6 +115,7 @@ pub fn gate(file: &File, conf: &Conf) -> GateOptions {
         table: t.table,
         when_down: t.when_down,
         masquerade: t.masquerade,
+        own_traffic: t.own_traffic,
         name: format!("chaff_{}", file.gateway.instance.replace('-', "_")),
     }
 }
@@ -306,6 +318,12 @@ impl TunnelSide {
         if let Err(error) = written {
             tracing::warn!(%error, "cannot store what cover used of the month");
         }
+    }
+
+    /// Whether there is a session that the far end still answers in.
+    pub fn is_up(&self) -> bool {
+        self.driver
+            .with(|t| t.has_session(0) && t.unanswered_for(0, now()).is_none())
     }
 
     /// Counts up to now.

@@ -318,6 +318,23 @@ fn a_reader_who_has_seen_enough_is_no_error() {
 }
 
 #[test]
+fn vlans_share_flows_or_not() {
+    let tagged = |id: u8| {
+        let mut frame = datagram(9, 5000);
+        frame.splice(12..12, [0x81, 0, 0, id]);
+        frame
+    };
+    let desk = Desk::new();
+    desk.put("a.pcap", &pcap(&[tagged(1), tagged(2), datagram(9, 5000)]));
+    for (options, flows) in [("", 1), ("--vlan-key", 3), ("--profile nfstream", 3)] {
+        let report = desk
+            .meter(&format!("a.pcap -o out.csv --json {options}"))
+            .json();
+        assert_eq!(report["records"], flows, "{options}");
+    }
+}
+
+#[test]
 fn nfstream_names_its_file_and_writes_none_without_flows() {
     let desk = Desk::new();
     desk.put("a.pcap", &small())
@@ -937,6 +954,10 @@ fn options_that_do_not_go_together_are_one_line() {
         (
             "a.pcap --profile nfstream --tcp-end false",
             "error: --tcp-end needs --profile native",
+        ),
+        (
+            "a.pcap --profile nfstream --vlan-key",
+            "error: --vlan-key needs --profile native",
         ),
         (
             "a.pcap --profile nfstream --idle-tcp 5",

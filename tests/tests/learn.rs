@@ -6,9 +6,13 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use chaff_tests::{fixture, program, shared};
+use chaff_tests::stage::Stage;
+use chaff_tests::{Running, fixture, program, shared, skip_without_root};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 const ALGORITHMS: [&str; 8] = ["ocsvm", "kde", "gmm", "pca", "if", "ae", "knn", "online"];
@@ -166,6 +170,87 @@ fn standard_input_gives_the_same_verdicts() -> Result<()> {
     drop(stdin);
     let out = piped.wait_with_output()?;
     ensure!(out.status.success() && String::from_utf8(out.stdout)? == file);
+    Ok(())
+}
+
+/// Verdicts by who talked to whom: flows and those that are unusual.
+fn by_flow(said: &str) -> Result<BTreeMap<String, usize>> {
+    let mut of = BTreeMap::new();
+    for line in said.lines() {
+        let v: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
+        let name = ["src_ip", "src_port", "dst_ip", "dst_port", "protocol"]
+            .map(|k| v[k].to_string())
+            .join(" ");
+        ensure!(!name.contains("null"), "{v}");
+        *of.entry(name).or_default() += 1;
+    }
+    Ok(of)
+}
+
+/// The same capture as a file and as live traffic, replayed at its own pace: the same flows, and mostly the same verdicts.
+#[test]
+fn live_traffic_gets_the_verdicts_of_its_capture() -> Result<()> {
+    const NAME: &str = "live_traffic_gets_the_verdicts_of_its_capture";
+    if skip_without_root(NAME) {
+        return Ok(());
+    }
+    let folder = tempfile::tempdir()?;
+    let (capture, model) = (fixture("demo.pcap")?, folder.path().join("model"));
+    learn("knn", &[&capture], &["--false-alarm", "0.1"], &model)?;
+    let options = [
+        "classify",
+        "--format",
+        "json",
+        "--report-all",
+        "--model",
+        text(&model),
+    ];
+    let file = good("gateway", &[&options[..], &[text(&capture)]].concat())?;
+
+    let stage = Stage::new("classify")?;
+    let verdicts = folder.path().join("live.jsonl");
+    let mut command = stage.home.in_gateway(program("gateway")?);
+    command
+        .args(options)
+        .args(["--live", "lan0", "--output", text(&verdicts)]);
+    let mut live = Running::start("gateway classify", command)?;
+    // It listens once the namespace has a packet socket.
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        live.check()?;
+        let sockets = stage
+            .home
+            .in_gateway("cat")
+            .arg("/proc/net/packet")
+            .output()?;
+        if String::from_utf8_lossy(&sockets.stdout).lines().count() > 1 {
+            break;
+        }
+        ensure!(Instant::now() < end, "it does not listen");
+        thread::sleep(Duration::from_millis(20));
+    }
+    let replayed = stage
+        .replay(&capture, &fixture("devices.csv")?, &[])?
+        .status()?;
+    ensure!(replayed.success(), "replay: {replayed}");
+    thread::sleep(Duration::from_millis(500));
+    let status = live.stop(Signal::SIGINT, Duration::from_secs(20))?;
+    ensure!(status.success(), "{status}");
+
+    let live = fs::read_to_string(&verdicts)?;
+    let (wanted, seen) = (by_flow(&file)?, by_flow(&live)?);
+    ensure!(
+        wanted.len() > 20 && wanted == seen,
+        "file {wanted:#?}, live {seen:#?}"
+    );
+    let novel = |said: &str| said.lines().filter(|l| l.contains("\"ANOMALY\"")).count();
+    let (in_file, in_live) = (novel(&file), novel(&live));
+    eprintln!(
+        "{} flows; unusual: {in_file} in the file, {in_live} live",
+        file.lines().count()
+    );
+    // Times differ by what the replay and a loaded machine add.
+    ensure!(in_file > 0 && in_live > 0 && in_live.abs_diff(in_file) * 5 <= file.lines().count());
     Ok(())
 }
 

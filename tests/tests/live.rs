@@ -253,6 +253,15 @@ fn nothing_stays_attached_after_a_clean_stop() -> Result<()> {
     let attached = attached(&stage)?;
     ensure!(attached >= 4, "{attached} programs attached");
 
+    // Cover goes on without real traffic, and `top` shows for which devices.
+    let look = stage.ask(&["top", "--rounds", "1", "--interval", "2s", "--json"])?;
+    let covered = look["devices"].as_array().context("no devices")?.iter();
+    let covered = covered
+        .filter(|d| d["cover_packets_per_s"][0].as_f64() > Some(0.0))
+        .count();
+    ensure!(covered > 0, "no device has cover: {look}");
+    ensure!(look["seconds"].as_f64() >= Some(1.5), "{look}");
+
     // Pause and resume through the control socket.
     stage.ask(&["pause", "1h", "--json"])?;
     ensure!(stage.status()?["paused"] == true, "not paused");

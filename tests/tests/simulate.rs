@@ -208,7 +208,7 @@ fn broken_captures_and_arguments_get_clear_errors() -> Result<()> {
         (vec!["--learn", "nan"], vec!["--learn is NaN"]),
         (
             vec!["--telemetry-period", "0"],
-            vec!["--telemetry-period is 0", "0.1 to"],
+            vec!["--telemetry-period is 0", "divides a day"],
         ),
         (
             vec!["--telemetry-period", "inf"],

@@ -49,3 +49,5 @@ pub mod staged;
 pub mod synth_command;
 pub mod traces;
 pub mod windows;
+pub mod winnow;
+pub mod winnow_command;

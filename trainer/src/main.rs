@@ -18,6 +18,7 @@ use chaff_trainer::perturb_command;
 use chaff_trainer::staged::{self, Staged};
 use chaff_trainer::synth_command;
 use chaff_trainer::windows::Shape;
+use chaff_trainer::winnow_command;
 use chaff_trainer::{nets, traces};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -48,6 +49,8 @@ enum Command {
     Attack(Box<attack_command::Attack>),
     /// Try attackers on defences: one table and one picture of accuracy over cost.
     Evaluate(Box<evaluate_command::Evaluate>),
+    /// Tell cover from real packets in a tunnel, packet by packet: area under the ROC curve by size, gaps and context.
+    Winnow(winnow_command::Winnow),
     /// Show what an observer sees of captures under a defence, as packet tables.
     Defend(Box<ipet_command::Defend>),
     /// Turn captures into a table of flow features.
@@ -174,6 +177,7 @@ fn main() -> ExitCode {
         Command::Evaluate(args) => evaluate_command::run_evaluate(&args),
         Command::Windows(args) => ipet_command::run_windows(&args),
         Command::Defend(args) => ipet_command::run_defend(&args),
+        Command::Winnow(args) => winnow_command::run(&args, &mut std::io::stdout().lock()),
         Command::Features(args) => learn_command::run_features(args),
         Command::Learn(args) => learn_command::run_learn(&args),
         Command::Synth(args) => synth_command::run(args),

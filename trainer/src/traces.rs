@@ -213,6 +213,22 @@ pub fn from_tables(path: &Path, limits: Limits) -> Result<Vec<Trace>> {
     Ok(out)
 }
 
+/// Reads a file in which the column `device` tells devices apart, and gives all packets as one stream by time, as an observer
+/// of a tunnel sees them; the first is at time 0.
+///
+/// # Errors
+/// As [`from_tables`]; a file without packets gives an empty stream.
+pub fn whole(file: &Path) -> Result<Vec<Seen>> {
+    let mut packets: Vec<Seen> = open(file)?.into_values().flatten().collect();
+    settle(&mut packets, f64::INFINITY);
+    Ok(packets)
+}
+
+fn open(file: &Path) -> Result<BTreeMap<String, Vec<Seen>>> {
+    let input = File::open(file).with_context(|| format!("while opening {}", file.display()))?;
+    read_table(BufReader::new(input)).with_context(|| format!("in {}", file.display()))
+}
+
 fn table(file: &Path, limits: Limits) -> Result<Vec<Trace>> {
     let stem = file
         .file_stem()
@@ -220,11 +236,8 @@ fn table(file: &Path, limits: Limits) -> Result<Vec<Trace>> {
         .unwrap_or("")
         .to_owned();
     let parts: Vec<&str> = stem.split("__").collect();
-    let input = File::open(file).with_context(|| format!("while opening {}", file.display()))?;
-    let by_device =
-        read_table(BufReader::new(input)).with_context(|| format!("in {}", file.display()))?;
     let mut out = Vec::new();
-    for (label, mut packets) in by_device {
+    for (label, mut packets) in open(file)? {
         settle(&mut packets, limits.max_seconds);
         if packets.len() < limits.min_packets {
             continue;

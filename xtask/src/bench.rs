@@ -12,6 +12,7 @@ use crate::{packages, root};
 mod household;
 mod measure;
 mod offline;
+mod query;
 mod simulate;
 mod tunnel;
 
@@ -20,8 +21,8 @@ pub use measure::Measured;
 /// What `bench` takes.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
-    /// Which: meter, tcx, injector, replay, offline, tunnel, simulate [default: all].
-    #[arg(value_name = "NAME", value_parser = ["meter", "tcx", "injector", "replay", "offline", "tunnel", "simulate"])]
+    /// Which: meter, tcx, injector, replay, offline, tunnel, tunnel-cover, query, simulate [default: all].
+    #[arg(value_name = "NAME", value_parser = ["meter", "tcx", "injector", "replay", "offline", "tunnel", "tunnel-cover", "query", "simulate"])]
     name: Vec<String>,
     /// Rounds that take turns; the median counts.
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=99))]
@@ -35,13 +36,16 @@ pub struct Options {
     /// offline: seed of the capture.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// query: flows of the log that is made.
+    #[arg(long, default_value_t = 2_000_000, value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
+    flows: u64,
     /// offline: reads this capture instead of making one.
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,
     /// offline, simulate: measures this gateway instead of building one.
     #[arg(long, value_name = "FILE")]
     gateway: Option<PathBuf>,
-    /// offline: measures only contenders whose names contain this, and the ratios that need no others.
+    /// offline, tunnel: measures only contenders whose names contain this, and the ratios that need no others.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
 }
@@ -241,7 +245,7 @@ pub fn run(options: &Options) -> Result<()> {
         missed += offline::run(options)?;
     }
     if options.wants("tunnel") {
-        let result = tunnel::measure(options.rounds)?;
+        let result = tunnel::measure(options.rounds, options.only.as_deref())?;
         if options.json {
             println!("{result}");
         } else {
@@ -249,6 +253,17 @@ pub fn run(options: &Options) -> Result<()> {
                 missed += u32::from(!row(&result, bar, "tunnel"));
             }
         }
+    }
+    if options.wants("tunnel-cover") {
+        let result = tunnel::measure_cover(options.rounds)?;
+        if options.json {
+            println!("{result}");
+        } else {
+            print!("{}", tunnel::cover_table(&result));
+        }
+    }
+    if options.wants("query") {
+        missed += query::run(options)?;
     }
     if options.wants("simulate") {
         let result = simulate::measure(options)?;

@@ -4,6 +4,7 @@
 
 pub mod case;
 pub mod compare;
+mod dpmon;
 mod netml;
 
 use std::collections::BTreeMap;
@@ -21,8 +22,8 @@ use compare::{APPLICATION, Table, compare};
 /// What `conformance` takes.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
-    /// The reference: nfstream or netml.
-    #[arg(value_name = "NAME", value_parser = ["nfstream", "netml"], default_value = "nfstream")]
+    /// The reference: nfstream, netml or dpmon.
+    #[arg(value_name = "NAME", value_parser = ["nfstream", "netml", "dpmon"], default_value = "nfstream")]
     name: String,
     /// Only expected files whose name fits, with * and ? as in a shell; netml's are named as demo/iat.fft.
     #[arg(long, value_name = "GLOB", default_value = "*")]
@@ -36,6 +37,12 @@ pub struct Options {
     /// For netml: a trainer that is built already [default: builds it].
     #[arg(long, value_name = "PROGRAM")]
     trainer: Option<PathBuf>,
+    /// For dpmon: another folder with logs and expected.json.
+    #[arg(long, value_name = "FOLDER")]
+    set: Option<PathBuf>,
+    /// For dpmon: answers for each question whose error is measured.
+    #[arg(long, value_name = "N", default_value_t = 2000)]
+    runs: u32,
 }
 
 /// Files and flows of one setting.
@@ -53,7 +60,13 @@ struct Total {
 /// # Errors
 /// [`Stop::Check`] when a file differs; else when the gateway cannot run.
 pub fn run(options: &Options) -> Result<()> {
-    let set = root().join("../shared/conformance").join(&options.name);
+    let set = match &options.set {
+        Some(folder) => folder.clone(),
+        None => root().join("../shared/conformance").join(&options.name),
+    };
+    if options.name == "dpmon" && set.join("expected.json").is_file() {
+        return dpmon::run(&set, options.runs);
+    }
     let Ok(expected) = fs::read_dir(set.join("expected")) else {
         println!("skipped: no reference set at {}", set.display());
         return Ok(());

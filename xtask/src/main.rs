@@ -50,8 +50,9 @@ Live in namespaces as root (sudo), in virtual time otherwise.")]
   cargo xtask bench
   cargo xtask bench injector replay
   cargo xtask bench offline --rounds 5
+  cargo xtask bench query
 
-Needs root, for `replay` tcpreplay, for `offline` softflowd, nfdump, tcpdump and NFStream 6.6.0 from PyPI (each is left out
+Needs root but for `query`, for `replay` tcpreplay, for `offline` softflowd, nfdump, tcpdump and NFStream 6.6.0 from PyPI (each is left out
 with a line that says so when it cannot be had). Numbers mean something on a machine that does nothing else.")]
     Bench(bench::Options),
     /// Runs a program and prints what it used, as JSON; the offline benchmark calls this.
@@ -71,6 +72,8 @@ target/fuzz/corpus, findings in target/fuzz/artifacts. `cargo test -p chaff-fuzz
   cargo xtask conformance nfstream
   cargo xtask conformance nfstream --filter 'skype*'
   cargo xtask conformance netml
+  cargo xtask conformance dpmon
+  cargo xtask conformance dpmon --set FOLDER
 
 The captures and expected files lie in ../shared; without them it says \"skipped\".")]
     Conformance(conformance::Options),

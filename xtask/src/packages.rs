@@ -75,7 +75,14 @@ pub const ATTACKS: &[Package] = &[
     package("nmap", "nmap"),
     package("hping3", "hping3"),
     package("iperf3", "iperf3"),
+    package("hydra", "hydra"),
+    package("iodine", "iodine"),
+    package("apache2-utils", "ab"),
+    package("curl", "curl"),
     package("python3", "python3"),
+    package("dropbear-bin", "dropbear"),
+    package("inetutils-telnetd", "/usr/sbin/telnetd"),
+    package("busybox", "busybox"),
     package("tcpdump", "tcpdump"),
 ];
 

@@ -1,7 +1,8 @@
 //! The README's test command: every check that CI runs, each a named step with its time, and a table at the end.
 
 use std::fmt::Write as _;
-use std::process::Command;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -24,6 +25,8 @@ pub struct Options {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Outcome {
     Passed,
+    /// These integration tests failed among the others and passed alone.
+    PassedAlone(String),
     Failed(String),
     /// With the reason.
     Skipped(String),
@@ -79,7 +82,7 @@ pub fn run(options: Options) -> Result<()> {
         if options.quick {
             test.env("CHAFF_QUICK", "1");
         }
-        steps.command("tests", test);
+        steps.tests(test);
     } else {
         steps.skip("tests", "the build failed");
     }
@@ -173,6 +176,49 @@ impl Steps {
         passed
     }
 
+    /// Runs all tests, and integration tests that failed once more without the others: they start real programs in real
+    /// namespaces, and a machine that others use too may stand still at the wrong moment. What fails twice has failed.
+    fn tests(&mut self, mut command: Command) {
+        const NAME: &str = "tests";
+        eprintln!("\n== {NAME}: {}", command::shown(&command));
+        let started = Instant::now();
+        let mut failed = Vec::new();
+        let done = command
+            .stderr(Stdio::piped())
+            .spawn()
+            .and_then(|mut child| {
+                if let Some(stderr) = child.stderr.take() {
+                    for line in BufReader::new(stderr).lines() {
+                        let line = line?;
+                        eprintln!("{line}");
+                        failed.extend(failed_target(&line));
+                    }
+                }
+                child.wait()
+            });
+        let outcome = match done {
+            Ok(status) if status.success() => Outcome::Passed,
+            Ok(status) => match failed.iter().cloned().collect::<Option<Vec<String>>>() {
+                Some(names) if (1..=MOST_AGAIN).contains(&names.len()) && self.pass(&names) => {
+                    Outcome::PassedAlone(format!("only when run alone: {}", names.join(", ")))
+                }
+                _ => Outcome::Failed(status.to_string()),
+            },
+            Err(error) => Outcome::Failed(format!("cannot start: {error}")),
+        };
+        self.end(NAME, outcome, started.elapsed());
+    }
+
+    /// Whether these integration tests pass.
+    fn pass(&self, names: &[String]) -> bool {
+        let mut again = cargo(&["test", "--release", "--workspace", "--no-fail-fast"]);
+        for name in names {
+            again.args(["--test", name]);
+        }
+        eprintln!("\n== once more: {}", command::shown(&again));
+        again.status().is_ok_and(|status| status.success())
+    }
+
     fn skip(&mut self, name: &'static str, why: &str) {
         self.end(name, Outcome::Skipped(why.to_owned()), Duration::ZERO);
     }
@@ -188,6 +234,19 @@ impl Steps {
     }
 }
 
+/// Integration tests of different packages that are run again at most; more failures are no accident.
+const MOST_AGAIN: usize = 3;
+
+/// What a line of cargo's list of failed targets names: an integration test, or (`Some(None)`) something else, which no load on
+/// the machine excuses.
+fn failed_target(line: &str) -> Option<Option<String>> {
+    let target = line.strip_prefix("    `-p ")?.strip_suffix('`')?;
+    let test = target
+        .split_once(" --test ")
+        .map(|(_, name)| name.to_owned());
+    Some(test)
+}
+
 fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(root());
@@ -197,6 +256,7 @@ fn cargo(arguments: &[&str]) -> Command {
 fn row(step: &Step) -> String {
     let (verdict, detail) = match &step.outcome {
         Outcome::Passed => ("passed", ""),
+        Outcome::PassedAlone(which) => ("passed", which.as_str()),
         Outcome::Failed(why) => ("FAILED", why.as_str()),
         Outcome::Skipped(why) => ("skipped", why.as_str()),
     };
@@ -249,6 +309,17 @@ mod tests {
         ];
         let error = report(&failed, Duration::ZERO).unwrap_err();
         assert_eq!(error.downcast_ref::<Stop>(), Some(&Stop::Check));
+    }
+
+    #[test]
+    fn failed_targets_are_read_from_cargos_list() {
+        let line = "    `-p chaff-gateway --test meter_interface`";
+        assert_eq!(
+            failed_target(line),
+            Some(Some("meter_interface".to_owned()))
+        );
+        assert_eq!(failed_target("    `-p chaff-flow --lib`"), Some(None));
+        assert_eq!(failed_target("error: 1 target failed:"), None);
     }
 
     #[test]

@@ -242,11 +242,16 @@ impl Lab {
         if percent == 0 {
             return Ok(());
         }
+        let which = if percent < 100 {
+            format!("numgen random mod 100 < {percent} ")
+        } else {
+            String::new()
+        };
         self.nft(
             "mid",
             &format!(
                 "table inet lossy {{ chain forward {{ type filter hook forward priority -5; policy accept; \
-                 numgen random mod 100 < {percent} drop }} }}"
+                 {which}drop }} }}"
             ),
         )
     }

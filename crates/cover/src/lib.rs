@@ -41,6 +41,7 @@ mod place;
 mod recorded;
 mod scheduler;
 mod streams;
+mod tally;
 
 pub use bucket::TokenBucket;
 pub use demand::{Demand, Window};
@@ -54,3 +55,4 @@ pub use overhead::{DirOverhead, HEADERS_V4, HEADERS_V6, Overhead};
 pub use place::{Dummy, Limits, Placed, place, place_direction};
 pub use recorded::Recorded;
 pub use scheduler::{Budget, Mode, Scheduler, SchedulerConfig};
+pub use tally::Tally;

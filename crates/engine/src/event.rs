@@ -3,13 +3,12 @@
 use chaff_abi::{Mac, Nanos, SlotCounters};
 use chaff_cover::Demand;
 use chaff_flow::Record;
-use chaff_privacy::Released;
 use serde::Serialize;
 
 use crate::alert::Alert;
 
-/// Something the driver may want to write down. All of it names devices and stays on the gateway: what may leave is a
-/// [`Telemetry`], from [`crate::Gateway::poll_release`].
+/// Something the driver may want to write down. All of it names devices and stays on the gateway: what may leave comes from
+/// [`crate::Gateway::poll_release`].
 #[derive(Debug)]
 pub enum Event {
     /// A flow ended.
@@ -43,17 +42,4 @@ impl Serialize for Seconds {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.serialize_f64(self.0.as_secs_f64())
     }
-}
-
-/// Noisy totals of one device over one period.
-#[derive(Debug, Serialize)]
-pub struct Telemetry {
-    /// Number of the period since the gateway's start.
-    pub period: u64,
-    /// Length of the period, seconds.
-    pub period_s: f64,
-    /// Stands for the device: a number, never an address or a name.
-    pub device: u32,
-    /// IP bytes from and to the device.
-    pub bytes: Released<f64>,
 }

@@ -5,20 +5,19 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use chaff_abi::{
     Counters, Dir, DirectRecord, FlowKey, FlowValue, Mac, Nanos, Sample, SlotCounters,
 };
-use chaff_cover::{Demand, Dummy, Generator, Overhead, Scheduler, SchedulerConfig, Window};
+use chaff_cover::{Demand, Dummy, Generator, Overhead, Scheduler, SchedulerConfig, Tally, Window};
 use chaff_flow::{Ignored, Link, Record, Table};
+use chaff_privacy::telemetry::{Book, Published, Unreleased};
 use chaff_wire::{Key, Kind, MIN_LEN, OVERHEAD, Opener, Sealer, WireError};
 use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 use serde::Serialize;
 
 use crate::config::{Config, ConfigError, Device, Source};
-use crate::event::Telemetry;
 use crate::event::{Event, SlotTotals};
 use crate::schedule::{self, Entry};
-use crate::sink::Tally;
 use crate::stamp::Stamp;
-use crate::telemetry::{Pay, Releases, Unreleased};
+use crate::telemetry::{Releases, Signal};
 use crate::watch::{AcceptError, Watch};
 
 /// The parts that are made outside: secrets, generators, budget.
@@ -96,14 +95,16 @@ pub struct GatewayReport {
     pub changes_skipped: u64,
     /// Slots and alerts dropped because nobody collected them; never flow records.
     pub events_dropped: u64,
-    /// Releases made.
+    /// Windows of telemetry that were released.
     pub releases: u64,
-    /// Due releases that the budget or its storage refused.
+    /// Windows that the budget or its storage refused.
     pub releases_refused: u64,
-    /// Due releases that nobody collected in time.
+    /// Windows that nobody watched, or collected in time.
     pub releases_missed: u64,
-    /// Privacy budget spent in this run.
+    /// Pure ε of devices' days that was spent in this run.
     pub epsilon_spent: f64,
+    /// ρ of devices' days that was spent in this run.
+    pub rho_spent: f64,
     /// Real traffic (IP bytes) and cover with headers, over all devices.
     pub overhead: OverheadReport,
 }
@@ -129,6 +130,20 @@ struct Unit {
     sealer: Option<Sealer>,
     window: Window,
     current: SlotCounters,
+    totals: DeviceTotals,
+}
+
+/// What one device, or all that is not listed, did so far; each pair is out and in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DeviceTotals {
+    /// Real packets.
+    pub real_packets: [u64; 2],
+    /// Their IP bytes.
+    pub real_bytes: [u64; 2],
+    /// Planned cover packets.
+    pub cover_packets: [u64; 2],
+    /// UDP payload bytes of these.
+    pub cover_bytes: [u64; 2],
 }
 
 struct Planned {
@@ -234,6 +249,7 @@ impl Gateway {
                 sealer,
                 window: Window::new(config.window_slots),
                 current: SlotCounters::default(),
+                totals: DeviceTotals::default(),
                 device,
             });
         }
@@ -303,6 +319,11 @@ impl Gateway {
             .get(index)
             .and_then(|u| u.device.as_ref())
             .map_or("home", |d| &d.label)
+    }
+
+    /// What each device did so far, by its index; 0 is all that is not listed.
+    pub fn totals(&self) -> impl Iterator<Item = DeviceTotals> + '_ {
+        self.units.iter().map(|u| u.totals)
     }
 
     /// Stream numbers of the covered devices in this run, with their index.
@@ -425,18 +446,25 @@ impl Gateway {
 
     fn close_slot(&mut self, slot: u64, counts: &[SlotCounters]) {
         self.next_slot = slot + 1;
+        let begin = self.epoch + self.config.slot.times(slot) + self.config.unix_offset;
+        if let Some(r) = &mut self.releases {
+            r.advance(begin.0);
+        }
         for i in 0..self.units.len() {
             let real = counts.get(i).copied().unwrap_or_default();
             let cover = self.plan_log.remove(&(slot, i)).unwrap_or_default();
             let unit = &mut self.units[i];
             unit.window.push(real);
-            for d in Dir::BOTH {
-                self.report.overhead.real_packets[d.index()] += real.packets[d.index()];
-                self.report.overhead.real_bytes[d.index()] += real.bytes[d.index()];
+            for d in Dir::BOTH.map(Dir::index) {
+                self.report.overhead.real_packets[d] += real.packets[d];
+                self.report.overhead.real_bytes[d] += real.bytes[d];
+                unit.totals.real_packets[d] += real.packets[d];
+                unit.totals.real_bytes[d] += real.bytes[d];
+                unit.totals.cover_packets[d] += u64::from(cover.packets[d]);
+                unit.totals.cover_bytes[d] += u64::from(cover.bytes[d]);
             }
-            let bytes = real.bytes[0] + real.bytes[1];
             if let Some(r) = &mut self.releases {
-                r.count(slot, i, bytes);
+                r.slot(i, real.packets, real.bytes);
             }
             let empty = real == SlotCounters::default() && cover == Demand::default();
             if !empty && self.config.slot_events {
@@ -449,20 +477,25 @@ impl Gateway {
             }
         }
         self.plan_log.retain(|(s, _), _| *s > slot);
-        if let Some(r) = &mut self.releases {
-            r.note_due(slot + 1, self.config.slot);
-        }
     }
 
-    /// Makes the next due private release, the only thing that may leave the house. `pay` charges the budget ledger and
-    /// returns when the expense is durable; nothing is answered before.
-    pub fn poll_release(&mut self, pay: &mut Pay<'_>) -> Option<Result<Telemetry, Unreleased>> {
-        let made = self.releases.as_mut()?.poll(pay)?;
-        match &made {
-            Ok(_) => self.report.releases += 1,
-            Err(_) => self.report.releases_refused += 1,
-        }
-        Some(made)
+    /// Makes the private releases of the next window that is over: the only thing that may leave the house. `book` charges
+    /// the budget ledger and stores the telemetry's state, durably; nothing is answered before.
+    pub fn poll_release(
+        &mut self,
+        book: &mut dyn Book,
+    ) -> Option<Result<Vec<Published>, Unreleased>> {
+        self.releases.as_mut()?.poll(book)
+    }
+
+    /// Telemetry from now on; it replaces [`Parts::releases`].
+    pub fn set_releases(&mut self, releases: Releases) {
+        self.releases = Some(releases);
+    }
+
+    /// The telemetry, for what was published last and its state.
+    pub fn releases(&self) -> Option<&Releases> {
+        self.releases.as_ref()
     }
 
     /// Takes a datagram from the sink's address, decrypting it in place. `Ok` is the stream of authentic downlink cover.
@@ -760,6 +793,11 @@ impl Gateway {
         }
         if let Some(alert) = self.watch.as_mut().and_then(Watch::poll) {
             self.report.alerts += 1;
+            if let Some(r) = &mut self.releases {
+                let of = |d: &Device| d.label == alert.device;
+                let device = self.config.devices.iter().position(of);
+                r.add(device.map_or(0, |i| i + 1), Signal::Alerts, 1);
+            }
             return Some(Event::Alert(Box::new(alert)));
         }
         let record = self.table.poll_record()?;
@@ -771,8 +809,14 @@ impl Gateway {
     /// The counts so far.
     pub fn report(&self) -> GatewayReport {
         let mut report = self.report.clone();
-        report.releases_missed = self.releases.as_ref().map_or(0, Releases::missed);
-        report.epsilon_spent = self.releases.as_ref().map_or(0.0, Releases::spent);
+        if let Some(r) = &self.releases {
+            let exporter = r.exporter();
+            report.releases = exporter.releases();
+            report.releases_refused = r.refused();
+            report.releases_missed = exporter.missed();
+            report.epsilon_spent = exporter.spent_nanos().0 as f64 / 1e9;
+            report.rho_spent = exporter.spent_nanos().1 as f64 / 1e9;
+        }
         if let Some(watch) = &self.watch {
             report.alerts_suppressed = watch.suppressed();
             report.changes_skipped = watch.skipped();
@@ -869,6 +913,12 @@ impl Gateway {
             0 => self.device_index(mac, key.src),
             unit => unit,
         };
+        let [packets, bytes] = [out.packets + back.packets, out.bytes + back.bytes];
+        if let Some(r) = &mut self.releases
+            && packets > 0
+        {
+            r.flow(unit, bytes);
+        }
         // Flows that the device was asked for have a peer with an arbitrary port.
         if dir == Dir::Out
             && let Some(watch) = &mut self.watch

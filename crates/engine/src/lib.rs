@@ -29,10 +29,11 @@ mod telemetry;
 mod watch;
 
 pub use alert::{Alert, AlertConfig, Evidence, Novelty, Severity, Way};
+pub use chaff_cover::Tally;
 pub use config::{Config, ConfigError, Device, Source, mapped};
-pub use event::{Event, Seconds, SlotTotals, Telemetry};
-pub use gateway::{Gateway, GatewayReport, OverheadReport, Parts, Plan, Transmit};
-pub use sink::{MAX_PAYLOAD, Sink, SinkConfig, SinkReport, SinkTransmit, Tally, Verdict};
+pub use event::{Event, Seconds, SlotTotals};
+pub use gateway::{DeviceTotals, Gateway, GatewayReport, OverheadReport, Parts, Plan, Transmit};
+pub use sink::{MAX_PAYLOAD, Sink, SinkConfig, SinkReport, SinkTransmit, Verdict};
 pub use stamp::Stamp;
-pub use telemetry::{Pay, Releases, TelemetryConfig, Unreleased};
+pub use telemetry::{Releases, Signal};
 pub use watch::{AcceptError, check_history};

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::net::SocketAddr;
 
 use chaff_abi::{Dir, Nanos};
+use chaff_cover::Tally;
 use chaff_wire::{Key, Kind, MIN_LEN, Opener, Sealer, WireError};
 use serde::Serialize;
 
@@ -80,23 +81,7 @@ pub struct SinkTransmit {
     pub stream: u16,
 }
 
-/// Packets and bytes (UDP payload).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Tally {
-    /// Datagrams.
-    pub packets: u64,
-    /// UDP payload bytes.
-    pub bytes: u64,
-}
-
-impl Tally {
-    pub(crate) fn add(&mut self, bytes: usize) {
-        self.packets += 1;
-        self.bytes += bytes as u64;
-    }
-}
-
-/// What the sink did so far. Every datagram is in exactly one of `cover`, `schedules` and `refused`.
+/// What the sink did so far; bytes are UDP payload. Every datagram is in exactly one of `cover`, `schedules` and `refused`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct SinkReport {
     /// Schema version of this report.

@@ -7,7 +7,7 @@ use chaff_flow::{Column, Kind, Value};
 use zeroize::Zeroizing;
 
 use crate::cryptopan::{CryptoPan, MacPermutation};
-use crate::text::{Style, push_hex, push_value};
+use chaff_flow::text::{Style, push_hex, push_value};
 
 /// What becomes of a chosen column.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 use std::io;
 
+use chaff_flow::text::{Style, push_cell, quote};
 use chaff_flow::{Column, Value};
 
-use crate::text::{Style, push_value};
 use crate::{Output, Target, check_row};
 
 /// Handed to the target at once, bytes.
@@ -71,14 +71,7 @@ impl<T: Target> Output for Csv<T> {
             if i > 0 {
                 self.buffer.push(b',');
             }
-            let from = self.buffer.len();
-            push_value(&mut self.buffer, value, self.style);
-            if matches!(
-                value,
-                Value::Text(_) | Value::List(_) | Value::SignedList(_) | Value::TextList(_)
-            ) {
-                quote(&mut self.buffer, from);
-            }
+            push_cell(&mut self.buffer, value, self.style);
         }
         self.buffer.extend_from_slice(self.line_end);
         if self.buffer.len() >= CHUNK {
@@ -100,25 +93,4 @@ impl<T: Target> Output for Csv<T> {
         self.hand_on()?;
         self.out.close()
     }
-}
-
-/// Puts the cell that begins at `from` into quotes if it holds a comma, a quote or a line end.
-fn quote(buffer: &mut Vec<u8>, from: usize) {
-    let cell = &buffer[from..];
-    if !cell
-        .iter()
-        .any(|b| matches!(b, b',' | b'"' | b'\r' | b'\n'))
-    {
-        return;
-    }
-    let cell = cell.to_vec();
-    buffer.truncate(from);
-    buffer.push(b'"');
-    for byte in cell {
-        if byte == b'"' {
-            buffer.push(b'"');
-        }
-        buffer.push(byte);
-    }
-    buffer.push(b'"');
 }

@@ -1,10 +1,8 @@
 use std::io;
 
+use chaff_flow::text::{push_json, push_json_text};
 use chaff_flow::{Column, Value};
 
-use crate::text::{
-    Style, bracketed, push_float, push_json_text, push_signed, push_unsigned, push_value,
-};
 use crate::{Output, Target, check_row};
 
 /// Handed to the target at once, bytes.
@@ -71,23 +69,5 @@ impl<T: Target> Output for JsonLines<T> {
     fn finish(mut self: Box<Self>) -> io::Result<()> {
         self.hand_on()?;
         self.out.close()
-    }
-}
-
-fn push_json(out: &mut Vec<u8>, value: &Value) {
-    match value {
-        Value::Unsigned(n) => push_unsigned(out, *n),
-        Value::Signed(n) => push_signed(out, *n),
-        Value::Float(x) if x.is_finite() => push_float(out, *x),
-        Value::Ip(_) | Value::Mac(_) | Value::Word(_) => {
-            out.push(b'"');
-            push_value(out, value, Style::Native);
-            out.push(b'"');
-        }
-        Value::Text(text) => push_json_text(out, text),
-        Value::List(items) => bracketed(out, items, b",", |o, n| push_unsigned(o, *n)),
-        Value::SignedList(items) => bracketed(out, items, b",", |o, n| push_signed(o, *n)),
-        Value::TextList(items) => bracketed(out, items, b",", |o, text| push_json_text(o, text)),
-        _ => out.extend_from_slice(b"null"),
     }
 }

@@ -35,7 +35,6 @@ mod jsonl;
 mod output;
 mod parquet;
 mod rotate;
-mod text;
 
 pub use anonymize::{Anonymizer, Key, KeyError, Mode};
 pub use csv::{Csv, Dialect};

@@ -14,8 +14,8 @@ use ::parquet::schema::types::{ColumnPath, Type, TypePtr};
 use bytes::Bytes;
 use chaff_flow::{Column, Kind, Value};
 
-use crate::text::{Style, push_value};
 use crate::{Output, Target, arrow_schema, check_row};
+use chaff_flow::text::{Style, push_value};
 
 /// Settings of a [`Parquet`] file.
 #[derive(Clone, Debug, PartialEq, Eq)]

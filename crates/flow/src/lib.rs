@@ -42,7 +42,7 @@ pub mod plugin;
 mod record;
 pub mod stats;
 mod table;
-mod text;
+pub mod text;
 
 pub use column::{Column, Kind, Value};
 pub use fields::{FIELDS, Field, Group, Layout, fields_markdown};

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use chaff_flow::app::{Confidence, Dialect, Dissector, Hints, Progress, Seen};
+use chaff_flow::app::{Confidence, Dialect, Dissector, Hints, Progress, Room, Seen};
 use proptest::prelude::*;
 
 /// A flow under the dissector's eyes.
@@ -128,6 +128,40 @@ fn certificate(name: &str) -> Vec<u8> {
 }
 
 #[test]
+fn handshakes_without_an_end_share_a_room() {
+    const LIMIT: usize = 64 << 10;
+    let hello = record(22, &client_hello("www.example.org", 6000));
+    for dialect in BOTH {
+        let room = Room::new(LIMIT);
+        let mut flows: Vec<Flow> = (0..100)
+            .map(|_| {
+                let mut flow = tcp(dialect, 443);
+                flow.dissector = flow.dissector.within(&room);
+                for part in hello[..5600].chunks(1400) {
+                    flow.client(part);
+                }
+                flow
+            })
+            .collect();
+        let waiting = |flow: &&mut Flow| flow.progress == Progress::More;
+        assert!((4..20).contains(&flows.iter_mut().filter(waiting).count()));
+        assert!(
+            (LIMIT / 2..=LIMIT).contains(&room.used()),
+            "{}",
+            room.used()
+        );
+        // Who has a place is served to the end, and makes room.
+        for flow in flows.iter_mut().filter(waiting) {
+            flow.client(&hello[5600..]);
+            assert_eq!(flow.finish().server_name, "www.example.org");
+        }
+        assert!(room.used() < LIMIT / 2, "{}", room.used());
+        drop(flows);
+        assert_eq!(room.used(), 0);
+    }
+}
+
+#[test]
 fn reads_hellos_over_segments() {
     for dialect in BOTH {
         let hello = record(22, &client_hello("WWW.Google.com", 1800));
@@ -143,7 +177,8 @@ fn reads_hellos_over_segments() {
         );
         assert_eq!(hints.server_name, "www.google.com");
         assert!(hints.client_fingerprint.starts_with("t12d0205h2_"));
-        assert_eq!((hints.ja3.len(), hints.server_fingerprint.len()), (32, 32));
+        let ja3 = if dialect == Dialect::Standard { 32 } else { 0 };
+        assert_eq!((hints.ja3.len(), hints.server_fingerprint.len()), (ja3, 32));
         assert_eq!(hints.alpn, "h2");
         assert!(!hints.guessed);
     }

@@ -16,7 +16,7 @@ const LANES: usize = 8;
 /// Settings.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
-    /// Components, 1 to 256; fewer are fitted when there are fewer rows.
+    /// Components, 1 to 256; fewer are fitted when there are not as many rows for each as columns, and one more.
     pub components: usize,
     /// Added to the diagonal of each covariance; above 0.
     pub regularisation: f64,
@@ -93,7 +93,8 @@ impl Mixture {
         if !(least > 0.0 && least.is_finite()) {
             return Err(setting("regularisation", least, "above 0"));
         }
-        let k = k.min(rows.rows() / 2).max(1);
+        // A covariance of fewer rows than that knows directions without any variance, and calls whatever is new there infinitely rare.
+        let k = k.min(rows.rows() / (rows.columns() + 1)).max(1);
         let mut best: Option<(f64, Self)> = None;
         for _ in 0..if k == 1 { 1 } else { settings.starts.max(1) } {
             let (likelihood, mixture) = run(settings, k, rows, rng)?;

@@ -30,6 +30,8 @@ pub enum EpsilonError {
 impl Epsilon {
     /// The largest ε: 100,000. Up to here the shortest decimal of an `f64` is exact.
     pub const MAX: Self = Self(100_000 * NANOS_PER_UNIT);
+    /// 1.
+    pub const ONE: Self = Self(NANOS_PER_UNIT);
 
     /// Makes an ε, rounded to the nearest billionth.
     ///

@@ -3,6 +3,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::noise::{Noised, add_laplace};
 use crate::{Epsilon, Mechanism, Noise, Released};
 
+mod statistics;
+pub use statistics::{Deviation, Expected, Mean, Percent, Percentile};
+
 const USER: &str = "one user";
 
 /// The right to one release, paid for and stored. Using it consumes it.
@@ -222,6 +225,8 @@ impl Grant {
             epsilon: self.epsilon,
             mechanism: Mechanism::DiscreteLaplace,
             relation: format!("all rows of {user} added or removed"),
+            rho: None,
+            delta: 0.0,
             ledger_entry: self.entry,
             simulated,
         }
@@ -262,7 +267,7 @@ fn bounded_histogram<U: Ord>(
 }
 
 /// The smallest whole w with P(|noise| > w) <= 5 %, from P(|X| > w) = 2 e^(-(w+1)/b) / (1 + e^(-1/b)).
-fn half_width(scale: f64) -> f64 {
+pub(crate) fn half_width(scale: f64) -> f64 {
     let w = scale * (2.0 / (0.05 * (1.0 + (-1.0 / scale).exp()))).ln();
     (w.ceil() - 1.0).max(0.0)
 }

@@ -49,11 +49,17 @@ mod grant;
 mod ledger;
 mod noise;
 mod released;
+pub mod telemetry;
+mod vector;
 mod zcdp;
 
 pub use epsilon::{Epsilon, EpsilonError};
 pub use grant::{Bounds, BoundsError, Grant, ReleaseError};
-pub use ledger::{CutLine, Head, Ledger, LedgerError, PendingGrant, Refused, ToStore};
+pub use grant::{Deviation, Expected, Mean, Percent, Percentile};
+pub use ledger::{
+    Budget, CutLine, DAY_NS, Day, Expense, Head, Ledger, LedgerError, Paid, Pending, PendingGrant,
+    Refused, Rho, ToStore,
+};
 pub use noise::Noise;
 pub use released::{Mechanism, Released};
 pub use zcdp::{Charge, Entropy, Tables, epsilon_of_rho, rho_of_epsilon};

@@ -105,7 +105,7 @@ fn mechanism_error(error: opendp::error::Error) -> ReleaseError {
 }
 
 /// `sensitivity / epsilon` as a reduced fraction.
-fn ratio(sensitivity: u64, epsilon: Epsilon) -> (u128, u128) {
+pub(crate) fn ratio(sensitivity: u64, epsilon: Epsilon) -> (u128, u128) {
     let (mut t, mut s) = (
         u128::from(sensitivity) * 1_000_000_000,
         u128::from(epsilon.nanos()),

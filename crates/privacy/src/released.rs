@@ -1,14 +1,20 @@
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::Epsilon;
+use crate::{Epsilon, Rho};
 
 /// How the noise was made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Mechanism {
     /// Integers plus discrete Laplace noise: P(x) ∝ exp(-|x| / scale).
     DiscreteLaplace,
+    /// The same; only keys whose noised count reaches a threshold are shown.
+    DiscreteLaplaceThreshold,
+    /// Integers plus discrete Gaussian noise: P(x) ∝ exp(-x² / 2 scale²).
+    DiscreteGaussian,
+    /// One of several public candidates, chosen at random: the better the likelier.
+    PermuteAndFlip,
 }
 
 /// A value that may leave the gateway. Only this crate makes one, and only against a [`crate::Grant`].
@@ -23,6 +29,10 @@ pub struct Released<T> {
     pub(crate) unit: String,
     pub(crate) label: String,
     pub(crate) epsilon: Epsilon,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) rho: Option<Rho>,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) delta: f64,
     pub(crate) mechanism: Mechanism,
     pub(crate) scale: f64,
     pub(crate) half_width: f64,
@@ -47,9 +57,19 @@ impl<T> Released<T> {
         &self.label
     }
 
-    /// What the release cost.
+    /// What the release cost. With Gaussian noise: the ε that [`Released::rho`] is at [`Released::delta`].
     pub fn epsilon(&self) -> Epsilon {
         self.epsilon
+    }
+
+    /// What it cost from the purse of Gaussian releases.
+    pub fn rho(&self) -> Option<Rho> {
+        self.rho
+    }
+
+    /// The δ of the guarantee; 0 for a pure one.
+    pub fn delta(&self) -> f64 {
+        self.delta
     }
 
     /// How the noise was made.
@@ -57,7 +77,8 @@ impl<T> Released<T> {
         self.mechanism
     }
 
-    /// Scale of the noise in units of the value (standard deviation is about 1.41 times as much).
+    /// Scale of the noise in units of the value: with Laplace noise the standard deviation is about 1.41 times as much,
+    /// with Gaussian noise it is the standard deviation.
     pub fn scale(&self) -> f64 {
         self.scale
     }
@@ -82,4 +103,8 @@ impl<T> Released<T> {
     pub fn simulated(&self) -> bool {
         self.simulated
     }
+}
+
+fn is_zero(delta: &f64) -> bool {
+    *delta == 0.0
 }

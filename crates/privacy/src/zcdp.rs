@@ -12,9 +12,9 @@ use crate::noise::{below, bernoulli_exp, discrete_laplace};
 use crate::{Epsilon, Grant, ReleaseError};
 
 /// Denominator of the variances that are used.
-const STEP: u128 = 64;
+pub(crate) const STEP: u128 = 64;
 /// The largest standard deviation: integers of the sampler stay below 2^127.
-const MAX_SIGMA: f64 = 1e6;
+pub(crate) const MAX_SIGMA: f64 = 1e6;
 
 /// The smallest ε (not rounded) for which ρ-zCDP implies (ε, δ)-DP, by corollary 13: the minimum over α > 1 of
 /// ρα + ln(1 / (αδ)) / (α - 1) + ln(1 - 1/α). δ must be above 0 and below 1.
@@ -210,7 +210,7 @@ impl Tables {
 }
 
 /// Draws from the discrete Gaussian of variance `a / b`, P(x) ∝ exp(-x² b / 2a), exactly, with integers only.
-fn discrete_gaussian(rng: &mut dyn RngCore, a: u128, b: u128) -> i64 {
+pub(crate) fn discrete_gaussian(rng: &mut dyn RngCore, a: u128, b: u128) -> i64 {
     let t = (a / b).isqrt() + 1;
     loop {
         let y = discrete_laplace(rng, t, 1);
@@ -230,7 +230,7 @@ fn discrete_gaussian(rng: &mut dyn RngCore, a: u128, b: u128) -> i64 {
 }
 
 /// True with probability exp(-numerator / denominator) for any fraction (same paper, algorithm 1).
-fn bernoulli_exp_any(rng: &mut dyn RngCore, numerator: u128, denominator: u128) -> bool {
+pub(crate) fn bernoulli_exp_any(rng: &mut dyn RngCore, numerator: u128, denominator: u128) -> bool {
     let whole = numerator / denominator;
     for _ in 0..whole {
         if !bernoulli_exp(rng, 1, 1) {

@@ -100,29 +100,37 @@ fn message(at: Nanos, dir: Dir, d: &Datagram) -> Message {
     }
 }
 
-/// The gateway with its end of the tunnel. What is not for the network stays at home.
-pub struct TunnelHome {
-    machine: Rc<RefCell<Gateway>>,
+/// One end of the tunnel as a node: the gateway with the home behind it, or the far end with the servers behind it. What is not
+/// for the network stays where it is.
+pub struct TunnelEnd {
+    gateway: Rc<RefCell<Gateway>>,
     tunnel: Rc<RefCell<Tunnel>>,
+    /// From this end to the other.
     path: Path,
+    /// Which way this end sends.
+    dir: Dir,
+    /// Ports towards the other end, and away from it.
+    ports: [u16; 2],
     neighbours: Neighbours,
     queue: VecDeque<(u16, Vec<u8>)>,
     on_message: OnMessage,
 }
 
-impl TunnelHome {
-    /// `path` leads from the gateway to the far end.
-    pub fn new(
-        machine: Rc<RefCell<Gateway>>,
+impl TunnelEnd {
+    /// The gateway's end, with ports [`LAN`] and [`WAN`]; `path` leads from there to the far end.
+    pub fn home(
+        gateway: Rc<RefCell<Gateway>>,
         tunnel: Rc<RefCell<Tunnel>>,
         path: Path,
         neighbours: Neighbours,
         on_message: OnMessage,
     ) -> Self {
         let mut node = Self {
-            machine,
+            gateway,
             tunnel,
             path,
+            dir: Dir::Out,
+            ports: [WAN, LAN],
             neighbours,
             queue: VecDeque::new(),
             on_message,
@@ -131,144 +139,106 @@ impl TunnelHome {
         node
     }
 
-    fn collect(&mut self, now: Nanos) {
-        let mut tunnel = self.tunnel.borrow_mut();
-        while let Some(plan) = self.machine.borrow_mut().poll_plan() {
-            match plan {
-                Plan::Dummy { at, stream } => tunnel.plan(0, at, stream),
-                Plan::Downlink(dummies) => tunnel.ask_downlink(now, 0, &dummies),
-            }
-        }
-        while let Some(d) = tunnel.poll_datagram() {
-            (self.on_message)(message(now, Dir::Out, &d));
-            let mut framed = Vec::new();
-            self.path.build(d.as_ref(), &mut framed);
-            self.queue.push_back((WAN, framed));
-        }
-        while let Some(p) = tunnel.poll_inner() {
-            let packet: &[u8] = p.as_ref();
-            let to = inner::parse(packet).map(|i| i.destination);
-            let mac = to.and_then(|to| self.neighbours.borrow().get(&to).copied());
-            let mut framed = Vec::with_capacity(ETHERNET + packet.len());
-            framed.extend_from_slice(&mac.unwrap_or_default().0);
-            framed.extend_from_slice(&self.path.src_mac.0);
-            let v4 = packet.first().is_some_and(|b| b >> 4 == 4);
-            framed.extend_from_slice(if v4 { &[0x08, 0] } else { &[0x86, 0xdd] });
-            framed.extend_from_slice(packet);
-            let mut machine = self.machine.borrow_mut();
-            machine.handle_frame(now, Dir::In, &framed, framed.len());
-            self.queue.push_back((LAN, framed));
-        }
-    }
-}
-
-impl Node for TunnelHome {
-    fn handle_frame(&mut self, now: Nanos, port: u16, frame: &[u8]) {
-        if port == WAN {
-            if let Some((from, payload)) = frame::udp_to(frame, self.path.src) {
-                let mut tunnel = self.tunnel.borrow_mut();
-                tunnel.handle_datagram(now, from, payload.into());
-            }
-            self.collect(now);
-            return;
-        }
-        let mut machine = self.machine.borrow_mut();
-        machine.handle_frame(now, Dir::Out, frame, frame.len());
-        if let (Some((packet, found)), Some(mac)) = (routed(frame), frame.get(6..12)) {
-            let mut octets = [0; 6];
-            octets.copy_from_slice(mac);
-            let device = machine.device_index(Mac(octets), mapped(found.source));
-            self.neighbours
-                .borrow_mut()
-                .insert(found.source, Mac(octets));
-            let mut tunnel = self.tunnel.borrow_mut();
-            let mtu = usize::from(tunnel.bins().mtu());
-            cut(packet, mtu, |p| tunnel.handle_tagged(now, p, device as u32));
-        }
-        drop(machine);
-        self.collect(now);
-    }
-
-    fn handle_timeout(&mut self, now: Nanos) {
-        let due = self.machine.borrow().poll_timeout();
-        if due.is_some_and(|(t, _)| t <= now) {
-            self.machine.borrow_mut().handle_timeout(now);
-        }
-        self.tunnel.borrow_mut().handle_timeout(now);
-        self.collect(now);
-    }
-
-    fn poll_timeout(&self) -> Option<Nanos> {
-        let machine = self.machine.borrow().poll_timeout();
-        let tunnel = self.tunnel.borrow().poll_timeout();
-        machine.into_iter().chain(tunnel).map(|(t, _)| t).min()
-    }
-
-    fn poll_frame(&mut self, buf: &mut Vec<u8>) -> Option<u16> {
-        let (port, frame) = self.queue.pop_front()?;
-        *buf = frame;
-        Some(port)
-    }
-}
-
-/// The far end of the tunnel, and the servers behind it. Port 0 faces the gateway, port 1 a source that plays the servers'
-/// frames.
-pub struct TunnelFar {
-    machine: Rc<RefCell<Gateway>>,
-    tunnel: Rc<RefCell<Tunnel>>,
-    path: Path,
-    neighbours: Neighbours,
-    queue: VecDeque<(u16, Vec<u8>)>,
-    on_message: OnMessage,
-}
-
-impl TunnelFar {
-    /// `path` leads from the gateway to the far end; the gateway's machine only tells which device is whose.
-    pub fn new(
-        machine: Rc<RefCell<Gateway>>,
+    /// The far end: port 0 faces the gateway, port 1 a source that plays the servers' frames. `path` leads from the gateway to
+    /// the far end; the gateway's machine only tells which device is whose.
+    pub fn far(
+        gateway: Rc<RefCell<Gateway>>,
         tunnel: Rc<RefCell<Tunnel>>,
         path: Path,
         neighbours: Neighbours,
         on_message: OnMessage,
     ) -> Self {
         Self {
-            machine,
+            gateway,
             tunnel,
             path: path.reversed(),
+            dir: Dir::In,
+            ports: [0, 1],
             neighbours,
             queue: VecDeque::new(),
             on_message,
         }
     }
 
+    fn is_home(&self) -> bool {
+        self.dir == Dir::Out
+    }
+
+    /// Takes a frame from the home or from the servers into the tunnel.
+    fn enter(&mut self, now: Nanos, frame: &[u8]) {
+        if self.is_home() {
+            let mut gateway = self.gateway.borrow_mut();
+            gateway.handle_frame(now, self.dir, frame, frame.len());
+        }
+        // The device's hardware address: what sends here, what it is sent to there.
+        let mac = frame.get(if self.is_home() { 6..12 } else { 0..6 });
+        let (Some((packet, found)), Some(mac)) = (routed(frame), mac) else {
+            return;
+        };
+        let mut octets = [0; 6];
+        octets.copy_from_slice(mac);
+        let (mac, address) = match self.dir {
+            Dir::Out => (Mac(octets), found.source),
+            Dir::In => (Mac(octets), found.destination),
+        };
+        self.neighbours.borrow_mut().insert(address, mac);
+        let device = self.gateway.borrow().device_index(mac, mapped(address));
+        let mut tunnel = self.tunnel.borrow_mut();
+        let mtu = usize::from(tunnel.bins().mtu());
+        cut(packet, mtu, |p| tunnel.handle_tagged(now, p, device as u32));
+    }
+
+    /// Takes out what the tunnel has to say, after the gateway's plans went in.
     fn collect(&mut self, now: Nanos) {
         let mut tunnel = self.tunnel.borrow_mut();
+        while let Some(plan) = self
+            .is_home()
+            .then(|| self.gateway.borrow_mut().poll_plan())
+            .flatten()
+        {
+            match plan {
+                Plan::Dummy { at, stream } => tunnel.plan(0, at, stream),
+                Plan::Downlink(dummies) => tunnel.ask_downlink(now, 0, &dummies),
+            }
+        }
+        let [outer, inner] = self.ports;
         while let Some(d) = tunnel.poll_datagram() {
-            (self.on_message)(message(now, Dir::In, &d));
+            (self.on_message)(message(now, self.dir, &d));
             let mut framed = Vec::new();
             self.path.build(d.as_ref(), &mut framed);
-            self.queue.push_back((0, framed));
+            self.queue.push_back((outer, framed));
         }
         while let Some(p) = tunnel.poll_inner() {
-            self.queue.push_back((1, p.as_ref().to_vec()));
+            let leaves = if self.is_home() {
+                let framed = self.framed(p.as_ref());
+                let mut gateway = self.gateway.borrow_mut();
+                gateway.handle_frame(now, Dir::In, &framed, framed.len());
+                framed
+            } else {
+                p.as_ref().to_vec()
+            };
+            self.queue.push_back((inner, leaves));
         }
+    }
+
+    /// An inner packet as a frame to its device.
+    fn framed(&self, packet: &[u8]) -> Vec<u8> {
+        let to = inner::parse(packet).map(|i| i.destination);
+        let mac = to.and_then(|to| self.neighbours.borrow().get(&to).copied());
+        let mut framed = Vec::with_capacity(ETHERNET + packet.len());
+        framed.extend_from_slice(&mac.unwrap_or_default().0);
+        framed.extend_from_slice(&self.path.src_mac.0);
+        let v4 = packet.first().is_some_and(|b| b >> 4 == 4);
+        framed.extend_from_slice(if v4 { &[0x08, 0] } else { &[0x86, 0xdd] });
+        framed.extend_from_slice(packet);
+        framed
     }
 }
 
-impl Node for TunnelFar {
+impl Node for TunnelEnd {
     fn handle_frame(&mut self, now: Nanos, port: u16, frame: &[u8]) {
-        if port == 1 {
-            if let (Some((packet, found)), Some(mac)) = (routed(frame), frame.get(..6)) {
-                let mut octets = [0; 6];
-                octets.copy_from_slice(mac);
-                let mac = Mac(octets);
-                self.neighbours.borrow_mut().insert(found.destination, mac);
-                let machine = self.machine.borrow();
-                let device = machine.device_index(mac, mapped(found.destination));
-                let mut tunnel = self.tunnel.borrow_mut();
-                let mtu = usize::from(tunnel.bins().mtu());
-                cut(packet, mtu, |p| tunnel.handle_tagged(now, p, device as u32));
-            }
+        if port == self.ports[1] {
+            self.enter(now, frame);
         } else if let Some((from, payload)) = frame::udp_to(frame, self.path.src) {
             let mut tunnel = self.tunnel.borrow_mut();
             tunnel.handle_datagram(now, from, payload.into());
@@ -277,12 +247,21 @@ impl Node for TunnelFar {
     }
 
     fn handle_timeout(&mut self, now: Nanos) {
+        if self.is_home() {
+            let due = self.gateway.borrow().poll_timeout();
+            if due.is_some_and(|(t, _)| t <= now) {
+                self.gateway.borrow_mut().handle_timeout(now);
+            }
+        }
         self.tunnel.borrow_mut().handle_timeout(now);
         self.collect(now);
     }
 
     fn poll_timeout(&self) -> Option<Nanos> {
-        self.tunnel.borrow().poll_timeout().map(|(t, _)| t)
+        let gateway = self.is_home().then(|| self.gateway.borrow().poll_timeout());
+        let tunnel = self.tunnel.borrow().poll_timeout();
+        let both = gateway.flatten().into_iter().chain(tunnel);
+        both.map(|(t, _)| t).min()
     }
 
     fn poll_frame(&mut self, buf: &mut Vec<u8>) -> Option<u16> {

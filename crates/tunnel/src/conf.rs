@@ -170,7 +170,7 @@ impl Reader {
             "listenport" => self.listen_port = Some(number(key, value)?),
             "mtu" => self.mtu = Some(number(key, value)?),
             other if ELSEWHERE.contains(&other) => self.ignored.push(key.to_owned()),
-            _ => return Err(format!("unknown key `{key}` in [Interface]")),
+            _ => return Err(format!("unknown key {} in [Interface]", quoted(key))),
         }
         Ok(())
     }
@@ -184,7 +184,7 @@ impl Reader {
             "endpoint" => peer.endpoint = Some(endpoint(value)?),
             "persistentkeepalive" if value.eq_ignore_ascii_case("off") => peer.keepalive = None,
             "persistentkeepalive" => peer.keepalive = Some(number(key, value)?),
-            _ => return Err(format!("unknown key `{key}` in [Peer]")),
+            _ => return Err(format!("unknown key {} in [Peer]", quoted(key))),
         }
         Ok(())
     }
@@ -214,6 +214,20 @@ impl Reader {
     }
 }
 
+/// What was written, for an error; but not what may be a key in the wrong place.
+fn quoted(text: &str) -> String {
+    let base64 = |c: char| c.is_ascii_alphanumeric() || c == '+' || c == '/';
+    let longest = text.split(|c| !base64(c)).map(str::len).max();
+    if longest.is_some_and(|n| n >= KEY_LENGTH) {
+        "(what looks like a key)".into()
+    } else {
+        format!("`{text}`")
+    }
+}
+
+/// Characters of a key in base64, less a few that may have been lost.
+const KEY_LENGTH: usize = 40;
+
 /// Reads a key; the error does not repeat it.
 fn read<T: FromStr<Err = crate::key::KeyError>>(key: &str, value: &str) -> Result<T, String> {
     value.parse().map_err(|e| format!("{key}: {e}"))
@@ -222,7 +236,7 @@ fn read<T: FromStr<Err = crate::key::KeyError>>(key: &str, value: &str) -> Resul
 fn number(key: &str, value: &str) -> Result<u16, String> {
     value
         .parse()
-        .map_err(|_| format!("{key}: `{value}` is not a number from 0 to 65535"))
+        .map_err(|_| format!("{key}: {} is not a number from 0 to 65535", quoted(value)))
 }
 
 fn prefixes(value: &str) -> Result<Vec<Prefix>, String> {
@@ -230,7 +244,10 @@ fn prefixes(value: &str) -> Result<Vec<Prefix>, String> {
         .split(',')
         .map(str::trim)
         .filter(|p| !p.is_empty())
-        .map(|p| p.parse().map_err(|e| format!("{e}")))
+        .map(|p| {
+            p.parse()
+                .map_err(|_| format!("{} is not an address range such as 10.7.0.2/32", quoted(p)))
+        })
         .collect()
 }
 
@@ -244,7 +261,7 @@ fn endpoint(value: &str) -> Result<Endpoint, String> {
     if named {
         Ok(Endpoint::Name(value.to_owned()))
     } else {
-        Err(format!("Endpoint: `{value}` is not HOST:PORT"))
+        Err(format!("Endpoint: {} is not HOST:PORT", quoted(value)))
     }
 }
 
@@ -316,6 +333,28 @@ mod tests {
         let again: Conf = conf.reveal().parse().expect("valid");
         assert_eq!(*again.reveal(), *conf.reveal());
         assert!(!format!("{conf:?}").contains(KEY) || conf.peers[0].public_key.to_string() == KEY);
+    }
+
+    #[test]
+    fn a_key_in_the_wrong_place_is_not_repeated() {
+        let key = "eC6lx91SxPj5TgBj7gGdMRlr9Lwie3VvH07fGIUa0EY=";
+        for line in [
+            "Address = KEY",
+            "MTU = KEY",
+            "ListenPort=KEY",
+            "KEY",
+            "x KEY = 1",
+        ] {
+            let text = format!("[Interface]\n{}\n", line.replace("KEY", key));
+            let said = text.parse::<Conf>().expect_err(line).to_string();
+            assert!(said.contains("line 2"), "{said}");
+            assert!(!said.contains(&key[..20]), "{said}");
+        }
+        for line in ["AllowedIPs = 10.0.0.1,KEY", "Endpoint = KEY", "KEY=KEY"] {
+            let text = format!("[Peer]\n{}\n", line.replace("KEY", key));
+            let said = text.parse::<Conf>().expect_err(line).to_string();
+            assert!(!said.contains(&key[..20]), "{said}");
+        }
     }
 
     #[test]

@@ -35,8 +35,12 @@ pub struct Config {
     pub cover_burst: u64,
     /// Downlink cover that a peer can ask for.
     pub downlink: DownlinkConfig,
-    /// Handshakes per second and source address answered without a cookie.
+    /// Handshakes per second and source address answered without a cookie. With one no source has more than as many, or 20 where
+    /// that is more, worked through; an IPv6 network of 64 bits counts as a source.
     pub handshakes_per_second: u64,
+    /// Handshakes per second of all sources above which each needs a cookie, so that forged addresses gain nothing. Four times as
+    /// many are worked through at most: sessions that stand go before new ones.
+    pub handshakes_in_all: u64,
     /// Real packets that wait for a session, and that are held, per peer; beyond this the oldest goes.
     pub max_waiting: usize,
     /// Let the session layer read the system's clock to erase old keys. Off only in virtual time, where keys are not
@@ -58,6 +62,7 @@ impl Default for Config {
             cover_burst: 500_000,
             downlink: DownlinkConfig::default(),
             handshakes_per_second: 100,
+            handshakes_in_all: 250,
             max_waiting: 256,
             erase_keys: true,
         }
@@ -88,7 +93,7 @@ impl Default for DownlinkConfig {
             ratio: 4.0,
             allowance: 64 * 1024,
             bytes_per_second: 250_000,
-            max_pending: 65_536,
+            max_pending: 16_384,
             max_ahead: Nanos::from_secs(10),
         }
     }

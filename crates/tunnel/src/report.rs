@@ -2,25 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use chaff_cover::Tally;
 use serde::Serialize;
 
 use crate::downlink::DownlinkReport;
-
-/// Packets and bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Tally {
-    /// Packets.
-    pub packets: u64,
-    /// Bytes; the field that holds the tally says which.
-    pub bytes: u64,
-}
-
-impl Tally {
-    pub(crate) fn add(&mut self, bytes: usize) {
-        self.packets += 1;
-        self.bytes += bytes as u64;
-    }
-}
 
 /// What a peer's side of the tunnel did so far. Bytes are UDP payload unless said otherwise.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -66,7 +51,7 @@ pub struct TunnelReport {
     pub version: u32,
     /// MTU in force.
     pub mtu: u16,
-    /// Datagrams that belong to no peer, by reason.
+    /// Datagrams that belong to no peer, by reason; `flood`: more handshakes than are worked through.
     pub refused: BTreeMap<&'static str, u64>,
     /// Inner packets without a peer to send them to.
     pub no_peer: u64,

@@ -19,6 +19,7 @@ use crate::allowed::Allowed;
 use crate::bins::{Bins, MAX_MTU, MIN_MTU};
 use crate::budget::MonthBudget;
 use crate::config::{Config, ConfigError, PeerConfig};
+use crate::flood::Flood;
 use crate::inner;
 use crate::key::{PrivateKey, PublicKey};
 use crate::peer::{Peer, Received, Shared};
@@ -115,6 +116,9 @@ pub struct Tunnel {
     secret: x25519::StaticSecret,
     public: x25519::PublicKey,
     limiter: Arc<RateLimiter>,
+    /// Asks every source for a cookie.
+    strict: RateLimiter,
+    flood: Flood,
     peers: Vec<Peer>,
     by_key: BTreeMap<[u8; 32], usize>,
     by_index: BTreeMap<u32, usize>,
@@ -172,6 +176,8 @@ impl Tunnel {
         let secret = key.secret();
         let public = x25519::PublicKey::from(&secret);
         let limiter = Arc::new(RateLimiter::new(&public, config.handshakes_per_second));
+        let strict = RateLimiter::new(&public, 0);
+        let flood = Flood::new(config.handshakes_per_second, config.handshakes_in_all, now);
         let table = IndexTable::from_os_rng();
         let bins = Bins::new(config.profile, config.mtu);
         let mut rng = ChaCha20Rng::from_seed(seed);
@@ -214,6 +220,8 @@ impl Tunnel {
             secret,
             public,
             limiter,
+            strict,
+            flood,
             peers: made,
             by_key,
             by_index: BTreeMap::new(),
@@ -247,7 +255,9 @@ impl Tunnel {
         if peer.black_hole {
             peer.black_hole = false;
             let next = MTU_STEPS.into_iter().find(|m| *m < self.bins.mtu());
-            if let (Some(mtu), true) = (next, self.events.is_empty()) {
+            // The MTU is that of all peers: where there are others, none has a say in it.
+            let alone = self.indices_of.len() == 1;
+            if let (Some(mtu), true) = (next, alone && self.events.is_empty()) {
                 self.events.push_back(Event::LowerMtu(mtu));
             }
         }
@@ -303,14 +313,24 @@ impl Tunnel {
         let now = self.advance(now);
         let from = canonical(from);
         let len = datagram.len();
-        // Cheap where nothing is due; it has a second of its own.
-        if datagram.first() != Some(&4) {
+        let limiter = if datagram.first() == Some(&4) {
+            &*self.limiter
+        } else {
+            // Cheap where nothing is due; they have a second of their own.
             self.limiter.try_reset_count();
-        }
-        let message = match self
-            .limiter
-            .verify_packet(from, Packet::from_bytes(datagram))
-        {
+            self.strict.try_reset_count();
+            if self.flood.needs_proof(now) {
+                &self.strict
+            } else {
+                &*self.limiter
+            }
+        };
+        let message = match limiter.verify_packet(from, Packet::from_bytes(datagram)) {
+            Ok(WgKind::HandshakeInit(_) | WgKind::HandshakeResp(_))
+                if !self.flood.admit(from.ip()) =>
+            {
+                return self.refuse("flood");
+            }
             Ok(message) => message,
             Err(TunnResult::WriteToNetwork(cookie)) => {
                 self.report.cookies += 1;

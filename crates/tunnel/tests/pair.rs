@@ -66,11 +66,16 @@ struct Pair {
     arrived: [Vec<Vec<u8>>; 2],
     /// Last message counter of each session, which is in clear: it only ever rises.
     counters: BTreeMap<[u8; 4], u64>,
-    events: Vec<Event>,
+    events: Vec<(usize, Event)>,
 }
 
 impl Pair {
     fn new(home: Config, far: Config, seed: u64) -> Self {
+        Self::with_others(home, far, seed, 0)
+    }
+
+    /// As [`Pair::new`], with a far end that has further peers, who never speak.
+    fn with_others(home: Config, far: Config, seed: u64, others: u8) -> Self {
         let mut rng = ChaCha20Rng::seed_from_u64(seed);
         let keys = [
             PrivateKey::generate(&mut rng),
@@ -93,12 +98,22 @@ impl Pair {
         };
         let to_far = peer(FAR, &["0.0.0.0/0", "::/0"], Some(addresses[FAR]));
         let to_home = peer(HOME, &["10.7.0.2/32", "fd07::2/128"], None);
-        let end = |i: usize, c: Config, p: PeerConfig| {
-            Tunnel::new(&keys[i], virtual_time(c), &[p], [i as u8; 32], Nanos::ZERO)
+        let end = |i: usize, c: Config, peers: &[PeerConfig]| {
+            Tunnel::new(&keys[i], virtual_time(c), peers, [i as u8; 32], Nanos::ZERO)
                 .expect("valid settings")
         };
+        let other = |n: u8| PeerConfig {
+            public_key: PrivateKey::generate(&mut ChaCha20Rng::from_seed([n; 32])).public(),
+            preshared_key: None,
+            allowed: vec![],
+            endpoint: None,
+        };
+        let homes: Vec<_> = [to_home]
+            .into_iter()
+            .chain((0..others).map(other))
+            .collect();
         Self {
-            ends: [end(HOME, home, to_far), end(FAR, far, to_home)],
+            ends: [end(HOME, home, &[to_far]), end(FAR, far, &homes)],
             addresses,
             now: Nanos::ZERO,
             rng,
@@ -144,7 +159,7 @@ impl Pair {
             self.arrived[end].push(p.as_ref().to_vec());
         }
         while let Some(e) = self.ends[end].poll_event() {
-            self.events.push(e);
+            self.events.push((end, e));
         }
     }
 
@@ -886,13 +901,13 @@ fn budgets_a_pause_and_congestion_stop_cover_and_no_real_packet() {
     }
 }
 
-#[test]
-fn a_narrow_path_lowers_the_mtu_by_the_far_ends_reports() {
+/// Both ends on a path that is narrower than they think; the far end has `others` beside.
+fn on_a_narrow_path(others: u8) -> Pair {
     let config = Config {
         always_on: true,
         ..Config::default()
     };
-    let mut pair = Pair::new(config.clone(), config, 11);
+    let mut pair = Pair::with_others(config.clone(), config, 11, others);
     pair.run(secs(1));
     for s in 1..60 {
         let now = secs(s);
@@ -909,11 +924,22 @@ fn a_narrow_path_lowers_the_mtu_by_the_far_ends_reports() {
             .collect();
         pair.ends[HOME].ask_downlink(now, 0, &asked);
     }
-    assert!(
-        pair.events.contains(&Event::LowerMtu(1_392)),
-        "{:?}",
-        pair.events
-    );
+    pair
+}
+
+#[test]
+fn a_narrow_path_lowers_the_mtu_by_the_far_ends_reports() {
+    let pair = on_a_narrow_path(0);
+    for end in [HOME, FAR] {
+        let lower = (end, Event::LowerMtu(1_392));
+        assert!(pair.events.contains(&lower), "{:?}", pair.events);
+    }
+}
+
+#[test]
+fn one_of_several_peers_has_no_say_in_the_mtu_of_all() {
+    let pair = on_a_narrow_path(1);
+    assert!(pair.events.iter().all(|e| e.0 == HOME), "{:?}", pair.events);
 }
 
 #[test]
@@ -930,6 +956,54 @@ fn handshakes_above_the_limit_get_a_cookie() {
     pair.run(secs(8));
     assert_eq!(pair.arrived[FAR], [up(100, 1)]);
     assert_eq!(pair.ends[FAR].report().cookies, 1);
+}
+
+#[test]
+fn a_flood_of_handshakes_with_forged_addresses_keeps_nobody_out() {
+    let mut pair = Pair::default();
+    pair.connect();
+    // Whoever knows the far end's public key can make an initiation that looks right, and send it from anywhere.
+    let mut rng = ChaCha20Rng::seed_from_u64(40);
+    let far = PeerConfig {
+        public_key: pair.ends[HOME].public_key(0).expect("one peer"),
+        preshared_key: None,
+        allowed: vec!["0.0.0.0/0".parse().expect("a range")],
+        endpoint: Some(pair.addresses[FAR]),
+    };
+    let key = PrivateKey::generate(&mut rng);
+    let mut stranger =
+        Tunnel::new(&key, Config::default(), &[far], [4; 32], Nanos::ZERO).expect("valid settings");
+    stranger.initiate(Nanos::ZERO, 0);
+    let initiation = stranger.poll_datagram().expect("an initiation");
+    let flood = |pair: &mut Pair| {
+        let before = pair.ends[FAR].report();
+        for i in 0..2_000u32 {
+            let from = SocketAddr::new((0x0a00_0000 + i).to_be_bytes().into(), 7);
+            let now = pair.now;
+            pair.ends[FAR].handle_datagram(now, from, initiation.as_ref().into());
+            while pair.ends[FAR].poll_datagram().is_some() {}
+        }
+        let after = pair.ends[FAR].report();
+        let worked =
+            after.refused["unknown_peer"] - before.refused.get("unknown_peer").unwrap_or(&0);
+        (worked, after.cookies - before.cookies)
+    };
+    let (worked, cookies) = flood(&mut pair);
+    assert!(worked <= 250, "{worked} were worked through");
+    assert_eq!(worked + cookies, 2_000);
+    // A session that stands is none the worse, and a new handshake gets through with its cookie, flood or not.
+    pair.send(HOME, &up(100, 9));
+    pair.run(pair.now + Nanos::from_millis(50));
+    assert_eq!(pair.arrived[FAR].last(), Some(&up(100, 9)));
+    let start = pair.now;
+    let sessions = pair.ends[HOME].report().peers[0].sessions;
+    pair.ends[HOME].initiate(start, 0);
+    pair.collect(HOME);
+    pair.run(start + secs(5) - Nanos::from_millis(1));
+    assert_eq!(pair.ends[HOME].report().peers[0].sessions, sessions);
+    flood(&mut pair);
+    pair.run(start + secs(6));
+    assert_eq!(pair.ends[HOME].report().peers[0].sessions, sessions + 1);
 }
 
 #[test]

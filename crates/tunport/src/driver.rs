@@ -33,7 +33,7 @@ pub enum EngineName {
     Auto,
     /// Segmentation offload on both sides, a thread each way and one for the clock.
     Fast,
-    /// One thread with a current-thread runtime; no offload.
+    /// One thread with a current-thread runtime; packets one by one at the interface, offload at the socket only.
     Portable,
 }
 
@@ -55,7 +55,7 @@ pub struct Options {
     pub interface: String,
     /// Engine.
     pub engine: EngineName,
-    /// Datagrams that may leave as one burst, 1 to 64.
+    /// Datagrams that may leave as one burst, 1 to 64; with 1 each goes through the machine on its own.
     pub max_segments: usize,
     /// Ask for real-time priority for the clock.
     pub realtime: bool,
@@ -379,7 +379,6 @@ impl Driver {
     }
 
     fn start_portable(tunnel: Tunnel, udp: Udp, mut options: Options) -> io::Result<Self> {
-        udp.without_offload();
         let shared = Self::shared(tunnel, udp, &mut options, true)?;
         let mut driver = Self {
             shared: Arc::clone(&shared),

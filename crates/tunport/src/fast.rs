@@ -9,6 +9,7 @@ use tun_rs::{DeviceBuilder, GROTable, SyncDevice, VIRTIO_NET_HDR_LEN};
 
 use crate::driver::{Shared, now};
 use crate::sys::Room;
+use crate::turns::Turns;
 
 /// Packets taken from the interface before they are sent.
 const DRAIN: usize = 64;
@@ -48,6 +49,7 @@ pub(crate) fn outwards(shared: &Shared, device: &SyncDevice) {
     let mut buffers = vec![vec![0u8; PACKET]; BUFFERS];
     let mut sizes = vec![0usize; BUFFERS];
     let (mut out, mut inner) = (Vec::new(), Vec::new());
+    let mut turns = Turns::short();
     while !shared.stopping() {
         let mut filled = 0;
         let mut reads = 0;
@@ -73,6 +75,7 @@ pub(crate) fn outwards(shared: &Shared, device: &SyncDevice) {
             shared.wait(crate::sys::borrow(device));
             continue;
         }
+        turns.note(filled);
         shared.serve(&mut out, &mut inner, |tunnel| {
             let at = now();
             for (packet, len) in buffers.iter().zip(&sizes).take(filled) {
@@ -93,6 +96,7 @@ pub(crate) fn inwards(shared: &Shared, device: &SyncDevice) {
         .map(|_| Vec::with_capacity(2 * VIRTIO_NET_HDR_LEN + 65_535))
         .collect();
     let (mut out, mut inner) = (Vec::new(), Vec::new());
+    let mut turns = Turns::short();
     while !shared.stopping() {
         match shared.udp.receive(&mut room) {
             Ok(_) => {}
@@ -105,6 +109,7 @@ pub(crate) fn inwards(shared: &Shared, device: &SyncDevice) {
         }
         shared.serve(&mut out, &mut inner, |tunnel| Shared::take(tunnel, &room));
         shared.send(&mut out);
+        turns.note(inner.len());
         for batch in inner.chunks(WRITE) {
             for (to, packet) in write.iter_mut().zip(batch) {
                 to.clear();

@@ -41,10 +41,14 @@ pub struct GateOptions {
     pub when_down: WhenDown,
     /// Devices take the tunnel's address inside it.
     pub masquerade: bool,
+    /// What this machine itself sends goes the devices' way too, but for outer packets.
+    pub own_traffic: bool,
     /// Name of the firewall table.
     pub name: String,
 }
 
+/// The interface that rules say of packets that begin on this machine.
+const OWN: &str = "lo";
 /// Priorities of the rules, as in the README.
 const RULE_MARK: u32 = 1_000;
 const RULE_LOCAL: u32 = 1_005;
@@ -75,28 +79,40 @@ fn while_doing<T>(what: &str, done: io::Result<T>) -> io::Result<T> {
 }
 
 impl GateOptions {
-    fn rules(&self, family: Family) -> Vec<Rule> {
+    /// Rules of a family, by whether they are wanted: what is not may be left from a run with other options.
+    fn rules(&self, family: Family) -> Vec<(Rule, bool)> {
         let rule = |priority, table| Rule {
             family,
             priority,
             mark: None,
             interface: None,
+            source: None,
             table,
             suppress: None,
         };
-        let mut rules = vec![
-            Rule {
-                mark: Some(self.mark),
-                ..rule(RULE_MARK, MAIN)
-            },
-            Rule {
-                suppress: Some(0),
-                ..rule(RULE_LOCAL, MAIN)
-            },
-        ];
-        rules.extend(self.lan.iter().map(|lan| Rule {
-            interface: Some(lan.clone()),
+        let mark = Rule {
+            mark: Some(self.mark),
+            ..rule(RULE_MARK, MAIN)
+        };
+        let local = Rule {
+            suppress: Some(0),
+            ..rule(RULE_LOCAL, MAIN)
+        };
+        let from = |name: &str| Rule {
+            interface: Some(name.to_owned()),
             ..rule(RULE_DEVICES, self.table)
+        };
+        let mut rules = vec![(mark, true), (local, true), (from(OWN), self.own_traffic)];
+        rules.extend(self.lan.iter().map(|lan| (from(lan), true)));
+        // What this machine sends from the tunnel's own address never leaves by another way.
+        let own = self.addresses.iter().map(Prefix::address);
+        let own = own.filter(|a| a.is_ipv4() == (family == Family::V4));
+        rules.extend(own.map(|a| {
+            let rule = Rule {
+                source: Some(a),
+                ..rule(RULE_DEVICES, self.table)
+            };
+            (rule, true)
         }));
         rules
     }
@@ -218,9 +234,13 @@ impl Gate {
                 kernel.delete_default(family, o.table, METRIC_REFUSE, None)
             };
             while_doing("setting the refusing route", unless_absent(family, refuse))?;
-            for rule in o.rules(family) {
-                let done = unless_absent(family, kernel.add_rule(&rule));
-                while_doing("setting routing rules", done)?;
+            for (rule, wanted) in o.rules(family) {
+                let done = if wanted {
+                    kernel.add_rule(&rule)
+                } else {
+                    kernel.delete_rule(&rule)
+                };
+                while_doing("setting routing rules", unless_absent(family, done))?;
             }
         }
         Ok(())
@@ -253,7 +273,7 @@ impl Gate {
         let mut kernel = Netlink::new()?;
         let mut done = nft::delete(&options.name);
         for family in Family::BOTH {
-            for rule in options.rules(family) {
+            for (rule, _) in options.rules(family) {
                 done = done.and(unless_absent(family, kernel.delete_rule(&rule)));
             }
             let refuse = kernel.delete_default(family, options.table, METRIC_REFUSE, None);

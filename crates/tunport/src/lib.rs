@@ -19,6 +19,7 @@ pub mod nft;
 pub mod pair;
 mod portable;
 mod sys;
+mod turns;
 mod udp;
 
 pub use driver::{Driver, DriverReport, EngineName, Heartbeat, Options, RECORD, now};

@@ -59,6 +59,8 @@ pub struct Rule {
     pub mark: Option<u32>,
     /// Only packets that came in here.
     pub interface: Option<String>,
+    /// Only packets from this address.
+    pub source: Option<IpAddr>,
     /// Table to look up.
     pub table: u32,
     /// Routes that this many bits or less of the destination decided do not count: 0 leaves out default routes.
@@ -326,7 +328,10 @@ fn default_route(
 
 fn rule_message(kind: u16, flags: u16, rule: &Rule) -> Message {
     let small = u8::try_from(rule.table).unwrap_or(0);
-    let head = [rule.family.number(), 0, 0, 0, small, 0, 0, 1, 0, 0, 0, 0];
+    let source = rule.source.map(octets);
+    let source_bits = source.as_ref().map_or(0, |s| 8 * s.len() as u8);
+    let family = rule.family.number();
+    let head = [family, 0, source_bits, 0, small, 0, 0, 1, 0, 0, 0, 0];
     let mut m = Message::new(kind, flags, &head);
     m.attribute(6, &rule.priority.to_ne_bytes());
     m.attribute(15, &rule.table.to_ne_bytes());
@@ -338,6 +343,9 @@ fn rule_message(kind: u16, flags: u16, rule: &Rule) -> Message {
         let mut name = name.clone().into_bytes();
         name.push(0);
         m.attribute(3, &name);
+    }
+    if let Some(source) = source {
+        m.attribute(2, &source);
     }
     if let Some(bits) = rule.suppress {
         m.attribute(14, &bits.to_ne_bytes());

@@ -96,6 +96,17 @@ fn clamp(interface: &str) -> String {
     )
 }
 
+/// Nothing that comes out of the tunnel begins a connection: not to devices, nor to this machine, which answers echo requests
+/// only. Whoever is at the far end would otherwise reach what the home's own firewall keeps others from.
+fn unasked(interface: &str) -> String {
+    format!(
+        "  chain unasked {{\n    type filter hook forward priority -10; policy accept;\n    \
+         iifname \"{interface}\" ct state new counter drop\n  }}\n  \
+         chain unasked_here {{\n    type filter hook input priority -10; policy accept;\n    \
+         iifname \"{interface}\" meta l4proto != {{ icmp, ipv6-icmp }} ct state new counter drop\n  }}\n"
+    )
+}
+
 /// The bit of a connection's mark that says that a device opened it, with fall-back.
 pub const CONNECTION_MARK: u32 = 0x4000_0000;
 
@@ -110,7 +121,7 @@ pub struct GateRules<'a> {
     pub lan: &'a [&'a str],
     /// Devices may go nowhere but into the tunnel.
     pub belt: bool,
-    /// Devices take the tunnel's address inside it.
+    /// Devices take the tunnel's address inside it, and nothing comes out of it unasked.
     pub masquerade: bool,
     /// Interface on which devices take the gateway's address when there is no tunnel.
     pub fall_back: Option<&'a str>,
@@ -139,6 +150,9 @@ impl GateRules<'_> {
                  iifname {lan} ct mark set ct mark or {CONNECTION_MARK:#x}\n  }}\n"
             );
         }
+        if self.masquerade {
+            chains.push_str(&unasked(tun));
+        }
         if self.masquerade || self.fall_back.is_some() {
             chains.push_str(
                 "  chain source {\n    type nat hook postrouting priority srcnat; policy accept;\n",
@@ -155,10 +169,11 @@ impl GateRules<'_> {
     }
 }
 
-/// The rules of the far end: what comes out of the tunnel takes this machine's address.
+/// The rules of the far end: what comes out of the tunnel takes this machine's address, and what goes in answers it.
 pub fn exit_script(name: &str, interface: &str) -> String {
     let chains = format!(
-        "{}  chain source {{\n    type nat hook postrouting priority srcnat; policy accept;\n    \
+        "{}  chain unasked {{\n    type filter hook forward priority -10; policy accept;\n    \
+         iifname != \"{interface}\" oifname \"{interface}\" ct state new counter drop\n  }}\n  chain source {{\n    type nat hook postrouting priority srcnat; policy accept;\n    \
          iifname \"{interface}\" oifname != \"{interface}\" masquerade\n  }}\n",
         clamp(interface)
     );
@@ -183,9 +198,11 @@ mod tests {
         assert!(script.contains(
             r#"iifname { "lan0", "lan1" } oifname != { "chaff0", "lan0", "lan1" } counter drop"#
         ));
+        assert!(script.contains(r#"iifname "chaff0" ct state new counter drop"#));
         assert!(script.starts_with("table inet t\ndelete table inet t\ntable inet t {\n"));
         let open = GateRules {
             belt: false,
+            masquerade: false,
             fall_back: Some("wan0"),
             ..rules
         };

@@ -85,14 +85,6 @@ impl Udp {
         self.socket.local_addr()
     }
 
-    /// Sends and receives single datagrams from now on.
-    pub(crate) fn without_offload(&self) {
-        self.segments.store(false, Ordering::Relaxed);
-        // A kernel that does not know it has nothing to switch off.
-        let fd = self.socket.as_raw_fd();
-        let _old = sys::set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 0);
-    }
-
     pub(crate) fn try_clone_std(&self) -> io::Result<UdpSocket> {
         self.socket.try_clone()
     }
@@ -101,19 +93,20 @@ impl Udp {
         room.receive(&self.socket)
     }
 
-    /// Sends all datagrams, in runs of at most `most` of one size as one message where the kernel segments, else in
+    /// Sends all datagrams, in runs of at most `most` (2 or more) of one size as one message where the kernel segments, else in
     /// batches. A full queue makes real packets wait a moment and drops cover.
     pub(crate) fn send(&self, datagrams: &[Datagram], most: usize) -> Sent {
         let mut done = Sent::default();
         let mut rest = datagrams;
         while let [first, ..] = rest {
-            let run = if self.segments.load(Ordering::Relaxed) {
-                run_length(rest, most.clamp(1, sys::SEND))
+            let segments = most > 1 && self.segments.load(Ordering::Relaxed);
+            let run = if segments {
+                run_length(rest, most.min(sys::SEND))
             } else {
                 rest.len().min(sys::SEND)
             };
             let (now, later) = rest.split_at(run);
-            let sent = if self.segments.load(Ordering::Relaxed) {
+            let sent = if segments {
                 let parts: Vec<&[u8]> = now.iter().map(AsRef::as_ref).collect();
                 let to = Name::new(first.to, self.dual);
                 sys::send_segments(&self.socket, &to, &parts, first.as_ref().len() as u16)

@@ -78,9 +78,13 @@ pub struct Args {
     /// Whether FIN and RST end TCP flows, a few seconds later. Native profile. [default: true]
     #[arg(long, value_name = "BOOL")]
     pub tcp_end: Option<bool>,
+    /// Packets with different VLAN ids are of different flows, also when addresses and ports are the same: for VLANs that use
+    /// the same addresses. Native profile; nfstream always does so.
+    #[arg(long)]
+    pub vlan_key: bool,
     /// Flows held in memory at once; beyond that one ends early. It bounds memory: a flow takes 0.7 kB, nfstream 0.2 kB,
-    /// and more with --statistics (2 kB), --splt (25 bytes a packet), --dissect (0.6 kB, at most 70 kB for handshakes that
-    /// never end). [default: 262144, nfstream 8388608]
+    /// and more with --statistics (2 kB), --splt (25 bytes a packet), --dissect (0.6 kB, and 64 MiB for all handshakes
+    /// that never end). [default: 262144, nfstream 8388608]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub cache_flows: Option<u32>,
     /// Stop after so many packets.
@@ -370,6 +374,7 @@ impl Args {
             statistics: self.statistics,
             splt: self.splt.unwrap_or(0),
             dissect: self.dissect.unwrap_or(0).into(),
+            vlan_key: self.vlan_key,
             processes: self.processes,
             max_flows: self.cache_flows.map_or(defaults.max_flows, |n| n as usize),
             hash_seed: random_word()?,
@@ -385,6 +390,7 @@ impl Args {
             ("--idle-udp", self.idle_udp.is_some()),
             ("--idle-icmp", self.idle_icmp.is_some()),
             ("--tcp-end", self.tcp_end.is_some()),
+            ("--vlan-key", self.vlan_key),
         ];
         refuse(&foreign, "needs --profile native")?;
         let defaults = nfstream::Config::default();

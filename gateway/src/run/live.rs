@@ -24,8 +24,9 @@ use crate::export::Exports;
 use crate::hints::Hints;
 use crate::processes::Processes;
 use crate::sys_net::{RecvBatch, recv_batch};
+use crate::telemetry::{self, FileBook};
 use crate::tunnel::TunnelSide;
-use chaff_privacy::file::LedgerFile;
+use chaff_privacy::telemetry::Book as _;
 
 /// Time after which a sink that never answered is worth a word.
 const SILENCE: Nanos = Nanos::from_secs(10);
@@ -51,7 +52,7 @@ pub(super) struct Live {
     pub(super) engine: Gateway,
     processes: Option<Processes>,
     pub(super) exports: Exports,
-    ledger: Option<LedgerFile>,
+    book: Option<FileBook>,
     control: Control,
     _locks: Locks,
     pub(super) started: Nanos,
@@ -121,7 +122,7 @@ impl Live {
             engine,
             processes,
             exports: opened.exports,
-            ledger: opened.ledger,
+            book: opened.book,
             control: opened.control,
             _locks: locks,
             started,
@@ -225,6 +226,7 @@ impl Live {
             let clock = clock_triple();
             self.engine
                 .set_unix_offset(clock.realtime - clock.monotonic);
+            self.exports.time(clock.realtime);
             // Counted and said by the exports.
             let _counted = self.exports.flush();
             if let Some(t) = &mut self.tunnel {
@@ -235,6 +237,7 @@ impl Live {
         if now >= self.next_history {
             self.next_history = now + HISTORY;
             self.save_history();
+            self.save_telemetry();
         }
     }
 
@@ -264,6 +267,43 @@ impl Live {
             tracing::warn!(error = %e, "cannot store what the alerts learnt");
         }
         written.is_ok()
+    }
+
+    /// Stores what the telemetry has of the open window.
+    fn save_telemetry(&mut self) -> bool {
+        let (Some(book), Some(releases)) = (&mut self.book, self.engine.releases()) else {
+            return true;
+        };
+        let stored = book.store(&releases.exporter().to_state());
+        if let Err(e) = &stored {
+            tracing::warn!(error = %e, "cannot store the telemetry's state");
+        }
+        stored.is_ok()
+    }
+
+    /// Makes the next private release. Paying waits for the disk, so one a turn: cover must not wait for all.
+    fn release(&mut self) {
+        let Some(book) = &mut self.book else { return };
+        match self.engine.poll_release(book) {
+            None => return,
+            Some(Ok(published)) => self.exports.release(&published),
+            Some(Err(e)) => {
+                if !self.refused_release {
+                    tracing::warn!(error = %e, "a window of telemetry is not released; further ones are only counted");
+                    self.refused_release = true;
+                }
+                return;
+            }
+        }
+        let path = &self.file.export.prometheus;
+        if let Some(releases) = self.engine.releases()
+            && !path.as_os_str().is_empty()
+        {
+            let published = releases.exporter().published();
+            if let Err(e) = telemetry::write_prometheus(&self.file.state(path), published) {
+                tracing::warn!(error = %e, "cannot write export.prometheus");
+            }
+        }
     }
 
     /// Hands every finished slot to the engine. A place of the ring is cleared once it was read, so after standing still
@@ -383,22 +423,7 @@ impl Live {
             self.exports
                 .write(&event, |i| engine.label(i as usize).to_owned());
         };
-        let ledger = &mut self.ledger;
-        let mut pay = |label: &str, epsilon| match ledger {
-            Some(l) => Ok(l.spend(label, epsilon)?),
-            None => Err("there is no ledger".into()),
-        };
-        // Paying waits for the disk, so one a turn: cover must not wait for all.
-        if let Some(made) = self.engine.poll_release(&mut pay) {
-            match made {
-                Ok(t) => self.exports.release(&t),
-                Err(e) if !self.refused_release => {
-                    tracing::warn!(error = %e, "no telemetry is released from now on");
-                    self.refused_release = true;
-                }
-                Err(_) => {}
-            }
-        }
+        self.release();
     }
 
     fn set_paused(&mut self, paused: bool, until: Option<Nanos>) {
@@ -477,6 +502,8 @@ impl Live {
         }
         let status = self.status();
         let mut failed = !self.save_history();
+        failed |= !self.save_telemetry();
+        failed |= self.exports.finish().is_err();
         failed |= self.exports.flush().is_err() || self.exports.failed > 0;
         if !self.file.export.report.as_os_str().is_empty() {
             let path = self.file.state(&self.file.export.report);

@@ -49,6 +49,8 @@ impl Live {
             "mode": self.file.cover.mode,
             "hooks": hooks,
             "devices": devices,
+            // In the order of `devices`.
+            "device_totals": self.engine.totals().collect::<Vec<_>>(),
             "streams": streams,
             "open_flows": self.engine.open_flows(),
             "learnt_devices": self.engine.learnt()[0],
@@ -63,7 +65,12 @@ impl Live {
             "meter": meter,
             "seen_before_takeover": self.before[Reason::Seen as usize],
             "gateway": report,
+            "telemetry": self.engine.releases().map(|r| json!({
+                "plan": r.exporter().config().plan.to_string(),
+                "published": r.exporter().published(),
+            })),
             "tunnel": self.tunnel.as_ref().map(TunnelSide::report),
+            "tunnel_up": self.tunnel.as_ref().map(TunnelSide::is_up),
             "injector": self.cover.as_ref().map(|c| {
                 let h = c.injector.lateness();
                 let us = |q| if h.is_empty() { 0.0 } else { h.value_at_quantile(q) as f64 / 1e3 };

@@ -328,7 +328,11 @@ fn contenders(options: &Options, folder: &Path, capture: &Path) -> Result<Vec<Co
     }
     let wants = |name: &str| options.only.as_ref().is_none_or(|text| name.contains(text));
     let mut all = ours(options, folder, capture)?;
-    all.extend(nfstream(folder, capture, wants("NFStream"))?);
+    // Any of NFStream's contenders needs its environment.
+    let is_nfstream = [START, "NFStream", "NFStream-splt", "NFStream-dissect"]
+        .into_iter()
+        .any(wants);
+    all.extend(nfstream(folder, capture, is_nfstream)?);
     all.extend(others(folder, capture));
     Ok(all)
 }
@@ -846,6 +850,7 @@ mod tests {
             pcap: None,
             gateway: Some(PathBuf::from("gateway")),
             only: None,
+            flows: 1,
         };
         let mut names: Vec<_> = ours(&options, &folder, &folder).unwrap();
         let capture = root().join("tests/fixtures/demo.pcap");

@@ -11,6 +11,8 @@
 
 mod channel;
 mod device;
+mod found;
+mod peers;
 mod window;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -20,7 +22,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::alert::{Alert, AlertConfig, Novelty, Severity};
 use crate::event::Seconds;
-use device::{Device, Found, Lesson, Profile, Subject};
+use device::{Device, Profile};
+use found::{Found, Lesson, Subject};
 
 /// Version of what [`Watch::store`] writes.
 const VERSION: u32 = 2;

@@ -10,8 +10,8 @@ use chaff_flow::{Column, Kind, Value};
 pub use collector::{Collector, CollectorError, Transport, UdpTarget};
 use elements::{Code, Element, INITIATOR, VARIABLE, elements};
 
-use crate::text::{Style, push_value};
 use crate::{Output, Target, check_row};
+use chaff_flow::text::{Style, push_value};
 
 /// Private enterprise number of reverse elements (RFC 5103).
 const REVERSE: u32 = 29_305;

@@ -1,15 +1,15 @@
 //! JA3 and JA3S (Althouse, Atkinson, Atkins 2017), JA4 (FoxIO's public technical details of JA4, TLS client).
 
-use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use md5::Md5;
 use sha2::{Digest, Sha256};
 
 use super::tls::{ALPN, ClientHello, SERVER_NAME, ServerHello, is_grease};
+use crate::text::{push_hex, push_unsigned};
 
 /// Stands for the hash of an empty list.
-const NO_LIST: &str = "000000000000";
+const NO_LIST: &[u8] = b"000000000000";
 
 /// Over what a hello came, the first letter of JA4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,13 +22,16 @@ pub enum Transport {
     Dtls,
 }
 
+/// What was pushed as ASCII.
+fn ascii(push: impl FnOnce(&mut Vec<u8>)) -> String {
+    let mut text = Vec::with_capacity(128);
+    push(&mut text);
+    super::text::utf8(&text)
+}
+
 /// Lower-case hex digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    ascii(|text| push_hex(text, bytes))
 }
 
 /// MD5 as 32 hex digits; a name, not a protection.
@@ -36,43 +39,46 @@ pub(super) fn md5_hex(text: &[u8]) -> String {
     hex(&Md5::digest(text))
 }
 
-fn sha256_12(text: &str) -> String {
-    hex(&Sha256::digest(text)[..6])
+/// First 48 bits of the hash.
+fn push_sha256_12(text: &mut Vec<u8>, hashed: &[u8]) {
+    push_hex(text, &Sha256::digest(hashed)[..6]);
 }
 
-fn decimals(values: impl Iterator<Item = u16>) -> String {
-    let mut text = String::new();
-    for value in values {
-        if !text.is_empty() {
-            text.push('-');
+fn push_decimals(text: &mut Vec<u8>, values: impl Iterator<Item = u16>) {
+    for (i, value) in values.enumerate() {
+        if i > 0 {
+            text.push(b'-');
         }
-        let _ = write!(text, "{value}");
+        push_unsigned(text, value.into());
     }
-    text
 }
 
-fn hexes(values: &[u16]) -> String {
-    let mut text = String::with_capacity(values.len() * 5);
-    for value in values {
-        if !text.is_empty() {
-            text.push(',');
+fn push_hexes(text: &mut Vec<u8>, values: impl Iterator<Item = u16>) {
+    for (i, value) in values.enumerate() {
+        if i > 0 {
+            text.push(b',');
         }
-        let _ = write!(text, "{value:04x}");
+        push_hex(text, &value.to_be_bytes());
     }
+}
+
+fn hexes(values: &[u16]) -> Vec<u8> {
+    let mut text = Vec::with_capacity(values.len() * 5 + 256);
+    push_hexes(&mut text, values.iter().copied());
     text
 }
 
 /// The text behind JA3: version, ciphers, extensions, groups and point formats in decimal, without GREASE.
 pub fn ja3_text(hello: &ClientHello) -> String {
-    let plain = |values: &[u16]| decimals(values.iter().copied().filter(|v| !is_grease(*v)));
-    format!(
-        "{},{},{},{},{}",
-        hello.version,
-        plain(&hello.ciphers),
-        plain(&hello.extensions),
-        plain(&hello.groups),
-        decimals(hello.formats.iter().map(|f| u16::from(*f)))
-    )
+    ascii(|text| {
+        push_unsigned(text, hello.version.into());
+        for values in [&hello.ciphers, &hello.extensions, &hello.groups] {
+            text.push(b',');
+            push_decimals(text, values.iter().copied().filter(|v| !is_grease(*v)));
+        }
+        text.push(b',');
+        push_decimals(text, hello.formats.iter().map(|f| u16::from(*f)));
+    })
 }
 
 /// JA3 of a client: MD5 of [`ja3_text`].
@@ -82,28 +88,36 @@ pub fn ja3(hello: &ClientHello) -> String {
 
 /// JA3S of a server: MD5 of version, cipher and extensions in decimal.
 pub fn ja3s(hello: &ServerHello) -> String {
-    let extensions = decimals(hello.extensions.iter().copied());
-    md5_hex(format!("{},{},{extensions}", hello.version, hello.cipher).as_bytes())
+    let mut text = Vec::with_capacity(128);
+    for value in [hello.version, hello.cipher] {
+        push_unsigned(&mut text, value.into());
+        text.push(b',');
+    }
+    push_decimals(&mut text, hello.extensions.iter().copied());
+    md5_hex(&text)
 }
 
 /// JA4 of a client.
 pub fn ja4(hello: &ClientHello, transport: Transport) -> String {
     let mut parts = Parts::new(hello);
-    let ciphers = match parts.ciphers.is_empty() {
-        true => NO_LIST.to_owned(),
-        false => sha256_12(&hexes(&parts.ciphers)),
-    };
-    let extensions = match parts.extensions.is_empty() {
-        true => NO_LIST.to_owned(),
-        false => sha256_12(&parts.tail(hello)),
-    };
+    let (ciphers, tail) = (hexes(&parts.ciphers), parts.tail(hello));
+    let is_empty = [parts.ciphers.is_empty(), parts.extensions.is_empty()];
     let named = parts.extensions.contains(&SERVER_NAME);
     // Two digits each.
     parts.ciphers.truncate(99);
     parts.extensions.truncate(99);
-    let head = parts.head(transport, named);
-    let alpn = alpn_name(hello.alpn.first().map_or(&[][..], Vec::as_slice));
-    format!("{head}{alpn}_{ciphers}_{extensions}")
+    ascii(|text| {
+        parts.push_head(text, transport, named);
+        push_alpn(text, hello.alpn.first().map_or(&[][..], Vec::as_slice));
+        for (hashed, is_empty) in [&ciphers, &tail].into_iter().zip(is_empty) {
+            text.push(b'_');
+            if is_empty {
+                text.extend_from_slice(NO_LIST);
+            } else {
+                push_sha256_12(text, hashed);
+            }
+        }
+    })
 }
 
 /// Ciphers or extensions beyond which nDPI gives no fingerprint.
@@ -131,7 +145,8 @@ pub fn ja4_ndpi(hello: &ClientHello, transport: Transport, server_name: &str) ->
         .max()
         .unwrap_or(hello.version);
     let named = !server_name.is_empty() && server_name.parse::<IpAddr>().is_err();
-    let mut print = parts.head(transport, named).into_bytes();
+    let mut print = Vec::with_capacity(64);
+    parts.push_head(&mut print, transport, named);
     let protocol = hello.alpn.iter().find(|p| !p.is_empty());
     match protocol.map(Vec::as_slice) {
         Some([first, .., last]) => {
@@ -140,9 +155,10 @@ pub fn ja4_ndpi(hello: &ClientHello, transport: Transport, server_name: &str) ->
         Some([one]) => print.extend([*one, *one]),
         _ => print.extend(b"00"),
     }
-    let ciphers = sha256_12(&hexes(&parts.ciphers));
-    let extensions = sha256_12(&parts.tail(hello));
-    print.extend(format!("_{ciphers}_{extensions}").bytes());
+    for hashed in [hexes(&parts.ciphers), parts.tail(hello)] {
+        print.push(b'_');
+        push_sha256_12(&mut print, &hashed);
+    }
     print.truncate(NDPI_JA4);
     Some(super::text::utf8(&print))
 }
@@ -176,33 +192,33 @@ impl Parts {
     }
 
     /// All of the first part but ALPN.
-    fn head(&self, transport: Transport, named: bool) -> String {
-        format!(
-            "{}{}{}{:02}{:02}",
-            match transport {
-                Transport::Tcp => 't',
-                Transport::Quic => 'q',
-                Transport::Dtls => 'd',
-            },
-            version_name(self.version),
-            if named { 'd' } else { 'i' },
-            self.ciphers.len(),
-            self.extensions.len(),
-        )
+    fn push_head(&self, text: &mut Vec<u8>, transport: Transport, named: bool) {
+        text.push(match transport {
+            Transport::Tcp => b't',
+            Transport::Quic => b'q',
+            Transport::Dtls => b'd',
+        });
+        text.extend_from_slice(version_name(self.version).as_bytes());
+        text.push(if named { b'd' } else { b'i' });
+        for count in [self.ciphers.len(), self.extensions.len()] {
+            if count < 10 {
+                text.push(b'0');
+            }
+            push_unsigned(text, count as u64);
+        }
     }
 
     /// What the third part is a hash of.
-    fn tail(&self, hello: &ClientHello) -> String {
-        let kept: Vec<u16> = self
-            .extensions
-            .iter()
-            .copied()
-            .filter(|e| *e != SERVER_NAME && *e != ALPN)
-            .collect();
-        let mut text = hexes(&kept);
+    fn tail(&self, hello: &ClientHello) -> Vec<u8> {
+        let mut text = Vec::with_capacity(self.extensions.len() * 5 + 256);
+        let extensions = self.extensions.iter().copied();
+        push_hexes(
+            &mut text,
+            extensions.filter(|e| *e != SERVER_NAME && *e != ALPN),
+        );
         if !hello.signature_algorithms.is_empty() {
-            text.push('_');
-            text.push_str(&hexes(&self.algorithms));
+            text.push(b'_');
+            push_hexes(&mut text, self.algorithms.iter().copied());
         }
         text
     }
@@ -232,15 +248,17 @@ const fn version_name(version: u16) -> &'static str {
     }
 }
 
-/// First and last character of the first protocol; of its hex form when one of them is no letter or digit.
-fn alpn_name(protocol: &[u8]) -> String {
+/// Adds first and last character of the first protocol; of its hex form when one of them is no letter or digit.
+fn push_alpn(text: &mut Vec<u8>, protocol: &[u8]) {
     let (Some(first), Some(last)) = (protocol.first(), protocol.last()) else {
-        return "00".to_owned();
+        text.extend_from_slice(b"00");
+        return;
     };
     if first.is_ascii_alphanumeric() && last.is_ascii_alphanumeric() {
-        return format!("{}{}", *first as char, *last as char);
+        text.extend([*first, *last]);
+    } else {
+        push_hex(text, &[(first & 0xf0) | (last & 15)]);
     }
-    format!("{:x}{:x}", first >> 4, last & 15)
 }
 
 #[cfg(test)]

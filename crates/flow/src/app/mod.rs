@@ -20,6 +20,7 @@ mod names;
 pub mod netbios;
 mod ports;
 pub mod quic;
+mod room;
 mod services;
 pub mod ssh;
 mod stream;
@@ -34,6 +35,7 @@ use std::net::IpAddr;
 pub use answers::Answers;
 pub use dissector::{Dialect, Dissector};
 pub use names::App;
+pub use room::Room;
 pub use text::MAX_SERVER_NAME;
 
 /// One packet as a dissector sees it.
@@ -114,7 +116,7 @@ pub struct Hints {
     pub client_fingerprint: String,
     /// JA3S of TLS servers, HASSH of SSH servers.
     pub server_fingerprint: String,
-    /// JA3 of the TLS client.
+    /// JA3 of the TLS client; nDPI's dialect has none.
     pub ja3: String,
     /// First protocol offered by ALPN, or the one the server chose.
     pub alpn: String,

@@ -285,6 +285,11 @@ impl Crypto {
         }
     }
 
+    /// Memory that its parts take, bytes.
+    pub(super) fn held(&self) -> usize {
+        self.bytes.capacity() + self.known.capacity() * size_of::<(usize, usize)>()
+    }
+
     /// Reads a datagram of the client; true when one of its packets was an Initial packet with sound frames.
     pub fn datagram(&mut self, datagram: &[u8]) -> bool {
         let (mut rest, mut sound) = (datagram, false);

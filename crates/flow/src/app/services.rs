@@ -619,8 +619,7 @@ pub(super) fn lookup(domain: &str, devices: bool) -> Option<App> {
     let domain = domain.strip_suffix('.').unwrap_or(domain);
     let mut rest = Some(domain);
     while let Some(suffix) = rest {
-        let found = find(&SERVICES, suffix)
-            .or_else(|| find(&DEVICE_CLOUDS, suffix).filter(|_| devices))
+        let found = find(suffix, devices)
             .map(|app| refine(domain, app))
             .or_else(|| google(suffix));
         if found.is_some() {
@@ -631,51 +630,60 @@ pub(super) fn lookup(domain: &str, devices: bool) -> Option<App> {
     None
 }
 
-/// Rows of a table: suffix, service, category.
-type Row = (&'static str, &'static str, &'static str);
-
-/// One bit for each domain of the tables: most names that are asked for are in none, and are told so without a search.
-static PRESENT: [u64; MARKS / 64] = {
-    let mut bits = [0; MARKS / 64];
-    set(&mut bits, &SERVICES);
-    set(&mut bits, &DEVICE_CLOUDS);
-    bits
+/// Where each domain of the tables is, by its hash: one more than its row in [`SERVICES`], those of [`DEVICE_CLOUDS`] after
+/// them, 0 for nothing. The next place is taken when one is not free.
+static PLACES: [u16; ALL_PLACES] = {
+    let mut places = [0; ALL_PLACES];
+    let mut row = 0;
+    while row < SERVICES.len() + DEVICE_CLOUDS.len() {
+        let name = if row < SERVICES.len() {
+            SERVICES[row].0
+        } else {
+            DEVICE_CLOUDS[row - SERVICES.len()].0
+        };
+        let mut place = place(name.as_bytes());
+        while places[place] != 0 {
+            place = (place + 1) % ALL_PLACES;
+        }
+        row += 1;
+        places[place] = row as u16;
+    }
+    places
 };
-/// About twelve for each domain.
-const MARKS: usize = 8_192;
+/// At least six for each domain: most names that are asked for are in none, and are told so at once.
+const ALL_PLACES: usize = 4_096;
+const _: () = assert!(6 * (SERVICES.len() + DEVICE_CLOUDS.len()) <= ALL_PLACES);
 
-const fn set(bits: &mut [u64; MARKS / 64], table: &[Row]) {
+/// Where a name's search begins: from its length and up to eight bytes of it.
+const fn place(name: &[u8]) -> usize {
+    let n = name.len();
+    let mut mixed = n as u32;
     let mut i = 0;
-    while i < table.len() {
-        let mark = mark(table[i].0.as_bytes());
-        bits[mark / 64] |= 1 << (mark % 64);
+    while i < 8 {
+        // The end of most names is `.com`.
+        let at = i * n / 8;
+        if at < n {
+            mixed = (mixed ^ name[at] as u32).wrapping_mul(0x0100_0193);
+        }
         i += 1;
     }
+    (mixed ^ mixed >> 16) as usize % ALL_PLACES
 }
 
-/// Which bit a name has: from its length and three of its bytes. A name is not empty.
-const fn mark(name: &[u8]) -> usize {
-    let n = name.len();
-    let (first, middle, last) = (name[0], name[n / 2], name[n.saturating_sub(5)]);
-    let mixed = (n * 7) ^ (first as usize * 41) ^ (middle as usize * 331) ^ (last as usize * 1_613);
-    mixed % MARKS
-}
-
-fn is_present(suffix: &str) -> bool {
-    let mark = match suffix.as_bytes() {
-        [] => return false,
-        bytes => mark(bytes),
-    };
-    PRESENT[mark / 64] & (1 << (mark % 64)) != 0
-}
-
-fn find(table: &[Row], suffix: &str) -> Option<App> {
-    if !is_present(suffix) {
-        return None;
+fn find(suffix: &str, devices: bool) -> Option<App> {
+    let mut at = place(suffix.as_bytes());
+    loop {
+        let row = usize::from(PLACES[at]).checked_sub(1)?;
+        let (domain, name, category) = match row.checked_sub(SERVICES.len()) {
+            None => SERVICES[row],
+            Some(row) => DEVICE_CLOUDS[row],
+        };
+        let is_wanted = devices || row < SERVICES.len();
+        if domain == suffix && is_wanted {
+            return Some(App { name, category });
+        }
+        at = (at + 1) % ALL_PLACES;
     }
-    let index = table.binary_search_by_key(&suffix, |row| row.0).ok()?;
-    let (_, name, category) = table[index];
-    Some(App { name, category })
 }
 
 const GOOGLE: App = App {
@@ -738,16 +746,14 @@ mod tests {
     }
 
     #[test]
-    fn marks_show_every_domain_and_reject_most_others() {
-        for (domain, _, _) in SERVICES.iter().chain(&DEVICE_CLOUDS) {
-            assert!(is_present(domain), "{domain}");
+    fn every_domain_is_found_and_searches_are_short() {
+        for (row, (domain, name, category)) in SERVICES.iter().chain(&DEVICE_CLOUDS).enumerate() {
+            let app = App { name, category };
+            assert_eq!(find(domain, true), Some(app), "{domain}");
+            assert_eq!(find(domain, false).is_some(), row < SERVICES.len());
         }
-        let set: u32 = PRESENT.iter().map(|w| w.count_ones()).sum();
-        assert!(
-            set > 450,
-            "{set} marks for {} domains",
-            SERVICES.len() + DEVICE_CLOUDS.len()
-        );
+        let longest = PLACES.split(|row| *row == 0).map(<[u16]>::len).max();
+        assert!(longest < Some(12), "{longest:?} places in a row");
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 /// Bytes of a direction that wait to be read.
 pub(super) const MAX_STREAM: usize = 16 * 1024 + 512;
+/// Memory that stays when all is read, for what comes next.
+const MAX_KEPT: usize = 4 * 1024;
 /// Segments that came too early and are kept; together they hold at most [`MAX_STREAM`] bytes.
 const MAX_HELD: usize = 4;
 
@@ -30,9 +32,18 @@ impl Stream {
         &self.bytes
     }
 
+    /// Memory that its bytes and segments take, bytes.
+    pub(super) fn held(&self) -> usize {
+        let held = self.held.iter().map(|(_, part)| part.capacity());
+        self.bytes.capacity() + held.sum::<usize>()
+    }
+
     /// Forgets the first `count` bytes.
     pub(super) fn consume(&mut self, count: usize) {
         self.bytes.drain(..count.min(self.bytes.len()));
+        if self.bytes.is_empty() && self.bytes.capacity() > MAX_KEPT {
+            self.bytes = Vec::new();
+        }
     }
 
     /// Whether no more can be taken before something is consumed.

@@ -8,7 +8,10 @@ pub(super) const MAX_USER_AGENT: usize = 255;
 
 /// The characters in `bytes`; what is not UTF-8 is left out.
 pub(super) fn utf8(bytes: &[u8]) -> String {
-    bytes.utf8_chunks().map(|chunk| chunk.valid()).collect()
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => bytes.utf8_chunks().map(|chunk| chunk.valid()).collect(),
+    }
 }
 
 /// At most the first `limit` bytes of `bytes` as text.
@@ -24,27 +27,25 @@ pub(super) fn tail(bytes: &[u8]) -> &[u8] {
 /// A host name: lower case, up to the first NUL, tabs as spaces, other bytes that are no ASCII text as `?`.
 pub(super) fn host(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
-    tail(&bytes[..end])
-        .iter()
-        .map(|b| match b {
-            b'\t' => ' ',
-            b' '..=b'~' => b.to_ascii_lowercase() as char,
-            _ => '?',
-        })
-        .collect()
+    let kept = tail(&bytes[..end]).iter().map(|b| match b {
+        b'\t' => b' ',
+        b' '..=b'~' => b.to_ascii_lowercase(),
+        _ => b'?',
+    });
+    // All of it is ASCII.
+    String::from_utf8(kept.collect()).unwrap_or_default()
 }
 
 /// A domain name: lower case, punctuation that host names do not have as `_`, bytes that are no ASCII text as `?`.
 pub(super) fn domain(bytes: &[u8]) -> String {
-    tail(bytes)
-        .iter()
-        .map(|b| match b {
-            b'.' | b'-' | b'_' => *b as char,
-            b if b.is_ascii_alphanumeric() => b.to_ascii_lowercase() as char,
-            b' '..=b'~' => '_',
-            _ => '?',
-        })
-        .collect()
+    let kept = tail(bytes).iter().map(|b| match b {
+        b'.' | b'-' | b'_' => *b,
+        b if b.is_ascii_alphanumeric() => b.to_ascii_lowercase(),
+        b' '..=b'~' => b'_',
+        _ => b'?',
+    });
+    // All of it is ASCII.
+    String::from_utf8(kept.collect()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 use chaff_abi::{Counters, Dir, Mac, SequenceEntry};
 
-use super::rows::push_value;
+use super::rows::push_core;
 use super::{Field, join};
 use crate::stats::sample_stddev;
 use crate::{Kind, Record, TunnelKind, Value};
@@ -14,7 +14,7 @@ macro_rules! field {
             unit: $unit,
             doc: $doc,
             get: |$r| $value,
-            put: Some(|$r, out| push_value(out, $value)),
+            put: Some(|$r, out| push_core(out, $value)),
         }
     };
 }

@@ -1,7 +1,6 @@
 //! The columns of a flow and its values, in NFStream's order.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
 
 use chaff_abi::Mac;
 
@@ -228,7 +227,7 @@ impl Flow {
             (self.source(), core.src_mac, src_port),
             (self.destination(), core.dst_mac, dst_port),
         ] {
-            row.extend([address(ip), Value::Mac(mac), oui(mac), number(port)]);
+            row.extend([Value::Ip(ip), Value::Mac(mac), oui(mac), number(port)]);
         }
         row.push(number(core.protocol.into()));
         row.push(number(core.ip_version.into()));
@@ -265,17 +264,6 @@ fn summary<T: Copy + Ord + Into<u64>>(moments: &Moments<T>, n: u64, row: &mut Ve
         Value::Float(moments.deviation(n)),
         Value::Unsigned(moments.max.into()),
     ]);
-}
-
-/// As glibc's `inet_ntop` writes it: an IPv6 address of six zero groups ends in dotted decimals.
-fn address(ip: IpAddr) -> Value {
-    match ip {
-        IpAddr::V6(v6) if u128::from(v6) >> 32 == 0 && v6.segments()[6] != 0 => {
-            let [.., a, b, c, d] = v6.octets();
-            Value::Text(format!("::{a}.{b}.{c}.{d}"))
-        }
-        _ => Value::Ip(ip),
-    }
 }
 
 /// The first three bytes of an address.

@@ -3,7 +3,7 @@
 use super::Config;
 use super::flow::Core;
 use super::packet::Packet;
-use crate::app::{Dissector, Hints, Progress, Seen};
+use crate::app::{Dissector, Hints, Progress, Room, Seen};
 
 /// Where a flow is on the way to its hints. Boxed parts, because most of a flow's life they are not there.
 #[derive(Default)]
@@ -20,9 +20,15 @@ pub(super) enum Dissection {
 impl Dissection {
     /// Gives the dissector a packet that `core` counts already, as long as it wants more.
     #[inline]
-    pub(super) fn observe(&mut self, config: &Config, core: &Core, packet: &Packet<'_>) {
+    pub(super) fn observe(
+        &mut self,
+        config: &Config,
+        room: &Room,
+        core: &Core,
+        packet: &Packet<'_>,
+    ) {
         let mut dissector = match std::mem::take(self) {
-            Self::New => Box::<Dissector>::default(),
+            Self::New => Box::new(Dissector::default().within(room)),
             Self::Open(dissector) => dissector,
             closed @ Self::Closed(_) => {
                 *self = closed;

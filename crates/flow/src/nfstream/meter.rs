@@ -9,6 +9,7 @@ use super::flow::{Core, Expiration, Flow, size_of};
 use super::hasher::Hasher;
 use super::packet::{Ignored, Packet, parse};
 use super::{Config, columns};
+use crate::app::Room;
 use crate::plugin::{Extension, FlowView, Next, PacketView, PluginError, Plugins};
 use crate::{Column, Link};
 
@@ -26,6 +27,7 @@ pub struct Meter {
     hasher: Hasher,
     cache: Cache,
     plugins: Plugins,
+    room: Room,
     /// Newest time of all packets, ms.
     tick: u64,
     last_scan: u64,
@@ -70,6 +72,7 @@ impl Meter {
             hasher: Hasher::new(config.hash_seed),
             cache: Cache::new(config.statistics, has_extras),
             plugins: Plugins::default(),
+            room: Room::new(config.dissect_room),
             tick: 0,
             last_scan: 0,
             idle_ms: u64::from(config.idle_timeout_s) * 1000,
@@ -239,7 +242,9 @@ impl Meter {
             .sequence
             .push(self.config.splt, forward, size, gaps[0]);
         if self.config.dissect > 0 {
-            extras.dissection.observe(&self.config, found.core, packet);
+            extras
+                .dissection
+                .observe(&self.config, &self.room, found.core, packet);
         }
         if self.plugins.is_empty() {
             return;

@@ -37,7 +37,7 @@ mod meter;
 mod packet;
 mod tunnel;
 
-pub use csv::{write_csv_header, write_csv_row, write_float};
+pub use csv::{write_csv_header, write_csv_row};
 pub use flow::{Expiration, Flow};
 pub use meter::{Meter, MeterStats};
 pub use packet::Ignored;
@@ -59,6 +59,9 @@ pub struct Config {
     pub decode_tunnels: bool,
     /// Packets of a flow that are looked into for the nine application columns, 0 for no such columns. Default 0.
     pub dissect: u8,
+    /// Bytes that the unfinished handshakes of all flows may hold together; a flow that finds no room keeps the hints that it
+    /// has. NFStream has no such bound. Default 64 MiB.
+    pub dissect_room: usize,
     /// Adds the columns of system visibility, `system_process_pid` and `system_process_name`, behind all others; their values
     /// come from [`Flow::set_process`]. Default off.
     pub processes: bool,
@@ -81,6 +84,7 @@ impl Default for Config {
             splt: 0,
             decode_tunnels: true,
             dissect: 0,
+            dissect_room: crate::table::DISSECT_ROOM,
             processes: false,
             max_flows: 0,
             max_cached: 4 << 20,

@@ -5,6 +5,9 @@ use super::Table;
 #[cfg(doc)]
 use crate::{EndReason, Record};
 
+/// Default of what unfinished handshakes may hold, bytes.
+pub(crate) const DISSECT_ROOM: usize = 64 << 20;
+
 /// Settings of a [`Table`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableConfig {
@@ -36,6 +39,9 @@ pub struct TableConfig {
     pub splt: u16,
     /// First packets that are looked into for [`Record::hints`]. Default 0, none.
     pub dissect: u16,
+    /// Bytes that the unfinished handshakes of all flows may hold together; a flow that finds no room keeps the hints that it
+    /// has. Default 64 MiB.
+    pub dissect_room: usize,
     /// Whether packets with different VLAN ids, inner or outer, are of different flows. Default false: where only one
     /// direction has a tag, or each its own, as on mirror ports and access points, a conversation is still one flow, and
     /// the record has the outer id of either direction. True where VLANs use the same addresses for different hosts.
@@ -61,6 +67,7 @@ impl Default for TableConfig {
             activity_gap: Nanos::from_secs(5),
             splt: 0,
             dissect: 0,
+            dissect_room: DISSECT_ROOM,
             vlan_key: false,
             processes: false,
             hash_seed: 0,

@@ -10,14 +10,17 @@ use std::collections::VecDeque;
 
 use chaff_abi::{Dir, Nanos, SEQUENCE_LEN, Sample, SequenceEntry};
 
+use crate::app::Room;
 use crate::index::Index;
 use crate::plugin::{Extension, MeterView, Next, PluginError, Plugins};
 use crate::{Column, EndReason, Layout, Packet, Record};
 use clock::Clock;
+pub(crate) use config::DISSECT_ROOM;
 pub use config::{TableConfig, TableStats};
 use deadlines::{Deadlines, Entry};
 use flow::{Arrival, Flow, Lane};
 use identity::Seeded;
+use more::Wants;
 
 /// Flows in progress. See the crate's first page for the whole loop.
 ///
@@ -48,6 +51,7 @@ pub struct Table {
     /// Slots of flows that were there when the input ended, the last one first; [`Table::poll_record`] ends them.
     rest: Vec<u32>,
     plugins: Plugins,
+    room: Room,
     /// Whether flows hold more than the core columns need.
     wants_more: bool,
     stats: TableStats,
@@ -68,6 +72,7 @@ impl Table {
             done: VecDeque::new(),
             rest: Vec::new(),
             plugins: Plugins::default(),
+            room: Room::new(config.dissect_room),
             wants_more: config.statistics || config.splt > 0 || config.dissect > 0,
             stats: TableStats::default(),
             config,
@@ -142,7 +147,7 @@ impl Table {
         if let Some(flow) = self.flows.get_mut(slot as usize) {
             flow.last = flow.last.max(at);
             let more = flow.more.get_or_insert_default();
-            more.dissect(&self.config, &flow.key, side, packet);
+            more.dissect(&self.config, &self.room, &flow.key, side, packet);
         }
     }
 
@@ -327,7 +332,12 @@ impl Table {
             return;
         }
         let mut more = flow.more.take().unwrap_or_default();
-        let next = more.add(&self.config, &self.plugins, flow, side, at, packet);
+        let wants = Wants {
+            config: &self.config,
+            plugins: &self.plugins,
+            room: &self.room,
+        };
+        let next = more.add(&wants, flow, side, at, packet);
         flow.more = Some(more);
         if next == Next::End {
             self.end(slot, EndReason::Plugin);

@@ -6,7 +6,7 @@ use chaff_abi::{FlowKey, Nanos};
 
 use super::TableConfig;
 use super::flow::Flow;
-use crate::app::{Dialect, Dissector, Hints, Progress, Seen};
+use crate::app::{Dialect, Dissector, Hints, Progress, Room, Seen};
 use crate::plugin::{FlowView, Next, PacketView, Plugins, States};
 use crate::stats::{SpltEntry, Statistics};
 use crate::{Packet, Record, Value};
@@ -22,6 +22,13 @@ pub(super) struct More {
     states: Option<States>,
     /// Of the newest packet.
     last: Option<Nanos>,
+}
+
+/// What a table wants beside the core columns.
+pub(super) struct Wants<'a> {
+    pub(super) config: &'a TableConfig,
+    pub(super) plugins: &'a Plugins,
+    pub(super) room: &'a Room,
 }
 
 /// Where a flow is on the way to its hints.
@@ -57,13 +64,17 @@ impl More {
     /// Takes a packet of one side at `at`, which the flow counts already; gives whether the flow goes on.
     pub(super) fn add(
         &mut self,
-        config: &TableConfig,
-        plugins: &Plugins,
+        wants: &Wants<'_>,
         flow: &Flow,
         side: usize,
         at: Nanos,
         packet: &Packet<'_>,
     ) -> Next {
+        let Wants {
+            config,
+            plugins,
+            room,
+        } = wants;
         if config.statistics {
             self.statistics
                 .get_or_insert_with(|| Box::new(Statistics::new(config.activity_gap)))
@@ -82,7 +93,7 @@ impl More {
                 tcp_flags: sample.tcp_flags as u8,
             });
         }
-        self.dissect(config, &flow.key, side, packet);
+        self.dissect(config, room, &flow.key, side, packet);
         if plugins.is_empty() {
             return Next::Go;
         }
@@ -101,6 +112,7 @@ impl More {
     pub(super) fn dissect(
         &mut self,
         config: &TableConfig,
+        room: &Room,
         key: &FlowKey,
         side: usize,
         packet: &Packet<'_>,
@@ -110,7 +122,9 @@ impl More {
         }
         let mut dissector = match mem::take(&mut self.dissection) {
             Dissection::Open(dissector) => dissector,
-            Dissection::New | Dissection::Closed(_) => Box::new(Dissector::new(Dialect::Standard)),
+            Dissection::New | Dissection::Closed(_) => {
+                Box::new(Dissector::new(Dialect::Standard).within(room))
+            }
         };
         self.dissected += 1;
         let progress = dissector.observe(&Seen {

@@ -41,6 +41,7 @@ pub fn run(data: &[u8]) {
         splt: if bit(3) { 4 } else { 0 },
         decode_tunnels: !bit(4),
         dissect: if bit(5) { 6 } else { 0 },
+        dissect_room: 1 << 12,
         processes: bit(6),
         max_flows: 0,
         max_cached: 1 + usize::from(room % 16),

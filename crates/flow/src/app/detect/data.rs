@@ -76,6 +76,9 @@ fn is_mqtt(p: &Payload<'_>) -> Option<bool> {
 
 /// Redis serialisation: an array of bulk strings.
 fn is_redis(p: &Payload<'_>) -> Option<bool> {
+    if !p.starts_with(b"*") {
+        return None;
+    }
     let line = p.line()?;
     let count = line.strip_prefix(b"*")?;
     let digits = !count.is_empty() && count.len() <= 4 && count.iter().all(u8::is_ascii_digit);

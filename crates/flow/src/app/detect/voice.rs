@@ -43,6 +43,9 @@ fn is_stun_tcp(p: &Payload<'_>) -> Option<bool> {
 
 /// SIP (RFC 3261): a request with a SIP address or a response.
 fn is_sip(p: &Payload<'_>) -> Option<bool> {
+    if !p.u8(0)?.is_ascii_uppercase() {
+        return None;
+    }
     let line = p.line()?;
     if line.starts_with(b"SIP/2.0 ") {
         return Some(true);
@@ -61,9 +64,11 @@ fn is_mgcp(p: &Payload<'_>) -> Option<bool> {
     const VERBS: [&[u8]; 9] = [
         b"AUEP ", b"AUCX ", b"CRCX ", b"DLCX ", b"EPCF ", b"MDCX ", b"NTFY ", b"RQNT ", b"RSIP ",
     ];
-    let line = p.line()?;
-    let version = line.windows(5).any(|w| w == b"MGCP ");
-    Some(VERBS.iter().any(|v| line.starts_with(v)) && version)
+    if !VERBS.iter().any(|v| p.starts_with(v)) {
+        return None;
+    }
+    let version = p.line()?.windows(5).any(|w| w == b"MGCP ");
+    Some(version)
 }
 
 /// H.248 in text (RFC 3525).
@@ -80,6 +85,11 @@ fn is_iax(p: &Payload<'_>) -> Option<bool> {
 
 /// RTSP (RFC 7826): a request with its address or a response.
 fn is_rtsp(p: &Payload<'_>) -> Option<bool> {
+    // An address shows in the first 37 bytes.
+    let start = &p.bytes[..p.len().min(37)];
+    if !p.starts_with(b"RTSP/1.0 ") && !start.windows(6).any(|w| w == b"rtsp:/") {
+        return None;
+    }
     let line = p.line()?;
     let request = line.windows(6).take(32).any(|w| w == b"rtsp:/");
     Some(line.starts_with(b"RTSP/1.0 ") || request)

@@ -24,6 +24,11 @@ pub(super) struct Dtls {
 }
 
 impl Dtls {
+    /// Bytes that wait for the rest of a handshake.
+    pub(super) fn held(&self) -> usize {
+        self.partial.iter().map(Vec::capacity).sum()
+    }
+
     pub(super) fn packet(
         &mut self,
         dialect: Dialect,

@@ -14,6 +14,7 @@ mod udp;
 use std::borrow::Cow;
 
 use super::names::{self, App};
+use super::room::{Room, Share};
 use super::stream::Order;
 use super::{Confidence, Hints, Progress, Seen};
 use super::{addresses, ports, services};
@@ -41,7 +42,7 @@ impl Dialect {
 ///
 /// About 430 bytes, so box it. While a handshake is put together it holds up to 33 KiB more (nDPI's dialect, 16.5 KiB for
 /// each direction) or 100 KiB (segments put in order); most flows hold less than 4 KiB, and nothing once it is
-/// [`Progress::Done`].
+/// [`Progress::Done`]. [`Dissector::within`] bounds what those of many flows hold together.
 #[derive(Clone, Debug, Default)]
 pub struct Dissector {
     dialect: Dialect,
@@ -61,6 +62,7 @@ pub struct Dissector {
     patience: u8,
     /// The flow began in the middle of a QUIC connection, which nDPI does not follow.
     no_quic: bool,
+    share: Share,
 }
 
 /// Payloads of a dialogue in lines that are looked at.
@@ -84,6 +86,25 @@ enum Stage {
     Dns,
     Mdns,
     Done,
+}
+
+impl Stage {
+    /// Bytes that wait for the rest of a handshake.
+    fn held(&self) -> usize {
+        match self {
+            Self::SearchingTls(tls) | Self::Tls(tls) => tls.held(),
+            Self::Ssh(ssh) => ssh.held(),
+            Self::Dtls(dtls) | Self::StunDtls(dtls) => dtls.held(),
+            Self::Quic(quic) => quic.held(),
+            Self::Searching
+            | Self::Http(_)
+            | Self::Mail(_)
+            | Self::Stun
+            | Self::Dns
+            | Self::Mdns
+            | Self::Done => 0,
+        }
+    }
 }
 
 /// What a protocol says about a packet.
@@ -142,6 +163,13 @@ impl Dissector {
         }
     }
 
+    /// The same, but what it puts together has to find its place in `room`.
+    #[must_use]
+    pub fn within(mut self, room: &Room) -> Self {
+        self.share = Share::of(room);
+        self
+    }
+
     /// Takes the flow's next packet, those without payload included.
     pub fn observe(&mut self, packet: &Seen<'_>) -> Progress {
         if matches!(self.stage, Stage::Done) {
@@ -189,8 +217,9 @@ impl Dissector {
             Stage::Mail(_) => self.payloads >= MAX_LINES,
             _ => false,
         };
-        if over {
+        if over || !self.share.resize(self.stage.held()) {
             self.stage = Stage::Done;
+            self.share.resize(0);
         }
         match self.stage {
             Stage::Done => Progress::Done,

@@ -44,6 +44,11 @@ impl Quic {
         Some((state, verdict))
     }
 
+    /// Bytes that wait for the rest of the hello.
+    pub(super) fn held(&self) -> usize {
+        self.crypto.held()
+    }
+
     /// Looks at a later datagram.
     pub(super) fn packet(
         &mut self,

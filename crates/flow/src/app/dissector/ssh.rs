@@ -20,6 +20,11 @@ pub(super) struct Ssh {
 }
 
 impl Ssh {
+    /// Bytes that wait for the rest of a message.
+    pub(super) fn held(&self) -> usize {
+        self.streams.iter().map(Stream::held).sum()
+    }
+
     pub(super) fn packet(
         &mut self,
         dialect: Dialect,

@@ -73,7 +73,9 @@ impl Dissector {
         } else if mail::may_begin(packet.payload) {
             self.mail(Box::default(), packet);
         } else {
-            self.tls(Box::default(), packet);
+            if tls::may_begin(packet.payload) {
+                self.tls(Box::default(), packet);
+            }
             if let Stage::Searching = self.stage {
                 self.search_segment(packet);
             }

@@ -46,6 +46,15 @@ struct Side {
     data: bool,
 }
 
+/// Whether a payload may begin with a record.
+pub(super) fn may_begin(payload: &[u8]) -> bool {
+    payload.first().is_some_and(is_kind)
+}
+
+fn is_kind(first: &u8) -> bool {
+    (record::CHANGE_CIPHER_SPEC..=record::HEARTBEAT).contains(first)
+}
+
 impl Tls {
     /// TLS that another protocol has asked for in the clear.
     pub(super) fn after_plain_text(fingerprints: bool) -> Self {
@@ -55,6 +64,12 @@ impl Tls {
             no_fingerprints: !fingerprints,
             ..Self::default()
         }
+    }
+
+    /// Bytes that wait for the rest of a handshake.
+    pub(super) fn held(&self) -> usize {
+        let sides = self.sides.iter();
+        sides.map(|s| s.stream.held() + s.message.capacity()).sum()
     }
 
     pub(super) fn packet(
@@ -112,7 +127,7 @@ impl Tls {
         } = state;
         let mut at = 0;
         while let Some(first) = stream.bytes().get(at) {
-            if !(record::CHANGE_CIPHER_SPEC..=record::HEARTBEAT).contains(first) {
+            if !is_kind(first) {
                 return false;
             }
             let record = Record::parse(&stream.bytes()[at..]);
@@ -247,11 +262,17 @@ pub(super) fn client(
         found.server(text::host(name), dialect);
     }
     let hints = &mut found.hints;
-    hints.ja3 = ja3(&hello);
-    hints.client_fingerprint = match dialect {
-        Dialect::Ndpi => ja4_ndpi(&hello, transport, &hints.server_name).unwrap_or_default(),
-        Dialect::Standard => ja4(&hello, transport),
-    };
+    match dialect {
+        // It has no JA3 of clients any more.
+        Dialect::Ndpi => {
+            let print = ja4_ndpi(&hello, transport, &hints.server_name);
+            hints.client_fingerprint = print.unwrap_or_default();
+        }
+        Dialect::Standard => {
+            hints.ja3 = ja3(&hello);
+            hints.client_fingerprint = ja4(&hello, transport);
+        }
+    }
     if let Some(protocol) = hello.alpn.first() {
         hints.alpn = text::utf8(protocol);
     }

@@ -5,7 +5,7 @@ use super::super::http::Head;
 use super::super::names::{self, App};
 use super::super::quic::{Kind, Long};
 use super::super::{Seen, coap, text};
-use super::dtls::Dtls;
+use super::dtls::{self, Dtls};
 use super::quic::Quic;
 use super::tcp::MAX_SEARCHED;
 use super::{Dialect, Dissector, Stage, Verdict, quic};
@@ -52,7 +52,7 @@ impl Dissector {
             self.netbios_datagram(packet);
         } else if let Some(head) = Head::parse(payload) {
             self.ssdp(&head);
-        } else {
+        } else if dtls::is_start(payload) {
             self.dtls(Box::default(), packet);
         }
         if let Stage::Searching = self.stage {

@@ -1,18 +1,22 @@
-//! The privacy ledger in a file: one process at a time, stored before answered.
+//! The privacy ledger in a file, stored before answered, for one process ([`LedgerFile::open`]) or several at a time
+//! ([`LedgerFile::open_shared`]).
 //!
 //! Beside `ledger.jsonl` stands `ledger.jsonl.head`, which repeats the number and hash of the last entry. A ledger that
-//! was deleted, cut or put back from a backup does not contain that entry and is refused. Both files are opened once
-//! and written through those descriptors, so spending goes on after privileges and file access are given up.
+//! was deleted, cut or put back from a backup does not contain that entry and is refused; where backups hold both files,
+//! keep the head on another disk. Both files are opened once and written through those descriptors, so spending goes on
+//! after privileges are given up.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::{CutLine, Epsilon, Grant, Head, Ledger, LedgerError, PendingGrant, Refused};
+use crate::{
+    Budget, CutLine, Epsilon, Expense, Grant, Head, Ledger, LedgerError, Paid, Pending, Refused,
+};
 
-/// A larger ledger is not read: about 300,000 entries.
-const MAX_BYTES: u64 = 64 << 20;
+/// A larger ledger is not read: about 1,000,000 entries.
+const MAX_BYTES: u64 = 256 << 20;
 /// The head file has two slots written in turn, so a write that a crash tears leaves the other one whole.
 const SLOT: usize = 256;
 
@@ -25,6 +29,8 @@ pub struct LedgerFile {
     head_file: File,
     ledger: Ledger,
     len: u64,
+    /// Whether the lock is held for each expense only.
+    is_shared: bool,
 }
 
 /// Why a ledger file cannot be used.
@@ -44,6 +50,12 @@ pub enum LedgerFileError {
     /// Another process holds it.
     #[error("{path}: another process uses this ledger")]
     Locked {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Another file has its name: it was replaced while this process had it open.
+    #[error("{path}: the file was replaced by another one while it was in use; start again")]
+    Replaced {
         /// The file.
         path: PathBuf,
     },
@@ -90,20 +102,34 @@ impl LedgerFile {
     /// # Errors
     /// [`LedgerFileError`], naming the file.
     pub fn open(path: &Path, total: Epsilon, delta: f64) -> Result<Self, LedgerFileError> {
+        Self::open_as(path, Budget::lifetime(total, delta), false)
+    }
+
+    /// As [`LedgerFile::open`], for a ledger of any kind that several processes spend from: it is locked for each expense
+    /// only, and what others spent is read first.
+    ///
+    /// # Errors
+    /// As [`LedgerFile::open`].
+    pub fn open_shared(path: &Path, budget: Budget) -> Result<Self, LedgerFileError> {
+        Self::open_as(path, budget, true)
+    }
+
+    fn open_as(path: &Path, budget: Budget, is_shared: bool) -> Result<Self, LedgerFileError> {
         let mut head_path = path.as_os_str().to_owned();
         head_path.push(".head");
         let head_path = PathBuf::from(head_path);
-        let (mut file, _) = open_private(path)?;
-        lock(&file, path)?;
-        let stored = read_all(&mut file, path)?;
-        let (mut head_file, new_head) = open_private(&head_path)?;
-        let head_bytes = read_all(&mut head_file, &head_path)?;
+        let (file, _) = open_private(path)?;
+        lock(&file, path, is_shared)?;
+        same_file(&file, path)?;
+        let stored = read_from(&file, path, 0)?;
+        let (head_file, new_head) = open_private(&head_path)?;
+        let head_bytes = read_from(&head_file, &head_path, 0)?;
         let since = newest_head(&head_bytes);
         let broken = |source| LedgerFileError::Ledger {
             path: path.into(),
             source,
         };
-        let ledger = Ledger::open_since(total, delta, &stored, since).map_err(broken)?;
+        let ledger = Ledger::open_budget(budget, &stored, since).map_err(broken)?;
         // An empty head file is what a crash at creation leaves; then nothing was spent yet.
         if since.is_none() && (ledger.head().entry > 0 || !head_bytes.is_empty()) {
             if new_head {
@@ -119,11 +145,69 @@ impl LedgerFile {
             head_file,
             ledger,
             len: stored.len() as u64,
+            is_shared,
         };
         this.settle()?;
         this.write_head()?;
         sync_directory(path)?;
+        this.unlock();
         Ok(this)
+    }
+
+    /// Lets others spend.
+    fn unlock(&self) {
+        if self.is_shared {
+            // Only of a lock that is not held could it be told that it fails.
+            let _ = self.file.unlock();
+        }
+    }
+
+    /// Reads what other processes spent, so that [`LedgerFile::ledger`] shows it. Without others it changes nothing.
+    ///
+    /// # Errors
+    /// As [`LedgerFile::open_shared`]: the ledger was changed, cut, put back or replaced meanwhile.
+    pub fn refresh(&mut self) -> Result<(), LedgerFileError> {
+        if !self.is_shared {
+            return Ok(());
+        }
+        lock(&self.file, &self.path, true)?;
+        let read = self.read_on();
+        self.unlock();
+        read
+    }
+
+    /// Reads on; the lock is held.
+    fn read_on(&mut self) -> Result<(), LedgerFileError> {
+        same_file(&self.file, &self.path)?;
+        same_file(&self.head_file, &self.head_path)?;
+        let broken = |source| LedgerFileError::Ledger {
+            path: self.path.clone(),
+            source,
+        };
+        let size = self
+            .file
+            .metadata()
+            .map_err(io_error(&self.path, "reading"))?
+            .len();
+        let head_bytes = read_from(&self.head_file, &self.head_path, 0)?;
+        let Some(since) = newest_head(&head_bytes) else {
+            return Err(LedgerFileError::NoHead {
+                path: self.head_path.clone(),
+            });
+        };
+        if size < self.len {
+            return Err(broken(LedgerError::Older {
+                want: self.ledger.head().entry,
+                found: 0,
+            }));
+        }
+        let appended = read_from(&self.file, &self.path, self.len)?;
+        let from = self.len as usize;
+        self.ledger
+            .read_on(from, &appended, Some(since))
+            .map_err(broken)?;
+        self.len += appended.len() as u64;
+        self.settle()
     }
 
     /// Carries out what opening asked for: header of a new ledger, or the end of a cut line.
@@ -180,10 +264,31 @@ impl LedgerFile {
         self.store(|ledger| ledger.spend_approximate(label, epsilon, delta))
     }
 
-    fn store(
+    /// As [`LedgerFile::spend`], from daily purses: [`Ledger::charge`].
+    ///
+    /// # Errors
+    /// As [`LedgerFile::spend`].
+    pub fn charge(&mut self, expense: &Expense<'_>) -> Result<Paid, LedgerFileError> {
+        self.store(|ledger| ledger.charge(expense))
+    }
+
+    fn store<G>(
         &mut self,
-        spend: impl FnOnce(&mut Ledger) -> Result<PendingGrant<'_>, Refused>,
-    ) -> Result<Grant, LedgerFileError> {
+        spend: impl FnOnce(&mut Ledger) -> Result<Pending<'_, G>, Refused>,
+    ) -> Result<G, LedgerFileError> {
+        if !self.is_shared {
+            return self.store_locked(spend);
+        }
+        lock(&self.file, &self.path, true)?;
+        let stored = self.read_on().and_then(|()| self.store_locked(spend));
+        self.unlock();
+        stored
+    }
+
+    fn store_locked<G>(
+        &mut self,
+        spend: impl FnOnce(&mut Ledger) -> Result<Pending<'_, G>, Refused>,
+    ) -> Result<G, LedgerFileError> {
         let pending = spend(&mut self.ledger)?;
         let entry_len = pending.entry().len() as u64;
         if let Err(source) = self.file.write_all_at(pending.entry(), self.len) {
@@ -258,7 +363,7 @@ fn open_private(path: &Path) -> Result<(File, bool), LedgerFileError> {
     Ok((file, new))
 }
 
-fn read_all(file: &mut File, path: &Path) -> Result<Vec<u8>, LedgerFileError> {
+fn read_from(file: &File, path: &Path, from: u64) -> Result<Vec<u8>, LedgerFileError> {
     let bytes = file.metadata().map_err(io_error(path, "reading"))?.len();
     if bytes > MAX_BYTES {
         return Err(LedgerFileError::TooLarge {
@@ -266,10 +371,24 @@ fn read_all(file: &mut File, path: &Path) -> Result<Vec<u8>, LedgerFileError> {
             bytes,
         });
     }
-    let mut out = Vec::with_capacity(bytes as usize);
-    file.read_to_end(&mut out)
+    let mut out = vec![0; bytes.saturating_sub(from) as usize];
+    file.read_exact_at(&mut out, from)
         .map_err(io_error(path, "reading"))?;
     Ok(out)
+}
+
+/// Whether the open file is still the one of that name.
+fn same_file(file: &File, path: &Path) -> Result<(), LedgerFileError> {
+    let open = file
+        .metadata()
+        .map_err(io_error(path, "reading its attributes"))?;
+    match std::fs::symlink_metadata(path) {
+        Ok(named) if (named.dev(), named.ino()) == (open.dev(), open.ino()) => Ok(()),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(io_error(path, "reading its attributes")(e))
+        }
+        _ => Err(LedgerFileError::Replaced { path: path.into() }),
+    }
 }
 
 fn newest_head(bytes: &[u8]) -> Option<Head> {
@@ -294,17 +413,17 @@ fn sync_directory(path: &Path) -> Result<(), LedgerFileError> {
 }
 
 /// Locks the ledger, or waits for it for half a second: a process that another one has just started holds its open files for
-/// the moment until it becomes another program.
+/// the moment until it becomes another program. Where several share it, for ten seconds: each holds it while the disk writes.
 #[expect(
     clippy::disallowed_methods,
     reason = "a file of the system, and nobody else runs in this thread"
 )]
-fn lock(file: &File, path: &Path) -> Result<(), LedgerFileError> {
-    const TRIES: u32 = 10;
+fn lock(file: &File, path: &Path, is_shared: bool) -> Result<(), LedgerFileError> {
+    let tries = if is_shared { 200 } else { 10 };
     for attempt in 1.. {
         match file.try_lock() {
             Ok(()) => break,
-            Err(TryLockError::WouldBlock) if attempt == TRIES => {
+            Err(TryLockError::WouldBlock) if attempt == tries => {
                 return Err(LedgerFileError::Locked { path: path.into() });
             }
             Err(TryLockError::WouldBlock) => {
@@ -317,191 +436,4 @@ fn lock(file: &File, path: &Path) -> Result<(), LedgerFileError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn eps(text: &str) -> Epsilon {
-        text.parse().unwrap()
-    }
-
-    fn open(path: &Path) -> Result<LedgerFile, LedgerFileError> {
-        LedgerFile::open(path, eps("1"), 0.0)
-    }
-
-    #[test]
-    fn spends_across_restarts() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("ledger.jsonl");
-        for round in 1..=3u64 {
-            let mut ledger = open(&path).unwrap();
-            let _ = ledger.spend("q", eps("0.3")).unwrap();
-            assert_eq!(ledger.ledger().spent_nanos(), round * 300_000_000);
-        }
-        let mut ledger = open(&path).unwrap();
-        let refused = ledger.spend("q", eps("0.3")).unwrap_err();
-        assert_eq!(
-            refused.to_string(),
-            "privacy budget: asked for 0.3, left 0.1 of 1"
-        );
-        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 4);
-    }
-
-    #[test]
-    fn one_process_at_a_time() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("ledger.jsonl");
-        let first = open(&path).unwrap();
-        assert!(matches!(open(&path), Err(LedgerFileError::Locked { .. })));
-        drop(first);
-        assert!(open(&path).is_ok());
-    }
-
-    #[test]
-    fn a_deleted_cut_or_older_ledger_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("ledger.jsonl");
-        let mut ledger = open(&path).unwrap();
-        let _ = ledger.spend("a", eps("0.1")).unwrap();
-        let old = std::fs::read(&path).unwrap();
-        let _ = ledger.spend("b", eps("0.1")).unwrap();
-        drop(ledger);
-        let refused = || match open(&path) {
-            Err(LedgerFileError::Ledger { source, .. }) => source,
-            other => panic!("{other:?}"),
-        };
-        std::fs::write(&path, &old).unwrap();
-        assert_eq!(refused(), LedgerError::Older { want: 2, found: 1 });
-        std::fs::write(&path, []).unwrap();
-        assert_eq!(refused(), LedgerError::Older { want: 2, found: 0 });
-        std::fs::remove_file(&path).unwrap();
-        assert_eq!(refused(), LedgerError::Older { want: 2, found: 0 });
-    }
-
-    #[test]
-    fn a_missing_head_is_refused_once_something_was_spent() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("ledger.jsonl");
-        let head = dir.path().join("ledger.jsonl.head");
-        drop(open(&path).unwrap());
-        let mut ledger = open(&path).unwrap();
-        let _ = ledger.spend("a", eps("0.1")).unwrap();
-        drop(ledger);
-        std::fs::remove_file(&head).unwrap();
-        for _ in 0..2 {
-            let error = open(&path).unwrap_err();
-            assert!(matches!(error, LedgerFileError::NoHead { .. }));
-            assert!(error.to_string().contains("ledger.jsonl.head"));
-        }
-    }
-
-    #[test]
-    fn a_torn_head_slot_falls_back_to_the_other() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("ledger.jsonl");
-        let head = dir.path().join("ledger.jsonl.head");
-        let mut ledger = open(&path).unwrap();
-        for _ in 0..3 {
-            let _ = ledger.spend("a", eps("0.1")).unwrap();
-        }
-        drop(ledger);
-        let mut bytes = std::fs::read(&head).unwrap();
-        bytes[SLOT + 80..SLOT + 100].fill(b'0');
-        std::fs::write(&head, bytes).unwrap();
-        assert_eq!(open(&path).unwrap().ledger().head().entry, 3);
-    }
-
-    #[test]
-    fn a_cut_line_is_settled_in_the_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("ledger.jsonl");
-        let mut ledger = open(&path).unwrap();
-        let _ = ledger.spend("a", eps("0.1")).unwrap();
-        drop(ledger);
-        // As if a second entry had been cut while it was written.
-        let mut bytes = std::fs::read(&path).unwrap();
-        bytes.extend_from_slice(br#"{"entry":2,"label":"b","epsilon":0.2,"sp"#);
-        std::fs::write(&path, &bytes).unwrap();
-        let ledger = open(&path).unwrap();
-        assert_eq!(ledger.cut_line(), Some(CutLine::Charged(eps("0.2"))));
-        drop(ledger);
-        let ledger = open(&path).unwrap();
-        assert_eq!(
-            (ledger.cut_line(), ledger.ledger().spent_nanos()),
-            (None, 300_000_000)
-        );
-    }
-
-    #[test]
-    fn refuses_files_that_others_can_write_and_links() {
-        use std::os::unix::fs::PermissionsExt;
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("ledger.jsonl");
-        drop(open(&path).unwrap());
-        let link = dir.path().join("link.jsonl");
-        std::os::unix::fs::symlink(&path, &link).unwrap();
-        assert!(matches!(open(&link), Err(LedgerFileError::Io { .. })));
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
-        assert!(matches!(open(&path), Err(LedgerFileError::Unsafe { .. })));
-    }
-
-    #[test]
-    fn errors_name_the_file_and_the_line() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("ledger.jsonl");
-        let mut ledger = open(&path).unwrap();
-        let _ = ledger.spend("a", eps("0.1")).unwrap();
-        drop(ledger);
-        let text = std::fs::read_to_string(&path)
-            .unwrap()
-            .replace("\"epsilon\":0.1", "\"epsilon\":0.0");
-        std::fs::write(&path, text).unwrap();
-        let error = open(&path).unwrap_err().to_string();
-        assert!(error.contains("ledger.jsonl: line 2 "), "{error}");
-        let missing = dir.path().join("no/such/ledger.jsonl");
-        assert!(
-            open(&missing)
-                .unwrap_err()
-                .to_string()
-                .contains("no/such/ledger.jsonl")
-        );
-    }
-
-    /// A file system of 64 KiB shows the full disk for real.
-    #[test]
-    fn a_full_disk_spends_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let mounted = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=64k", "chaff-test"])
-            .arg(dir.path())
-            .stderr(std::process::Stdio::null())
-            .status()
-            .is_ok_and(|s| s.success());
-        if !mounted {
-            println!("skipped: needs CAP_SYS_ADMIN to mount a small file system");
-            return;
-        }
-        let path = dir.path().join("ledger.jsonl");
-        let result = std::panic::catch_unwind(|| {
-            let mut ledger = LedgerFile::open(&path, eps("1000"), 0.0).unwrap();
-            let _ = ledger.spend("before", eps("0.1")).unwrap();
-            let filler = dir.path().join("filler");
-            let _ = std::fs::write(&filler, vec![0u8; 1 << 20]);
-            let long = "x".repeat(5000);
-            let error = ledger.spend(&long, eps("0.1")).unwrap_err();
-            assert!(matches!(error, LedgerFileError::Io { .. }), "{error}");
-            assert_eq!(ledger.ledger().spent_nanos(), 100_000_000);
-            std::fs::remove_file(&filler).unwrap();
-            let _ = ledger.spend("after", eps("0.1")).unwrap();
-            drop(ledger);
-            let ledger = LedgerFile::open(&path, eps("1000"), 0.0).unwrap();
-            assert_eq!(ledger.ledger().spent_nanos(), 200_000_000);
-        });
-        let _ = std::process::Command::new("umount")
-            .arg(dir.path())
-            .status();
-        if let Err(panic) = result {
-            std::panic::resume_unwind(panic);
-        }
-    }
-}
+mod tests;
