@@ -16,7 +16,7 @@ use crate::pcap::{Capture, Frame};
 const HOMES: usize = 4;
 /// Of each home.
 const DEVICES: u32 = 250;
-/// Virtual time.
+/// Virtual time; the captures begin after the first second and end in the last but one.
 const SECONDS: u64 = 60;
 /// Time between a device's packets, milliseconds.
 const EVERY: u64 = 2_000;
@@ -111,7 +111,7 @@ fn write(capture: &Path, list: &Path, seed: u64) -> Result<usize> {
             ip[0], ip[1], ip[2], ip[3]
         ));
         let mut at = random.below(EVERY);
-        while at < (SECONDS - 1) * 1_000 {
+        while at < (SECONDS - 2) * 1_000 {
             for (out, later) in [(true, 0), (false, 30)] {
                 let bytes = datagram(mac, ip, out, 40 + random.below(400) as usize);
                 frames.push(Frame {
