@@ -92,7 +92,7 @@ pub struct Args {
     /// Most cover bytes per second and device, headers included; 100B to 10GB.
     #[arg(long, value_name = "BYTES", default_value = "20kB")]
     pub rate: Bytes,
-    /// A gateway's configuration file, of which the section [telemetry] is used; without it all its defaults.
+    /// A gateway's configuration file, of which the section `[telemetry]` is used; without it all its defaults.
     #[arg(long, value_name = "FILE")]
     pub telemetry: Option<PathBuf>,
     /// Most ε of all telemetry of the run; 0 switches telemetry off.

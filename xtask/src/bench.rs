@@ -13,6 +13,7 @@ mod household;
 mod measure;
 mod offline;
 mod query;
+mod simulate;
 mod tunnel;
 
 pub use measure::Measured;
@@ -20,8 +21,8 @@ pub use measure::Measured;
 /// What `bench` takes.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
-    /// Which: meter, tcx, injector, replay, offline, tunnel, tunnel-cover, query [default: all].
-    #[arg(value_name = "NAME", value_parser = ["meter", "tcx", "injector", "replay", "offline", "tunnel", "tunnel-cover", "query"])]
+    /// Which: meter, tcx, injector, replay, offline, tunnel, tunnel-cover, query, simulate [default: all].
+    #[arg(value_name = "NAME", value_parser = ["meter", "tcx", "injector", "replay", "offline", "tunnel", "tunnel-cover", "query", "simulate"])]
     name: Vec<String>,
     /// Rounds that take turns; the median counts.
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=99))]
@@ -41,7 +42,7 @@ pub struct Options {
     /// offline: reads this capture instead of making one.
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,
-    /// offline: measures this gateway instead of building one.
+    /// offline, simulate: measures this gateway instead of building one.
     #[arg(long, value_name = "FILE")]
     gateway: Option<PathBuf>,
     /// offline, tunnel: measures only contenders whose names contain this, and the ratios that need no others.
@@ -192,6 +193,25 @@ const TUNNEL: &[Bar] = &[
     ),
 ];
 
+const SIMULATE: &[Bar] = &[
+    least(
+        "1,000 devices, cover `random`, virtual seconds per CPU second",
+        "/realtime/random",
+        1.0,
+    ),
+    least(
+        "the same with the ONNX model `learned` for each device",
+        "/realtime/learned",
+        1.0,
+    ),
+    least("the same with the ONNX model `ipet`", "/realtime/ipet", 1.0),
+    least(
+        "the same in one tunnel with `envelope`",
+        "/realtime/envelope",
+        1.0,
+    ),
+];
+
 /// Name, package, example program, bars.
 const ALL: [(&str, &str, &str, &[Bar]); 4] = [
     ("meter", "chaff-gateway", "bench_meter", METER),
@@ -244,6 +264,16 @@ pub fn run(options: &Options) -> Result<()> {
     }
     if options.wants("query") {
         missed += query::run(options)?;
+    }
+    if options.wants("simulate") {
+        let result = simulate::measure(options)?;
+        if options.json {
+            println!("{result}");
+        } else {
+            for bar in SIMULATE {
+                missed += u32::from(!row(&result, bar, "simulate"));
+            }
+        }
     }
     if missed > 0 {
         return Err(Stop::Check.error(format_args!("{missed} bars missed")));

@@ -337,25 +337,27 @@ fn contenders(options: &Options, folder: &Path, capture: &Path) -> Result<Vec<Co
     Ok(all)
 }
 
+/// The gateway that is measured, built where none is named.
+pub(super) fn gateway(options: &Options) -> Result<PathBuf> {
+    if let Some(path) = &options.gateway {
+        return Ok(path.clone());
+    }
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args([
+        "build",
+        "--quiet",
+        "--release",
+        "--package",
+        "chaff-gateway",
+    ]);
+    let text = command::shown(&cargo);
+    let status = cargo.current_dir(root()).status()?;
+    ensure!(status.success(), "`{text}`: {status}");
+    Ok(root().join("target/release/gateway"))
+}
+
 fn ours(options: &Options, folder: &Path, capture: &Path) -> Result<Vec<Contender>> {
-    let gateway = match &options.gateway {
-        Some(path) => path.clone(),
-        None => {
-            let mut cargo =
-                Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-            cargo.args([
-                "build",
-                "--quiet",
-                "--release",
-                "--package",
-                "chaff-gateway",
-            ]);
-            let text = command::shown(&cargo);
-            let status = cargo.current_dir(root()).status()?;
-            ensure!(status.success(), "`{text}`: {status}");
-            root().join("target/release/gateway")
-        }
-    };
+    let gateway = gateway(options)?;
     let meter = |name: &'static str, extension: &str, arguments: &str| {
         let output = folder.join(format!("{name}.{extension}"));
         let report = folder.join(format!("{name}.json"));
