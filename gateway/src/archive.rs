@@ -28,7 +28,7 @@ pub struct Archive {
     pub period: Duration,
     /// Flows a file at most, 1000 to 100000000; then another one begins in the same period.
     pub rows: u64,
-    /// Files older than this are removed, 1h to 100000h; 0s: never.
+    /// Files whose period ended this long ago are removed, 1h to 100000h; 0s: never.
     pub keep: Duration,
     /// The oldest files are removed while all together are larger; 0B for no limit.
     pub max_bytes: Bytes,
@@ -149,7 +149,7 @@ impl Archiver {
         let (keep, most) = (self.config.keep.0, self.config.max_bytes.0);
         for (path, size) in kept {
             let end = begin_of(&path).map(|begin| begin + self.config.period.0);
-            let is_old = keep > Nanos::ZERO && end.is_some_and(|end| end + keep < now);
+            let is_old = keep > Nanos::ZERO && end.is_some_and(|end| end + keep <= now);
             let is_much = most > 0 && bytes > most;
             if !(is_old || is_much) {
                 break;

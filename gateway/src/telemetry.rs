@@ -531,8 +531,12 @@ mod tests {
                     made.expect(text);
                 }
             }
-            let text = prometheus(exporter.published());
-            assert!(text.contains("# TYPE chaff_window_bytes gauge"), "{text}");
+            let told = prometheus(exporter.published());
+            // Sparse totals come when the noise says that they moved, which flat ones need not do at all.
+            let window = told.contains("# TYPE chaff_window_bytes gauge");
+            assert!(window || terms.config.sparse.is_some(), "{told}");
+            let minutes = told.contains("# TYPE chaff_minute_flows gauge");
+            assert_eq!(minutes, terms.config.flows.is_some(), "{told}");
         }
     }
 }
