@@ -87,22 +87,30 @@ fn flaw_1_bounds_that_are_paid_for_hide_a_single_user() {
         ..Flow::default()
     });
     let site = Site::new(&tstat(&flows), "1000");
-    let answer = site.ask(&[
-        "volume-on-domain",
-        "--domain",
-        "video.example",
-        "--bounds",
-        "paid",
-        "--epsilon",
-        "5",
-    ]);
-    // 2^10 is at the 500, 2^34 at the one.
-    assert_eq!(answer["clamp"], serde_json::json!([0.0, 1024.0]));
-    assert!((site.spent() - 5.0).abs() < 1e-9);
-    assert!(
-        (answer["value"].as_f64().unwrap() - 351_024.0).abs() < 20_000.0,
-        "{answer}"
-    );
+    // One bound in about sixteen is that of noise, or the one user's by noise; of 15 the most are sure to be right.
+    let mut right = 0;
+    for i in 0..15 {
+        // Another cost is another question: not the kept answer.
+        let epsilon = format!("5.{i:02}");
+        let answer = site.ask(&[
+            "volume-on-domain",
+            "--domain",
+            "video.example",
+            "--bounds",
+            "paid",
+            "--epsilon",
+            &epsilon,
+        ]);
+        // 2^10 is at the 500, 2^34 at the one.
+        if answer["clamp"] == serde_json::json!([0.0, 1024.0]) {
+            right += 1;
+            let value = answer["value"].as_f64().unwrap();
+            assert!((value - 351_024.0).abs() < 20_000.0, "{answer}");
+        }
+    }
+    assert!(right >= 8, "{right} of 15 bounds at the 500");
+    // All of what is asked for is charged, bounds included.
+    assert!((site.spent() - 76.05).abs() < 1e-9, "{}", site.spent());
 }
 
 #[test]
