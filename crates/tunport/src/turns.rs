@@ -58,7 +58,7 @@ mod tests {
     #[test]
     fn only_many_batches_in_a_row_change_the_turns() {
         let mut turns = Turns::short();
-        assert!((0..100).all(|i| !turns.count(if i % 8 == 7 { 1 } else { 64 })));
+        assert!((0..96).all(|i| !turns.count(if i % 8 == 7 { 1 } else { 64 })));
         assert!((0..7).all(|_| !turns.count(64)) && turns.count(64));
         turns.note(64);
         assert!(!turns.short);
