@@ -16,6 +16,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use serde::{Deserialize, Serialize};
 
 use crate::sys::{self, Room};
+use crate::turns::Bulk;
 use crate::udp::Udp;
 use crate::{fast, portable};
 
@@ -103,6 +104,8 @@ pub(crate) struct Shared {
     max_segments: usize,
     mtu_wanted: AtomicU16,
     pub(crate) interface_errors: AtomicU64,
+    /// Outwards, inwards.
+    pub(crate) bulk: [Bulk; 2],
     on_mtu: Box<dyn Fn(u16) + Send + Sync>,
     record: Option<Mutex<Box<dyn Write + Send>>>,
 }
@@ -336,6 +339,7 @@ impl Driver {
             max_segments: options.max_segments,
             mtu_wanted: AtomicU16::new(0),
             interface_errors: AtomicU64::new(0),
+            bulk: Default::default(),
             on_mtu,
             record,
         }))

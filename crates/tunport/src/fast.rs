@@ -49,7 +49,7 @@ pub(crate) fn outwards(shared: &Shared, device: &SyncDevice) {
     let mut buffers = vec![vec![0u8; PACKET]; BUFFERS];
     let mut sizes = vec![0usize; BUFFERS];
     let (mut out, mut inner) = (Vec::new(), Vec::new());
-    let mut turns = Turns::short();
+    let mut turns = Turns::short(&shared.bulk[0], &shared.bulk[1]);
     while !shared.stopping() {
         let mut filled = 0;
         let mut reads = 0;
@@ -96,7 +96,7 @@ pub(crate) fn inwards(shared: &Shared, device: &SyncDevice) {
         .map(|_| Vec::with_capacity(2 * VIRTIO_NET_HDR_LEN + 65_535))
         .collect();
     let (mut out, mut inner) = (Vec::new(), Vec::new());
-    let mut turns = Turns::short();
+    let mut turns = Turns::short(&shared.bulk[1], &shared.bulk[0]);
     while !shared.stopping() {
         match shared.udp.receive(&mut room) {
             Ok(_) => {}

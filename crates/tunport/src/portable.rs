@@ -11,7 +11,7 @@ use tokio_tun::Tun;
 
 use crate::driver::{Options, Shared, now};
 use crate::sys::Room;
-use crate::turns::Turns;
+use crate::turns::take_short;
 
 /// Packets taken from the interface before they are sent.
 const DRAIN: usize = 64;
@@ -75,7 +75,7 @@ pub(crate) fn run(
 
 async fn serve(shared: &Shared, options: Options, tun: &Tun, udp: &tokio::net::UdpSocket) {
     // In bulk transfers too: at the interface each packet is a call of its own, whatever the batch.
-    let _short = Turns::short();
+    take_short();
     let mut heartbeat = options.heartbeat;
     let mut beat_at = now();
     let mut room = Room::new();
