@@ -3,11 +3,11 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use chaff_privacy::file::LedgerFileError;
-use chaff_privacy::{BoundsError, Epsilon, Grant, Refused, ReleaseError};
+use chaff_privacy::file::LedgerFile;
+use chaff_privacy::{BoundsError, ReleaseError};
 
 use crate::cache;
-use crate::engine::{Databases, Engine, Table};
+use crate::engine::{Databases, Engine, Table, Unready};
 use crate::purse::{self, PurseError};
 use crate::release::{self, Answer, Grants};
 use crate::request::{Request, UnitKey};
@@ -33,6 +33,9 @@ pub enum AskError {
     /// A database is missing.
     #[error("{0}")]
     Database(&'static str),
+    /// The engine cannot begin.
+    #[error(transparent)]
+    Engine(#[from] Unready),
     /// The budget does not allow it, or the ledger cannot be used.
     #[error(transparent)]
     Purse(#[from] PurseError),
@@ -126,7 +129,7 @@ pub fn ask(
     question.check()?;
     let kept = cache::beside(ledger);
     let key = question.key();
-    // The ledger is locked while the kept answers are looked through and while paying, not while computing.
+    // A ledger that was changed or put back answers nothing, not even again. It is locked while it pays only.
     let grants = {
         let mut purse = purse::open(ledger)?;
         if let Some(answer) = cache::find(&kept, &key) {
@@ -136,6 +139,7 @@ pub fn ask(
                 not_kept: None,
             });
         }
+        engine.ready(question.source, question.request)?;
         pay(&mut purse, question.request)?
     };
     let table = engine.table(question.source, question.request, question.databases);
@@ -150,40 +154,21 @@ pub fn ask(
     })
 }
 
-fn pay(
-    purse: &mut chaff_privacy::file::LedgerFile,
-    request: &Request,
-) -> Result<Grants, PurseError> {
+fn pay(purse: &mut LedgerFile, request: &Request) -> Result<Grants, PurseError> {
     let mut label = serde_json::to_string(request).unwrap_or_default();
     while label.len() > LABEL {
         label.pop();
     }
-    let (for_bounds, for_answer) = release::shares(request);
-    // All or nothing: half a payment would be lost.
-    if request.epsilon.nanos() > purse.ledger().left_nanos() {
-        return Err(LedgerFileError::Refused(Refused::OverBudget {
-            asked: request.epsilon,
-            left_nanos: purse.ledger().left_nanos(),
-            total: purse.ledger().total(),
-        })
-        .into());
-    }
-    let bounds = match for_bounds {
-        Some(epsilon) => Some(spend(purse, &format!("bounds of {label}"), epsilon, None)?),
-        None => None,
+    // One entry for bounds and answer: half a payment would be lost.
+    let delta = request.delta.unwrap_or(0.0);
+    let grant = purse::pay(purse, &label, request.epsilon, delta)?;
+    let (for_bounds, _) = release::shares(request);
+    let (bounds, answer) = match for_bounds {
+        None => (None, grant),
+        Some(part) => match grant.split(part) {
+            Ok((bounds, answer)) => (Some(bounds), answer),
+            Err(answer) => (None, answer),
+        },
     };
-    let answer = spend(purse, &label, for_answer, request.delta)?;
     Ok(Grants { bounds, answer })
-}
-
-fn spend(
-    purse: &mut chaff_privacy::file::LedgerFile,
-    label: &str,
-    epsilon: Epsilon,
-    delta: Option<f64>,
-) -> Result<Grant, PurseError> {
-    Ok(match delta {
-        Some(delta) => purse.spend_approximate(label, epsilon, delta)?,
-        None => purse.spend(label, epsilon)?,
-    })
 }

@@ -35,8 +35,21 @@ pub enum Table {
 #[error("the query engine failed")]
 pub struct Failure;
 
+/// It cannot begin. Comes before paying, and depends on what is public only.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unready(pub String);
+
 /// Something that computes tables of units.
 pub trait Engine {
+    /// Whether it can begin now, decided without looking at flows. Asked while the ledger is locked: within seconds.
+    ///
+    /// # Errors
+    /// [`Unready`]; nothing is paid.
+    fn ready(&self, _source: &Source, _request: &Request) -> Result<(), Unready> {
+        Ok(())
+    }
+
     /// The exact table of a checked request over checked files.
     ///
     /// # Errors
@@ -47,6 +60,11 @@ pub trait Engine {
         request: &Request,
         databases: &Databases,
     ) -> Result<Table, Failure>;
+
+    /// Why it failed the last time. **For the owner's log only**: there may be rows in it.
+    fn last_failure(&self) -> Option<String> {
+        None
+    }
 }
 
 impl Table {

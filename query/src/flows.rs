@@ -1,10 +1,10 @@
 //! Columns of the flow logs and what they stand for.
 
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Kind of a flow log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
     /// Tstat's `log_tcp_complete`: columns are found by name, in any number and order.
@@ -233,6 +233,29 @@ impl Format {
         }
     }
 
+    /// The format that has columns of these names.
+    pub fn of_columns(names: &[&str]) -> Option<Self> {
+        let needed: [(Self, &[&str]); 3] = [
+            (Self::Tstat, &["c_ip", "s_ip"]),
+            (Self::Nfdump, &["sa", "da"]),
+            (Self::Chaff, &["src_ip", "dst_ip", "fwd_bytes"]),
+        ];
+        let found = needed.into_iter().find(|(format, needed)| {
+            let known: Vec<String> = names.iter().map(|n| format.known(n)).collect();
+            needed.iter().all(|n| known.iter().any(|k| k == n))
+        });
+        found.map(|(format, _)| format)
+    }
+
+    /// The name in questions of a column that a file calls so; empty when no question uses it.
+    pub fn known(self, name: &str) -> String {
+        let column = self
+            .columns()
+            .iter()
+            .find(|c| c.name == name || c.also.contains(&name));
+        column.map_or(String::new(), |c| c.name.to_owned())
+    }
+
     /// Its name on the command line and in files.
     pub fn name(self) -> &'static str {
         match self {
@@ -241,26 +264,6 @@ impl Format {
             Self::Chaff => "chaff",
         }
     }
-}
-
-/// The name that is most like `wrong`, if any is.
-pub fn nearest<'n>(wrong: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
-    let (distance, name) = names.map(|n| (distance(wrong, n), n)).min()?;
-    (distance <= wrong.chars().count().div_ceil(2)).then_some(name)
-}
-
-/// Letters to insert, remove or replace until one text is the other (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.chars().enumerate() {
-            let replaced = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.chars().count()]
 }
 
 #[cfg(test)]
@@ -276,10 +279,14 @@ mod tests {
     }
 
     #[test]
-    fn guesses_what_was_meant() {
-        let names = || TSTAT.iter().map(|c| c.name);
-        assert_eq!(nearest("c_rtt_mean", names()), Some("c_rtt_max"));
-        assert_eq!(nearest("duration", ["durat"].into_iter()), Some("durat"));
-        assert_eq!(nearest("zzzzzzzz", names()), None);
+    fn columns_tell_the_format() {
+        for (names, want) in [
+            (&["x", "s_ip", "c_ip"][..], Some(Format::Tstat)),
+            (&["srcAddr", "dstAddr"], Some(Format::Nfdump)),
+            (&["src_ip", "dst_ip", "fwd_bytes"], Some(Format::Chaff)),
+            (&["src_ip", "dst_ip"], None),
+        ] {
+            assert_eq!(Format::of_columns(names), want, "{names:?}");
+        }
     }
 }

@@ -21,15 +21,23 @@
 pub mod ask;
 pub mod asn;
 pub mod cache;
+pub mod cell;
 pub mod command;
 pub mod engine;
 pub mod flows;
+pub mod import;
+pub mod json;
+pub mod manifest;
+pub mod parquet;
+pub mod pattern;
+pub mod picture;
 pub mod plain;
 pub mod purse;
 pub mod release;
 pub mod request;
 pub mod show;
 pub mod source;
+pub mod sums;
 pub mod text;
 pub mod units;
 

@@ -1,19 +1,16 @@
-//! The ledger of a site: its totals stand in it, every process shares it.
+//! The ledger of a site: its purses stand in it, every process shares it, the gateway's telemetry too.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use chaff_privacy::Epsilon;
 use chaff_privacy::file::{LedgerFile, LedgerFileError};
-use serde::Deserialize;
+use chaff_privacy::{Budget, Epsilon, Expense, Grant, Rho};
+use serde::{Deserialize, Serialize};
 
-/// How long to wait for another process to finish paying.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// A first line is shorter.
-const FIRST_LINE: u64 = 1024;
+/// What a ledger made here protects.
+pub const UNIT: &str = "all flows of one unit of a question";
 
 /// Why the ledger cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -24,18 +21,17 @@ pub enum PurseError {
         "--ledger {0}: no such ledger; make one with `query ledger --ledger {0} --budget EPSILON`"
     )]
     Missing(String),
-    /// Its first line is no header.
-    #[error("--ledger {0}: its first line is no header of a ledger")]
-    Header(String),
+    /// It is one of an older version, or of `trainer synth`.
+    #[error(
+        "--ledger {0}: a ledger of version 1, which has one sum for ever and no purses of 24 hours; keep it as a record and make another one with `query ledger --ledger FILE --budget EPSILON`"
+    )]
+    Lifetime(String),
+    /// It has no purse of ε.
+    #[error("--ledger {0}: it has no purse of epsilon, which every answer is paid from")]
+    NoPurse(String),
     /// Reading, locking, a wrong chain, too little left.
     #[error(transparent)]
     File(#[from] LedgerFileError),
-}
-
-#[derive(Deserialize)]
-struct Header {
-    total: Epsilon,
-    delta: f64,
 }
 
 /// Opens a ledger that is there.
@@ -44,38 +40,54 @@ struct Header {
 /// [`PurseError`].
 pub fn open(path: &Path) -> Result<LedgerFile, PurseError> {
     let name = || path.display().to_string();
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return Err(PurseError::Missing(name()));
-        }
-        Err(_) => return Err(PurseError::Header(name())),
+    let ledger = match LedgerFile::reopen(path) {
+        Err(LedgerFileError::Missing { .. }) => return Err(PurseError::Missing(name())),
+        other => other?,
     };
-    let mut line = String::new();
-    BufReader::new(file.take(FIRST_LINE))
-        .read_line(&mut line)
-        .map_err(|_| PurseError::Header(name()))?;
-    let header: Header = serde_json::from_str(&line).map_err(|_| PurseError::Header(name()))?;
-    open_with(path, header.total, header.delta)
-}
-
-/// Opens or makes a ledger with these totals.
-///
-/// # Errors
-/// [`PurseError`].
-pub fn open_with(path: &Path, total: Epsilon, delta: f64) -> Result<LedgerFile, PurseError> {
-    let started = Instant::now();
-    loop {
-        match LedgerFile::open(path, total, delta) {
-            Err(LedgerFileError::Locked { .. }) if started.elapsed() < PATIENCE => {
-                thread::sleep(Duration::from_millis(20));
-            }
-            other => return Ok(other?),
-        }
+    match ledger.ledger().budget().day {
+        None => Err(PurseError::Lifetime(name())),
+        Some(day) if day.epsilon.is_none() => Err(PurseError::NoPurse(name())),
+        Some(_) => Ok(ledger),
     }
 }
 
-/// The ledger's entries as they are stored: number, label, ε.
+/// Makes a ledger.
+///
+/// # Errors
+/// [`PurseError`].
+pub fn make(path: &Path, budget: Budget) -> Result<LedgerFile, PurseError> {
+    Ok(LedgerFile::open_shared(path, budget)?)
+}
+
+/// Pays; the entry is durable when this returns.
+///
+/// # Errors
+/// [`PurseError`]; then nothing was paid.
+pub fn pay(
+    ledger: &mut LedgerFile,
+    label: &str,
+    epsilon: Epsilon,
+    delta: f64,
+) -> Result<Grant, PurseError> {
+    let paid = ledger.charge(&Expense {
+        label,
+        at_ns: now_ns(),
+        epsilon: Some(epsilon),
+        delta,
+        ..Expense::default()
+    })?;
+    // What was paid in ε alone is such a grant.
+    paid.into_grant()
+        .ok_or_else(|| PurseError::NoPurse(ledger.path().display().to_string()))
+}
+
+/// The system's clock, nanoseconds since 1970.
+pub fn now_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// The expenses of a ledger that was opened, as they are stored.
 ///
 /// # Errors
 /// What the system said.
@@ -89,15 +101,25 @@ pub fn entries(path: &Path) -> std::io::Result<Vec<Entry>> {
 }
 
 /// One expense.
-#[derive(Clone, Debug, PartialEq, Deserialize, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Entry {
     /// Its number.
     pub entry: u64,
+    /// When it counts, nanoseconds since 1970.
+    #[serde(default)]
+    pub at_ns: u64,
     /// What for.
     pub label: String,
     /// ε.
-    pub epsilon: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epsilon: Option<Epsilon>,
+    /// ρ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rho: Option<Rho>,
     /// δ.
     #[serde(default)]
     pub delta: f64,
+    /// What it protects, when that is not the ledger's unit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub other_unit: Option<String>,
 }

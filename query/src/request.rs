@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use chaff_privacy::{Epsilon, Percent};
 use serde::{Serialize, Serializer};
 
-use crate::flows::{Direction, Format, Kind, nearest};
+use chaff_flow::nearest;
+
+use crate::flows::{Direction, Format, Kind};
 
 /// One question, complete: with the same data it has one answer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -277,12 +279,16 @@ impl Request {
     /// The columns that the answer needs.
     pub fn columns(&self, format: Format) -> Vec<String> {
         let roles = format.roles();
-        let mut columns = vec![roles.client.to_owned(), roles.server.to_owned()];
+        let (user, peer) = self.sides(format);
+        let mut columns = vec![user.to_owned()];
+        if self.needs_peer() {
+            columns.push(peer.to_owned());
+        }
         if self.home.is_empty() {
             columns.extend(roles.labels.iter().map(|c| (*c).to_owned()));
         }
         if self.unit == UnitKey::Mac {
-            columns.extend(roles.macs.iter().flatten().map(|c| (*c).to_owned()));
+            columns.extend(self.mac_column(format).map(str::to_owned));
         }
         if self.filter.name.is_some() || self.measure == Measure::Names {
             columns.extend(roles.domain.map(str::to_owned));
@@ -295,6 +301,29 @@ impl Request {
         columns.sort();
         columns.dedup();
         columns
+    }
+
+    /// Columns of the user's address and of the other side's.
+    pub fn sides(&self, format: Format) -> (&'static str, &'static str) {
+        let roles = format.roles();
+        match self.direction {
+            Direction::Outgoing => (roles.client, roles.server),
+            Direction::Ingoing => (roles.server, roles.client),
+        }
+    }
+
+    /// Whether the other side's address matters.
+    pub fn needs_peer(&self) -> bool {
+        !self.home.is_empty() || self.filter.ip.is_some() || self.filter.asn.is_some()
+    }
+
+    /// Column of the user's MAC address.
+    pub fn mac_column(&self, format: Format) -> Option<&'static str> {
+        let [client, server] = format.roles().macs?;
+        Some(match self.direction {
+            Direction::Outgoing => client,
+            Direction::Ingoing => server,
+        })
     }
 
     /// Bytes in a direction seen from the protected side: in its own flows the outgoing ones come from the client, in those

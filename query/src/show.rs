@@ -57,15 +57,18 @@ fn value(answer: &Answer, out: &mut String) {
         .half_width
         .map_or(String::new(), |h| format!(" ± {}", number(h)));
     match &answer.value {
-        Value::Array(cells) if cells.iter().all(Value::is_number) => {
-            histogram(answer, cells, out);
+        Value::Array(cells) if cells.iter().all(Value::is_number) && !cells.is_empty() => {
+            let bars = bars(answer).unwrap_or_default();
+            let most = bars.iter().fold(1.0f64, |a, (_, count)| a.max(*count));
+            for (ends, count) in bars {
+                let bar = "#".repeat((count.max(0.0) / most * BAR as f64).round() as usize);
+                let _ = writeln!(out, "{ends:>32}  {:>10}  {bar}", number(count));
+            }
             let _ = writeln!(out, "  {}{half} each, 95 %", answer.unit);
         }
-        Value::Array(names) => {
-            for name in names {
-                let units = name["units"].as_f64().unwrap_or_default();
-                let text = name["name"].as_str().unwrap_or_default();
-                let _ = writeln!(out, "{:>12}  {}", number(units), printable(text));
+        Value::Array(_) => {
+            for (name, units) in bars(answer).unwrap_or_default() {
+                let _ = writeln!(out, "{:>12}  {name}", number(units));
             }
             let _ = writeln!(
                 out,
@@ -74,8 +77,7 @@ fn value(answer: &Answer, out: &mut String) {
             );
         }
         Value::Object(parts) if parts.contains_key("with") => {
-            for part in ["with", "without"] {
-                let units = parts[part].as_f64().unwrap_or_default();
+            for (part, units) in bars(answer).unwrap_or_default() {
                 let _ = writeln!(out, "{part:>8}  {}{half}", number(units));
             }
         }
@@ -97,22 +99,38 @@ fn value(answer: &Answer, out: &mut String) {
     }
 }
 
-fn histogram(answer: &Answer, cells: &[Value], out: &mut String) {
-    let edges: Vec<f64> = answer.request["statistic"]["histogram"]["edges"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_f64)
-        .collect();
-    let counts: Vec<f64> = cells.iter().filter_map(Value::as_f64).collect();
-    let most = counts.iter().fold(1.0f64, |a, b| a.max(*b));
-    for (index, count) in counts.iter().enumerate() {
-        let bar = "#".repeat((count.max(0.0) / most * BAR as f64).round() as usize);
-        let ends = match (edges.get(index), edges.get(index + 1)) {
-            (Some(low), Some(high)) => format!("{} to {}", number(*low), number(*high)),
-            _ => index.to_string(),
-        };
-        let _ = writeln!(out, "{ends:>32}  {:>10}  {bar}", number(*count));
+/// Name and number of each part of an answer of several numbers: bins, names, with and without.
+pub fn bars(answer: &Answer) -> Option<Vec<(String, f64)>> {
+    match &answer.value {
+        Value::Array(cells) if cells.iter().all(Value::is_number) && !cells.is_empty() => {
+            let edges: Vec<f64> = answer.request["statistic"]["histogram"]["edges"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_f64)
+                .collect();
+            let counts = cells.iter().filter_map(Value::as_f64);
+            let named = counts.enumerate().map(|(index, count)| {
+                let ends = match (edges.get(index), edges.get(index + 1)) {
+                    (Some(low), Some(high)) => format!("{} to {}", number(*low), number(*high)),
+                    _ => index.to_string(),
+                };
+                (ends, count)
+            });
+            Some(named.collect())
+        }
+        Value::Array(names) => {
+            let named = names.iter().map(|name| {
+                let text = name["name"].as_str().unwrap_or_default();
+                (printable(text), name["units"].as_f64().unwrap_or_default())
+            });
+            Some(named.collect())
+        }
+        Value::Object(parts) => {
+            let of = |part: &str| Some((part.to_owned(), parts.get(part)?.as_f64()?));
+            Some(vec![of("with")?, of("without")?])
+        }
+        _ => None,
     }
 }
 
@@ -146,6 +164,17 @@ pub fn plan(plan: &Plan, left: Option<(f64, u64)>) -> String {
         );
     }
     out
+}
+
+/// A time in its two largest units.
+pub fn span(ns: u64) -> String {
+    let s = ns / 1_000_000_000;
+    match (s / 86_400, s / 3_600 % 24, s / 60 % 60, s % 60) {
+        (0, 0, 0, s) => format!("{s} s"),
+        (0, 0, m, s) => format!("{m} min {s} s"),
+        (0, h, m, _) => format!("{h} h {m} min"),
+        (d, h, _, _) => format!("{d} d {h} h"),
+    }
 }
 
 /// Digits in groups of three; six digits that count for what is not whole.
@@ -189,6 +218,18 @@ fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spans_are_readable() {
+        for (seconds, want) in [
+            (0, "0 s"),
+            (61, "1 min 1 s"),
+            (86_399, "23 h 59 min"),
+            (90_000, "1 d 1 h"),
+        ] {
+            assert_eq!(span(seconds * 1_000_000_000), want);
+        }
+    }
 
     #[test]
     fn numbers_are_readable() {

@@ -1,13 +1,12 @@
 //! Lines of Tstat's logs, nfdump's CSV and Chaff's CSV into fields. Columns are found by their names in the first line.
 
-use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
 
+use crate::cell::Cell;
 use crate::flows::Format;
 
 /// Bytes read at once.
@@ -69,32 +68,22 @@ pub fn look(path: &Path) -> io::Result<TextFile> {
 
 fn header(line: &str) -> io::Result<(Format, Vec<String>)> {
     let wrong = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why.to_owned()));
-    if line.starts_with('#') {
-        let names = line.split(' ').map(tstat_name);
-        let names: Vec<String> = names.map(|n| known(Format::Tstat, n)).collect();
-        if names.iter().any(|n| n == "c_ip") {
-            return Ok((Format::Tstat, names));
+    let is_tstat = line.starts_with('#');
+    let cells: Vec<&str> = if is_tstat {
+        line.split(' ').map(tstat_name).collect()
+    } else {
+        line.split(',').map(str::trim).collect()
+    };
+    match Format::of_columns(&cells) {
+        Some(format) if is_tstat == (format == Format::Tstat) => {
+            return Ok((format, cells.iter().map(|n| format.known(n)).collect()));
         }
+        _ => {}
+    }
+    if is_tstat {
         return wrong(
-            "its first line starts with # but names no column c_ip, as a log_tcp_complete of Tstat would",
+            "its first line starts with # but names no columns c_ip and s_ip, as a log_tcp_complete of Tstat would",
         );
-    }
-    let names: Vec<String> = line
-        .split(',')
-        .map(|n| known(Format::Nfdump, n.trim()))
-        .collect();
-    if names.iter().any(|n| n == "sa") && names.iter().any(|n| n == "da") {
-        return Ok((Format::Nfdump, names));
-    }
-    let names: Vec<String> = line
-        .split(',')
-        .map(|n| known(Format::Chaff, n.trim()))
-        .collect();
-    if ["src_ip", "dst_ip", "fwd_bytes"]
-        .iter()
-        .all(|n| names.iter().any(|m| m == n))
-    {
-        return Ok((Format::Chaff, names));
     }
     if line.starts_with(|c: char| c.is_ascii_digit()) && line.contains(',') {
         return wrong(
@@ -102,7 +91,7 @@ fn header(line: &str) -> io::Result<(Format, Vec<String>)> {
         );
     }
     wrong(
-        "it is no flow log: expected Tstat's header (#...c_ip:1 ...), nfdump's CSV header (ts,te,... or firstSeen,...) or that of `gateway meter --format csv`",
+        "it is no flow log: expected Tstat's header (#...c_ip:1 ...), nfdump's CSV header (ts,te,... or firstSeen,...), that of `gateway meter --format csv`, nfdump's JSON, or Parquet",
     )
 }
 
@@ -110,14 +99,6 @@ fn header(line: &str) -> io::Result<(Format, Vec<String>)> {
 fn tstat_name(cell: &str) -> &str {
     let name = cell.rsplit('#').next().unwrap_or(cell);
     name.split(':').next().unwrap_or(name)
-}
-
-fn known(format: Format, name: &str) -> String {
-    let column = format
-        .columns()
-        .iter()
-        .find(|c| c.name == name || c.also.contains(&name));
-    column.map_or(String::new(), |c| c.name.to_owned())
 }
 
 /// A part of a file that one thread reads.
@@ -128,19 +109,7 @@ pub struct Piece {
     to: u64,
 }
 
-impl Piece {
-    /// What the file is.
-    pub fn format(&self) -> Format {
-        self.file.format
-    }
-}
-
 impl TextFile {
-    /// Whether it has the column.
-    pub fn has(&self, name: &str) -> bool {
-        self.names.iter().any(|n| n == name)
-    }
-
     /// Parts for at most `most` threads.
     ///
     /// # Errors
@@ -212,73 +181,42 @@ impl Rows {
         })
     }
 
-    /// Gives the fields of the next line to `take`, with the places of their columns; false at the end.
+    /// Gives each line's fields to `take`, by the places of their columns. Gives the number of lines that were too long to be
+    /// read.
     ///
     /// # Errors
     /// What the system said.
-    pub fn next_row(&mut self, mut take: impl FnMut(usize, &[u8])) -> io::Result<bool> {
-        loop {
-            let Some(line) = self.lines.next_line()? else {
-                return Ok(false);
-            };
+    pub fn each<const N: usize>(
+        mut self,
+        mut take: impl FnMut(&[Cell<'_>; N]),
+    ) -> io::Result<u64> {
+        while let Some(line) = self.lines.next_line()? {
             if self.stop_at_summary && line == b"Summary" {
-                self.lines.left = 0;
-                return Ok(false);
+                break;
             }
             if line.is_empty() || line.starts_with(b"#") {
                 continue;
             }
+            let mut row = [Cell::Missing; N];
             let (mut field, mut start) = (0, 0);
             let mut wanted = self.wanted.iter();
             let mut next = wanted.next();
-            for end in memchr::memchr_iter(self.separator, line).chain(std::iter::once(line.len()))
-            {
+            let ends = memchr::memchr_iter(self.separator, line);
+            for end in ends.chain(std::iter::once(line.len())) {
                 let Some((want, at)) = next else { break };
                 if field == *want {
-                    take(*at, line[start..end].trim_ascii());
+                    if let Some(cell) = row.get_mut(*at) {
+                        *cell = Cell::Text(line[start..end].trim_ascii());
+                    }
                     next = wanted.next();
                 }
                 field += 1;
                 start = end + 1;
             }
-            return Ok(true);
+            take(&row);
         }
+        Ok(self.lines.skipped)
     }
-}
-
-/// An address in its canonical form, so that it can be compared as text; what is none stays as it is.
-pub fn address(bytes: &[u8]) -> Option<Cow<'_, str>> {
-    let text = String::from_utf8_lossy(bytes);
-    if text.is_empty() {
-        return None;
-    }
-    // An IPv4 address has one form.
-    match text.contains(':').then(|| text.parse::<IpAddr>()) {
-        Some(Ok(address)) => Some(Cow::Owned(address.to_string())),
-        _ => Some(text),
-    }
-}
-
-/// A whole number; others are rounded. Nothing where there is none.
-pub fn integer(bytes: &[u8]) -> Option<i64> {
-    if !bytes.is_empty() && bytes.len() <= 18 && bytes.iter().all(u8::is_ascii_digit) {
-        return Some(bytes.iter().fold(0, |n, d| n * 10 + i64::from(d - b'0')));
-    }
-    match bytes {
-        // nfdump's directions as letters: ingress, egress.
-        b"I" => Some(0),
-        b"E" => Some(1),
-        _ => {
-            let value = float(bytes)?.round();
-            (value.abs() < 9e18).then_some(value as i64)
-        }
-    }
-}
-
-/// A finite number.
-pub fn float(bytes: &[u8]) -> Option<f64> {
-    let value: f64 = std::str::from_utf8(bytes).ok()?.parse().ok()?;
-    value.is_finite().then_some(value)
 }
 
 /// Lines of a piece, without the header line.
@@ -289,6 +227,8 @@ struct Lines {
     at: usize,
     /// Bytes of the piece that are left, counted from `at`.
     left: u64,
+    /// Lines that were too long.
+    skipped: u64,
 }
 
 enum Input {
@@ -323,6 +263,7 @@ impl Lines {
             block: Vec::with_capacity(BLOCK),
             at: 0,
             left: piece.to.saturating_sub(piece.from).saturating_add(back),
+            skipped: 0,
         };
         // The line that another piece owns, or the header.
         lines.next_line()?;
@@ -351,6 +292,7 @@ impl Lines {
                 from -= start;
             };
             let Some(end) = end else {
+                self.skipped += 1;
                 self.skip_line()?;
                 continue;
             };

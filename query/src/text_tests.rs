@@ -1,4 +1,5 @@
 use super::*;
+use crate::cell::{address, float, integer};
 use std::io::Write;
 
 fn file(text: &[u8]) -> (tempfile::TempDir, TextFile) {
@@ -9,20 +10,23 @@ fn file(text: &[u8]) -> (tempfile::TempDir, TextFile) {
     (dir, found)
 }
 
+fn has(file: &TextFile, name: &str) -> bool {
+    file.names.iter().any(|n| n == name)
+}
+
 /// All rows of all pieces: fields by column, `null` where there is none.
 fn rows(columns: &[&str], pieces: Vec<Piece>) -> Vec<Vec<String>> {
     let mut out = Vec::new();
     for piece in pieces {
-        let mut rows = Rows::new(&piece, columns.iter().copied()).unwrap();
-        loop {
-            let mut row = vec!["null".to_owned(); columns.len()];
-            let more =
-                rows.next_row(|at, field| row[at] = String::from_utf8_lossy(field).into_owned());
-            if !more.unwrap() {
-                break;
-            }
-            out.push(row);
-        }
+        let rows = Rows::new(&piece, columns.iter().copied()).unwrap();
+        rows.each(|row: &[Cell<'_>; 8]| {
+            let text = |cell: &Cell<'_>| {
+                let text = cell.text().map(String::from_utf8_lossy);
+                text.map_or("null".to_owned(), |t| t.into_owned())
+            };
+            out.push(row[..columns.len()].iter().map(text).collect());
+        })
+        .unwrap();
     }
     out
 }
@@ -37,7 +41,7 @@ const TSTAT: &[u8] = b"#15#s_ip:1 c_bytes_all:2 durat:3 c_ip:4 unknown:5 c_tls_S
 fn finds_columns_by_name_and_fills_what_is_missing() {
     let (_dir, file) = file(TSTAT);
     assert_eq!(file.format, Format::Tstat);
-    assert!(file.has("durat") && !file.has("unknown") && !file.has("s_isint"));
+    assert!(has(&file, "durat") && !has(&file, "unknown") && !has(&file, "s_isint"));
     let got = rows(
         &["c_ip", "s_ip", "c_tls_SNI", "c_bytes_all", "durat"],
         file.pieces(4).unwrap(),

@@ -39,6 +39,10 @@ pub struct Options {
     /// query: flows of the log that is made.
     #[arg(long, default_value_t = 2_000_000, value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
     flows: u64,
+    /// query: a folder with DPMon's package `dpmon` (github.com/marty90/DPMon); without it what DPMon does is done by its
+    /// description.
+    #[arg(long, value_name = "FOLDER")]
+    dpmon: Option<PathBuf>,
     /// offline: reads this capture instead of making one.
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,

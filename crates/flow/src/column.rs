@@ -80,3 +80,39 @@ pub struct Column {
     /// What it is.
     pub doc: Cow<'static, str>,
 }
+
+/// The name that is most like `wrong`, if any is: for "did you mean".
+pub fn nearest<'n>(wrong: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    let (distance, name) = names.map(|n| (distance(wrong, n), n)).min()?;
+    (distance <= wrong.chars().count().div_ceil(2)).then_some(name)
+}
+
+/// Letters to insert, remove or replace until one text is the other (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.chars().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.chars().count()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guesses_what_was_meant() {
+        for (wrong, names, want) in [
+            ("c_rtt_mean", ["c_rtt_max", "c_ip"], Some("c_rtt_max")),
+            ("duration", ["durat", "x"], Some("durat")),
+            ("zzzzzzzz", ["durat", "x"], None),
+        ] {
+            assert_eq!(nearest(wrong, names.into_iter()), want);
+        }
+    }
+}

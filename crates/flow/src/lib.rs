@@ -44,7 +44,7 @@ pub mod stats;
 mod table;
 pub mod text;
 
-pub use column::{Column, Kind, Value};
+pub use column::{Column, Kind, Value, nearest};
 pub use fields::{FIELDS, Field, Group, Layout, fields_markdown};
 pub use packet::{
     Fragment, Ignored, Layer, Link, MAX_DEPTH, MAX_EXTENSIONS, MAX_LABELS, MAX_TAGS, Outer, Packet,

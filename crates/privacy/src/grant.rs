@@ -126,6 +126,19 @@ impl Grant {
         }
     }
 
+    /// Two rights for one: the first with this ε, the other with the rest and with δ. Together they are what was paid.
+    ///
+    /// # Errors
+    /// The grant as it was, when `first` is not less than it.
+    pub fn split(self, first: Epsilon) -> Result<(Self, Self), Self> {
+        let rest = self.epsilon.nanos().checked_sub(first.nanos());
+        let Some(Ok(rest)) = rest.map(Epsilon::from_nanos) else {
+            return Err(self);
+        };
+        let part = Self::new(&self.label, first, 0.0, self.entry);
+        Ok((part, Self { epsilon: rest, ..self }))
+    }
+
     /// What was paid.
     pub fn epsilon(&self) -> Epsilon {
         self.epsilon

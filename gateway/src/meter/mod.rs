@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use chaff_export::{Anonymizer, ipfix_elements};
-use chaff_flow::{Column, Link};
+use chaff_flow::{Column, Link, nearest};
 use chaff_trace::Reader;
 
 use ahead::Ahead;
@@ -410,31 +410,6 @@ fn anonymizer(
     }
     let columns = anonymizer.columns(columns);
     Ok((Some(anonymizer), columns))
-}
-
-/// The name that is most like `wrong`, if any is.
-fn nearest<'n>(wrong: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
-    let (distance, name) = names.map(|n| (distance(wrong, n), n)).min()?;
-    (distance <= wrong.chars().count().div_ceil(2)).then_some(name)
-}
-
-/// Letters to insert, remove or replace until one text is the other (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = i;
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-        let mut left = i + 1;
-        for (cell, y) in row.iter_mut().skip(1).zip(b.chars()) {
-            let replaced = diagonal + usize::from(x != y);
-            diagonal = *cell;
-            left = replaced.min(left + 1).min(*cell + 1);
-            *cell = left;
-        }
-    }
-    row.last().copied().unwrap_or(0)
 }
 
 /// Says what anonymising does not reach, and what IPFIX cannot carry afterwards.

@@ -14,7 +14,7 @@ use crate::request::{
 /// What all questions take.
 #[derive(Args, Debug)]
 pub(super) struct Common {
-    /// Flow logs: files, or folders with files below them. Packed with gzip or not.
+    /// Flow logs: files, or folders with files below them. Text packed with gzip or not, nfdump's JSON, Parquet.
     #[arg(long, num_args = 1.., value_name = "PATH")]
     pub(super) data: Vec<PathBuf>,
     /// What the logs are [default: what their first bytes say].
@@ -53,6 +53,9 @@ pub(super) struct Common {
     /// For `plan` of means: a guess of how many units have a value.
     #[arg(long, default_value_t = 1000, value_name = "N")]
     pub(super) assume_units: u64,
+    /// Also draws the answer, with its 95 % intervals: histograms, user-count, top-domains.
+    #[arg(long, value_name = "FILE.svg")]
+    pub(super) picture: Option<PathBuf>,
     /// Prints JSON.
     #[arg(long)]
     pub(super) json: bool,

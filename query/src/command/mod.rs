@@ -10,17 +10,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 
 use crate::ask::{Question, ask};
 use crate::asn::Asns;
-use crate::engine::Databases;
+use crate::engine::{Databases, Engine};
 use crate::plain::Plain;
 use crate::request::Request;
 use crate::source::Source;
 use crate::units::Units;
-use crate::{purse, release, show};
+use crate::{picture, purse, release, show};
 use args::{Action, Common};
 
 /// Private answers to questions about flow logs.
@@ -55,8 +55,31 @@ enum Command {
   query plan user-count --domain video.example.net --epsilon 0.2 --ledger site.ledger"
     )]
     Plan(Action),
+    /// Turn logs into Parquet, once: questions about it cost a tenth of the time.
+    #[command(after_help = "Examples:
+  query import log_tcp_complete.gz --output flows
+  query import nfdump/ --output flows --format nfdump
+  query import --check flows")]
+    Import(owner::Import),
     /// Show a ledger, or make one: what was spent on what, what is left.
     Ledger(owner::Ledger),
+}
+
+/// A question, for programs with another engine.
+#[derive(Args, Debug)]
+pub struct Asked {
+    #[command(subcommand)]
+    action: Action,
+}
+
+impl Asked {
+    /// Asks, pays, prints the answer.
+    ///
+    /// # Errors
+    /// One sentence for people.
+    pub fn answer(&self, engine: &dyn Engine) -> Result<()> {
+        answer(&self.action, engine)
+    }
 }
 
 /// Carries out a command.
@@ -65,13 +88,17 @@ enum Command {
 /// One sentence for people.
 pub fn run(cli: Cli) -> Result<()> {
     match cli.command {
-        Command::Ask(action) => answer(&action),
+        Command::Ask(action) => {
+            let threads = action.common().threads;
+            answer(&action, &Plain { threads })
+        }
         Command::Plan(action) => plan(&action),
+        Command::Import(import) => import.run(),
         Command::Ledger(ledger) => ledger.run(),
     }
 }
 
-fn answer(action: &Action) -> Result<()> {
+fn answer(action: &Action, engine: &dyn Engine) -> Result<()> {
     let started = Instant::now();
     let common = action.common();
     let request = action.request().map_err(anyhow::Error::msg)?;
@@ -90,15 +117,20 @@ fn answer(action: &Action) -> Result<()> {
         databases: &databases,
     };
     question.check()?;
-    let engine = Plain {
-        threads: common.threads,
-    };
+    if let Some(path) = &common.picture
+        && !picture::can_draw(&request)
+    {
+        bail!(
+            "--picture {}: the answer is one number; pictures are of volume-histogram, flow-feature --metric histogram, user-count and top-domains",
+            path.display()
+        );
+    }
     let noise = release::Source::system().context("while reading /dev/urandom")?;
-    let outcome = ask(&engine, &question, ledger, noise)?;
+    let outcome = ask(engine, &question, ledger, noise)?;
     if outcome.engine_failed
         && let Some(path) = &common.owner_log
     {
-        owner_log(path)?;
+        owner_log(path, engine.last_failure())?;
     }
     if let Some((path, error)) = &outcome.not_kept {
         eprintln!(
@@ -111,7 +143,12 @@ fn answer(action: &Action) -> Result<()> {
     }
     print(common.json, &outcome.answer, || {
         show::answer(&outcome.answer)
-    })
+    })?;
+    if let Some(path) = &common.picture {
+        picture::write(path, &outcome.answer)
+            .with_context(|| format!("--picture {}", path.display()))?;
+    }
+    Ok(())
 }
 
 fn print(json: bool, value: &impl serde::Serialize, text: impl FnOnce() -> String) -> Result<()> {
@@ -138,7 +175,7 @@ fn databases(common: &Common) -> Result<Databases> {
     })
 }
 
-fn owner_log(path: &Path) -> Result<()> {
+fn owner_log(path: &Path, why: Option<String>) -> Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let mut file = std::fs::File::options()
         .append(true)
@@ -146,9 +183,14 @@ fn owner_log(path: &Path) -> Result<()> {
         .mode(0o600)
         .open(path)
         .with_context(|| format!("--owner-log {}", path.display()))?;
-    Ok(file.write_all(
-        b"the query engine failed; the question was answered as if there were no flows\n",
-    )?)
+    let mut line =
+        "the query engine failed; the question was answered as if there were no flows".to_owned();
+    if let Some(why) = why {
+        line += ": ";
+        line += &why.replace(char::is_control, " ");
+    }
+    line += "\n";
+    Ok(file.write_all(line.as_bytes())?)
 }
 
 /// Answers take a multiple of this: known from the size of the files, long enough for one to be enough.
@@ -182,7 +224,8 @@ fn plan(action: &Action) -> Result<()> {
     let plan = release::predict(&request, common.assume_units);
     let left = match &common.ledger {
         Some(path) => {
-            let nanos = purse::open(path)?.ledger().left_nanos();
+            let ledger = purse::open(path)?;
+            let (nanos, _) = ledger.ledger().day_left_nanos(purse::now_ns());
             Some((nanos as f64 / 1e9, nanos / request.epsilon.nanos()))
         }
         None => None,

@@ -1,4 +1,4 @@
-//! Private queries over 2 million made flows: the whole program against the way DPMon takes.
+//! Private queries over 2 million made flows: the whole program against DPMon, and against a query engine's bare group-by.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
@@ -21,40 +21,89 @@ const MOST_ROUNDS: u32 = 5;
 
 const BARS: &[Bar] = &[
     least(
-        "DPMon's way (9 columns of text) / query: CPU of one question, loading included",
-        "/ratio/peer",
+        "DPMon (9 columns of text) / query: CPU of one question, loading included",
+        "/ratio/dpmon",
         50.0,
     ),
-    most("query, peak memory, MB", "/peak_mb/query", 400.0),
+    most(
+        "query, text / DataFusion's bare group-by, its start-up subtracted: CPU",
+        "/ratio/engine_text",
+        1.5,
+    ),
+    most(
+        "query, Parquet / DataFusion's bare group-by, its start-up subtracted: CPU",
+        "/ratio/engine_parquet",
+        1.5,
+    ),
+    most("query, peak memory, MB", "/peak_mb/query_text", 400.0),
+    most("query import, peak memory, MB", "/peak_mb/import", 400.0),
 ];
 
-/// The published semantics: the filtered table goes into an in-memory SQLite on each question, one group-by, then one call
-/// of diffprivlib with bounds from the data.
-const PEER: &str = r##"
+/// DPMon itself, from a folder with its package.
+const DPMON: &str = r#"
 import sys
-import numpy as np
+sys.path.insert(0, sys.argv[3])
+from diffprivlib.accountant import BudgetAccountant
+from dpmon import DPMon
+engine = DPMon(sys.argv[1], "tstat", BudgetAccountant(epsilon=1.0))
+print(engine.volume_on_domain(sys.argv[2], epsilon=1.0))
+"#;
+
+/// What DPMon does, by its published description: both whole tables go into an in-memory SQLite on each question, then one
+/// call of diffprivlib with bounds from the data.
+const DPMONS_WAY: &str = r##"
+import sys
 import pandas as pd
 from diffprivlib.tools import nansum
 from pandasql import sqldf
 
 path, domain = sys.argv[1], sys.argv[2]
-table = pd.read_csv(path, sep=" ")
-table.columns = [c.split("#")[-1].split(":")[0] for c in table.columns]
-table = table[(table.c_isint == 1) & (table.s_isint == 0)]
-answer = sqldf(
-    "SELECT c_ip, SUM(CASE WHEN c_tls_SNI = '%s' THEN s_bytes_all ELSE 0 END) AS value FROM table_ GROUP BY c_ip" % domain,
-    {"table_": table},
+flows = pd.read_csv(path, sep=" ")
+flows.columns = [c.split("#")[-1].split(":")[0] for c in flows.columns]
+chosen = sqldf("SELECT * FROM flows WHERE c_isint = 1 AND s_isint = 0", {"flows": flows})
+users = sqldf(
+    "SELECT c_ip, SUM(CASE WHEN c_tls_SNI = '%s' THEN s_bytes_all ELSE 0 END) AS value FROM chosen GROUP BY c_ip" % domain,
+    {"chosen": chosen},
 )
-values = answer["value"].to_numpy(dtype=float)
-print(len(values), int(values.sum()), nansum(values, epsilon=1.0, bounds=(values.min(), values.max())))
+values = users["value"].to_numpy(dtype=float)
+print(nansum(values, epsilon=1.0, bounds=(values.min(), values.max())))
 "##;
-const PACKAGES: [&str; 6] = [
+
+/// The engine's part alone: the exact table of units, no budget, no noise.
+const ENGINE: &str = r##"
+import sys
+import pyarrow as pa
+from datafusion import SessionContext
+context = SessionContext()
+if len(sys.argv) > 1:
+    path, domain = sys.argv[1], sys.argv[2]
+    if path.endswith(".parquet"):
+        context.register_parquet("flows", path)
+    else:
+        with open(path) as log:
+            names = [c.split("#")[-1].split(":")[0] for c in log.readline().split()]
+        kinds = {"c_isint": pa.int64(), "s_isint": pa.int64(), "c_bytes_all": pa.int64(), "s_bytes_all": pa.int64()}
+        schema = pa.schema([pa.field(n, kinds.get(n, pa.string())) for n in names])
+        context.register_csv("flows", path, schema=schema, has_header=True, delimiter=" ", file_extension="")
+    table = context.sql(
+        "SELECT c_ip, SUM(CASE WHEN \"c_tls_SNI\" = '%s' THEN s_bytes_all ELSE 0 END) AS value "
+        "FROM flows WHERE c_isint = 1 AND s_isint = 0 GROUP BY c_ip" % domain
+    ).collect()
+    values = [v for batch in table for v in batch.column(1).to_pylist()]
+    print(len(values), sum(values))
+"##;
+
+/// Pinned to what DPMon still runs with.
+const PACKAGES: [&str; 9] = [
     "diffprivlib==0.6.6",
     "scikit-learn<1.6",
     "numpy<2.4",
     "pandas",
     "pandasql==0.7.3",
     "SQLAlchemy",
+    "pyasn",
+    "cachetools",
+    "datafusion",
 ];
 
 /// Runs the benchmark; gives the number of missed bars.
@@ -69,7 +118,7 @@ pub(super) fn run(options: &Options) -> Result<u32> {
         eprintln!("making {} flows", options.flows);
         make(&log, options.flows)?;
     }
-    let result = measure(options, &folder, &log)?;
+    let result = Bench::new(options, folder, log)?.measure()?;
     if options.json {
         println!("{result}");
         return Ok(0);
@@ -133,103 +182,192 @@ fn make(path: &Path, flows: u64) -> Result<()> {
     fs::rename(&part, path).context("while naming the log")
 }
 
-fn measure(options: &Options, folder: &Path, log: &Path) -> Result<Value> {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo
-        .args(["build", "--quiet", "--release", "--workspace"])
-        .args(["--bin", "query"])
-        .current_dir(root());
-    output(cargo)?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root().join("target"), PathBuf::from);
-    let query = target.join("release/query");
-    let ledger = folder.join("ledger");
-    for old in ["ledger", "ledger.head", "ledger.answers"] {
-        let _ = fs::remove_file(folder.join(old));
+struct Bench<'a> {
+    options: &'a Options,
+    folder: PathBuf,
+    log: PathBuf,
+    query: PathBuf,
+}
+
+/// What a round measures, by name.
+type Runs = Vec<(&'static str, Vec<Used>)>;
+
+impl<'a> Bench<'a> {
+    fn new(options: &'a Options, folder: PathBuf, log: PathBuf) -> Result<Self> {
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo
+            .args(["build", "--quiet", "--release", "--workspace"])
+            .args(["--bin", "query"])
+            .current_dir(root());
+        output(cargo)?;
+        let target =
+            std::env::var_os("CARGO_TARGET_DIR").map_or(root().join("target"), PathBuf::from);
+        Ok(Self {
+            options,
+            folder,
+            log,
+            query: target.join("release/query"),
+        })
     }
-    let text = |path: &Path| path.display().to_string();
-    let program = |parts: &[&str]| {
-        let mut all = vec![text(&query)];
+
+    fn measure(&self) -> Result<Value> {
+        let ledger = self.folder.join("ledger");
+        for old in ["ledger", "ledger.head", "ledger.answers"] {
+            let _ = fs::remove_file(self.folder.join(old));
+        }
+        self.ours(&["ledger", "--ledger", &text(&ledger), "--budget", "10000"])?;
+        let imported = self.folder.join("imported");
+        let parquet = self.parquet(&imported)?;
+        let python = match self.python() {
+            Ok(python) => Some(python),
+            Err(error) => {
+                eprintln!("DPMon and DataFusion are not measured: {error:#}");
+                None
+            }
+        };
+        let mut runs: Runs = Vec::new();
+        let mut note = |name, used: Used| match runs.iter_mut().find(|(n, _)| *n == name) {
+            Some((_, all)) => all.push(used),
+            None => runs.push((name, vec![used])),
+        };
+        for round in 0..self.options.rounds.min(MOST_ROUNDS) {
+            // Another cost in each round: the same question would be answered from what is kept.
+            let epsilon = format!("1.{round:03}");
+            note("query_text", self.ask(&self.log, &ledger, &epsilon)?);
+            note("query_parquet", self.ask(&imported, &ledger, &epsilon)?);
+            note("import", self.import(&imported)?);
+            let Some(python) = &python else { continue };
+            note("engine_start", self.engine(python, &[])?);
+            for (name, path) in [("engine_text", &self.log), ("engine_parquet", &parquet)] {
+                note(name, self.engine(python, &[&text(path), DOMAIN])?);
+            }
+        }
+        if let Some(python) = &python {
+            note("dpmon", self.dpmon(python)?);
+        }
+        let found = |name| {
+            let used = runs.iter().find(|(n, _)| *n == name);
+            used.map(|(_, all)| median(all))
+        };
+        let cpu = |name| found(name).map(|used| used.cpu_s);
+        let net = |name| Some(cpu(name)? - cpu("engine_start")?);
+        let over = |a: Option<f64>, b: Option<f64>| Some(a? / b?);
+        let all = |of: fn(&Used) -> f64| -> Value {
+            let fields = runs.iter().map(|(name, all)| ((*name).to_owned(), json!(of(&median(all)))));
+            Value::Object(fields.collect())
+        };
+        Ok(json!({
+            "flows": self.options.flows,
+            "bytes": { "text": fs::metadata(&self.log)?.len(), "parquet": fs::metadata(&parquet)?.len() },
+            "dpmon": if self.options.dpmon.is_some() { "itself" } else { "its way, by its description" },
+            "cpu_s": all(|used| used.cpu_s),
+            "wall_s": all(|used| used.wall_s),
+            "peak_mb": all(|used| used.peak_bytes as f64 / 1e6),
+            "ratio": {
+                "dpmon": over(cpu("dpmon"), cpu("query_text")),
+                "dpmon_parquet": over(cpu("dpmon"), cpu("query_parquet")),
+                "engine_text": over(cpu("query_text"), net("engine_text")),
+                "engine_parquet": over(cpu("query_parquet"), net("engine_parquet")),
+            },
+        }))
+    }
+
+    fn ours(&self, parts: &[&str]) -> Result<Used> {
+        let mut all = vec![text(&self.query)];
         all.extend(parts.iter().map(|p| (*p).to_owned()));
-        all
-    };
-    let (ledger, log_text) = (text(&ledger), text(log));
-    one(
-        folder,
-        &program(&["ledger", "--ledger", &ledger, "--budget", "10000"]),
-    )?;
-    let mut runs = Vec::new();
-    for round in 0..options.rounds.min(MOST_ROUNDS) {
-        // Another cost in each round: the same question would be answered from what is kept.
-        let epsilon = format!("1.{round:03}");
-        let command = program(&[
+        self.one(&all)
+    }
+
+    fn ask(&self, data: &Path, ledger: &Path, epsilon: &str) -> Result<Used> {
+        self.ours(&[
             "volume-on-domain",
             "--domain",
             DOMAIN,
             "--bounds",
             "0..10000000",
             "--data",
-            &log_text,
+            &text(data),
             "--ledger",
-            &ledger,
+            &text(ledger),
             "--epsilon",
-            &epsilon,
+            epsilon,
             "--prompt-time",
-        ]);
-        runs.push(one(folder, &command)?);
+        ])
     }
-    let ours = median(&runs);
-    let peer = match peer(folder, log) {
-        Ok(used) => Some(used),
-        Err(error) => {
-            eprintln!("DPMon's way is not measured: {error:#}");
-            None
+
+    /// Imports anew.
+    fn import(&self, folder: &Path) -> Result<Used> {
+        if folder.exists() {
+            fs::remove_dir_all(folder)?;
         }
-    };
-    let megabytes = |used: &Used| used.peak_bytes as f64 / 1e6;
-    Ok(json!({
-        "flows": options.flows,
-        "bytes": fs::metadata(log)?.len(),
-        "cpu_s": { "query": ours.cpu_s, "peer": peer.map(|p| p.cpu_s) },
-        "peak_mb": { "query": megabytes(&ours), "peer": peer.as_ref().map(megabytes) },
-        "ratio": { "peer": peer.map(|p| p.cpu_s / ours.cpu_s) },
-    }))
-}
-
-/// Runs a program in a process of its own that counts for it.
-fn one(folder: &Path, command: &[String]) -> Result<Used> {
-    let said = [folder.join("stdout.txt"), folder.join("stderr.txt")];
-    let mut measure = Command::new(std::env::current_exe()?);
-    measure.args(["measure", "--stdout"]).arg(&said[0]);
-    measure.arg("--stderr").arg(&said[1]);
-    measure.arg("--").args(command);
-    let used: Used = serde_json::from_str(&output(measure)?)?;
-    if used.code != 0 {
-        let error = fs::read_to_string(&said[1]).unwrap_or_default();
-        bail!(Stop::Check.error(format_args!(
-            "{command:?} ended with {}: {error}",
-            used.code
-        )));
+        self.ours(&["import", &text(&self.log), "--output", &text(folder)])
     }
-    Ok(used)
-}
 
-fn median(runs: &[Used]) -> Used {
-    let mut sorted = runs.to_vec();
-    sorted.sort_by(|a, b| a.cpu_s.total_cmp(&b.cpu_s));
-    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
-}
+    fn parquet(&self, folder: &Path) -> Result<PathBuf> {
+        self.import(folder)?;
+        let name = self.log.file_name().unwrap_or_default().to_string_lossy();
+        Ok(folder.join(format!("{name}.parquet")))
+    }
 
-fn peer(folder: &Path, log: &Path) -> Result<Used> {
-    let home = folder.join("dpmon-peer");
-    let python = home.join("bin/python");
-    let script = folder.join("dpmon_peer.py");
-    fs::write(&script, PEER)?;
-    let probe = || {
-        let mut probe = Command::new(&python);
-        probe.args(["-c", "import diffprivlib, pandasql"]);
-        output(probe)
-    };
-    if !python.exists() || probe().is_err() {
+    fn engine(&self, python: &Path, arguments: &[&str]) -> Result<Used> {
+        let script = self.folder.join("engine.py");
+        fs::write(&script, ENGINE)?;
+        let mut command = vec![text(python), text(&script)];
+        command.extend(arguments.iter().map(|a| (*a).to_owned()));
+        self.one(&command)
+    }
+
+    fn dpmon(&self, python: &Path) -> Result<Used> {
+        let script = self.folder.join("dpmon.py");
+        let mut command = vec![
+            text(python),
+            text(&script),
+            text(&self.log),
+            DOMAIN.to_owned(),
+        ];
+        match &self.options.dpmon {
+            Some(folder) => {
+                fs::write(&script, DPMON)?;
+                command.push(text(folder));
+            }
+            None => fs::write(&script, DPMONS_WAY)?,
+        }
+        self.one(&command)
+    }
+
+    /// Runs a program in a process of its own that counts for it.
+    fn one(&self, command: &[String]) -> Result<Used> {
+        let said = [
+            self.folder.join("stdout.txt"),
+            self.folder.join("stderr.txt"),
+        ];
+        let mut measure = Command::new(std::env::current_exe()?);
+        measure.args(["measure", "--stdout"]).arg(&said[0]);
+        measure.arg("--stderr").arg(&said[1]);
+        measure.arg("--").args(command);
+        let used: Used = serde_json::from_str(&output(measure)?)?;
+        if used.code != 0 {
+            let error = fs::read_to_string(&said[1]).unwrap_or_default();
+            bail!(Stop::Check.error(format_args!(
+                "{command:?} ended with {}: {error}",
+                used.code
+            )));
+        }
+        Ok(used)
+    }
+
+    /// The interpreter of an environment with the pinned packages.
+    fn python(&self) -> Result<PathBuf> {
+        let home = self.folder.join("python");
+        let python = home.join("bin/python");
+        let probe = || {
+            let mut probe = Command::new(&python);
+            probe.args(["-c", "import diffprivlib, pandasql, pyasn, cachetools, datafusion"]);
+            output(probe)
+        };
+        if python.exists() && probe().is_ok() {
+            return Ok(python);
+        }
         eprintln!("installing {PACKAGES:?} into {}", home.display());
         let mut make = Command::new("python3");
         make.args(["-m", "venv"]).arg(&home);
@@ -244,8 +382,16 @@ fn peer(folder: &Path, log: &Path) -> Result<Used> {
         ]);
         install.args(PACKAGES);
         output(install)?;
+        Ok(python)
     }
-    let text = |path: &Path| path.display().to_string();
-    let command = [text(&python), text(&script), text(log), DOMAIN.to_owned()];
-    one(folder, &command)
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn median(runs: &[Used]) -> Used {
+    let mut sorted = runs.to_vec();
+    sorted.sort_by(|a, b| a.cpu_s.total_cmp(&b.cpu_s));
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }

@@ -17,6 +17,8 @@ use crate::{
 
 /// A larger ledger is not read: about 1,000,000 entries.
 const MAX_BYTES: u64 = 256 << 20;
+/// A ledger's first line is shorter.
+const MAX_HEADER: u64 = 16 << 10;
 /// The head file has two slots written in turn, so a write that a crash tears leaves the other one whole.
 const SLOT: usize = 256;
 
@@ -46,6 +48,12 @@ pub enum LedgerFileError {
         doing: &'static str,
         /// What the system said.
         source: io::Error,
+    },
+    /// There is none of that name.
+    #[error("{path}: no such ledger")]
+    Missing {
+        /// The file.
+        path: PathBuf,
     },
     /// Another process holds it.
     #[error("{path}: another process uses this ledger")]
@@ -111,6 +119,26 @@ impl LedgerFile {
     /// # Errors
     /// As [`LedgerFile::open`].
     pub fn open_shared(path: &Path, budget: Budget) -> Result<Self, LedgerFileError> {
+        Self::open_as(path, budget, true)
+    }
+
+    /// Opens a ledger that is there with the budget that it was set up with, shared as by [`LedgerFile::open_shared`]. Makes
+    /// none.
+    ///
+    /// # Errors
+    /// [`LedgerFileError::Missing`], and as [`LedgerFile::open`].
+    pub fn reopen(path: &Path) -> Result<Self, LedgerFileError> {
+        if !path.try_exists().map_err(io_error(path, "looking for it"))? {
+            return Err(LedgerFileError::Missing { path: path.into() });
+        }
+        let (file, _) = open_private(path)?;
+        let mut start = Vec::new();
+        io::Read::read_to_end(&mut io::Read::take(file, MAX_HEADER), &mut start)
+            .map_err(io_error(path, "reading"))?;
+        let budget = Ledger::stored_budget(&start).map_err(|source| LedgerFileError::Ledger {
+            path: path.into(),
+            source,
+        })?;
         Self::open_as(path, budget, true)
     }
 

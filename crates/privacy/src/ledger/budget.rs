@@ -13,7 +13,7 @@ pub const DAY_NS: u64 = 86_400_000_000_000;
 /// How far before the newest expense a new one may lie: a day's windows are paid for from the day's beginning, after its end.
 const BACK_NS: u64 = 2 * DAY_NS;
 /// δ is added up in steps of this.
-const DELTA_STEP: f64 = 1e-18;
+pub(super) const DELTA_STEP: f64 = 1e-18;
 
 /// A loss ρ of zero-concentrated differential privacy: positive, a whole number of billionths.
 ///
@@ -195,6 +195,11 @@ impl Amounts {
     }
 }
 
+/// What may be spent of δ, rounded down; it is rounded up where it is spent.
+fn delta_steps(delta: f64) -> u64 {
+    (delta / DELTA_STEP * (1.0 + 1e-9)).floor() as u64
+}
+
 /// The expenses that can still share 24 hours with a new one.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Recent {
@@ -222,6 +227,12 @@ impl Recent {
         })
     }
 
+    /// The δ that 24 hours around `at` leave of `delta`.
+    pub(super) fn delta_left(&self, delta: f64, at: u64) -> f64 {
+        let left = delta_steps(delta).saturating_sub(self.used(at).delta);
+        (left as f64 * DELTA_STEP).min(delta)
+    }
+
     /// Whether `amounts` at `at` leave every 24 hours within the purses.
     pub(super) fn check(
         &self,
@@ -235,8 +246,7 @@ impl Recent {
         }
         let used = self.used(at);
         let purses = Amounts {
-            // δ is rounded down here and up where it is spent.
-            delta: (delta / DELTA_STEP * (1.0 + 1e-9)).floor() as u64,
+            delta: delta_steps(delta),
             ..Amounts::of(day.epsilon, day.rho, 0.0)
         };
         for (purse, asked, used, day_nanos) in [

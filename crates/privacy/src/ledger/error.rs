@@ -77,7 +77,7 @@ pub enum Refused {
         total: f64,
     },
     /// Some 24 hours that hold it would exceed a day's purse.
-    #[error("privacy budget of any 24 hours: asked for {purse} {}, left {} of {}", Decimal(*asked_nanos), Decimal(*left_nanos), Decimal(*day_nanos))]
+    #[error("privacy budget of any 24 hours: asked for {purse} {}, left {} of {}", amount(purse, *asked_nanos), amount(purse, *left_nanos), amount(purse, *day_nanos))]
     OverDay {
         /// `epsilon`, `rho` or `delta` (this one in 10^-18, not in billionths).
         purse: &'static str,
@@ -117,4 +117,16 @@ pub enum Refused {
     /// Opening the ledger again from storage settles it.
     #[error("the ledger's stored state is in doubt; open it again")]
     InDoubt,
+}
+
+/// An amount of a purse as people write it.
+fn amount(purse: &str, steps: u64) -> String {
+    match purse {
+        // Fifteen digits: what a decimal was rounded by does not show.
+        "delta" => {
+            let text = format!("{:.14e}", steps as f64 * super::budget::DELTA_STEP);
+            text.parse::<f64>().map_or(text, |v| v.to_string())
+        }
+        _ => Decimal(steps).to_string(),
+    }
 }

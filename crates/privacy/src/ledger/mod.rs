@@ -95,6 +95,35 @@ impl Ledger {
         Self::open_budget(Budget::lifetime(total, delta), stored, since)
     }
 
+    /// What a stored ledger was set up with, by its first line alone: to open it without saying so again. Opening it
+    /// still checks that line.
+    ///
+    /// # Errors
+    /// [`LedgerError::Format`] when there is no whole first line, or it is no header.
+    pub fn stored_budget(stored: &[u8]) -> Result<Budget, LedgerError> {
+        let format = |what| LedgerError::Format { line: 1, what };
+        let end = stored.iter().position(|b| *b == b'\n');
+        let text = &stored[..end.ok_or(format("it is not whole"))?];
+        let (body, _) = line::split_hash(text).ok_or(format("no hash at its end"))?;
+        let mut json = body.to_vec();
+        json.push(b'}');
+        let header: HeaderLine =
+            serde_json::from_slice(&json).map_err(|_| format("the first line is no header"))?;
+        match header.version {
+            1 => Ok(Budget::lifetime(header.total, header.delta)),
+            2 => Ok(Budget {
+                unit: header.unit.unwrap_or_default(),
+                total: header.total,
+                delta: header.delta,
+                day: Some(Day {
+                    epsilon: header.day_epsilon,
+                    rho: header.day_rho,
+                }),
+            }),
+            _ => Err(format("a version that is not known here")),
+        }
+    }
+
     /// Opens a ledger of any kind; see [`Ledger::open_since`].
     ///
     /// # Errors
@@ -571,6 +600,14 @@ impl Ledger {
             left(purses.epsilon, used.epsilon).min(self.left_nanos()),
             left(purses.rho, used.rho),
         )
+    }
+
+    /// The δ that an expense at `at_ns` finds: of any 24 hours with daily purses, else of the total.
+    pub fn delta_left(&self, at_ns: u64) -> f64 {
+        match self.budget.day {
+            Some(_) => self.recent.delta_left(self.budget.delta, at_ns),
+            None => (self.budget.delta - self.spent_delta).max(0.0),
+        }
     }
 
     /// The last window of a series that was paid, and the number of its entry.
