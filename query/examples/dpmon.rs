@@ -1,4 +1,4 @@
-//! Exact answers of every question of a folder against its `expected.json`, and the noise of the answers against the published formulas. `cargo xtask conformance dpmon` runs it.
+//! Exact answers of every question of a folder against its `expected.json`, from text and from imported Parquet, and the noise of the answers against the published formulas. `cargo xtask conformance dpmon` runs it.
 //!
 //! Usage: `dpmon FOLDER [RUNS]`. The folder holds `log_tcp_complete`, `nfdump.csv`, `rib.dat`, `expected.json`.
 
@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use chaff_privacy::{Epsilon, Grant, Ledger, Percent};
 use chaff_query::Databases;
 use chaff_query::asn::Asns;
+use chaff_query::import::import;
 use chaff_query::release::{self, Grants, exact, exact_clamped};
 use chaff_query::request::{Clamp, Matching, Measure, Name, even_edges};
 use chaff_query::source::Source;
@@ -24,6 +25,8 @@ const CLOSE: f64 = 0.10;
 struct Total {
     equal: usize,
     different: usize,
+    /// Tables of units that are the same from Parquet.
+    parquet: usize,
     /// The original fails here; there is nothing to compare, but there must be an answer.
     answered: usize,
 }
@@ -56,9 +59,13 @@ fn compare(folder: &Path, queries: &[Value], runs: u32) -> Result<bool> {
         units: None,
     };
     let mut sources = BTreeMap::new();
+    let imported = tempfile::tempdir()?;
     for (format, file) in [("tstat", "log_tcp_complete"), ("nfdump", "nfdump.csv")] {
-        let text = Source::open(&[folder.join(file)], None)?;
-        sources.insert(format, text);
+        let log = folder.join(file);
+        let text = Source::open(std::slice::from_ref(&log), None)?;
+        let to = imported.path().join(format);
+        import(&[log], None, &to, |_| ())?;
+        sources.insert(format, [text, Source::open(&[to], None)?]);
     }
     let mut totals: BTreeMap<(String, String), Total> = BTreeMap::new();
     let mut errors = Errors::default();
@@ -66,7 +73,7 @@ fn compare(folder: &Path, queries: &[Value], runs: u32) -> Result<bool> {
     for (index, query) in queries.iter().enumerate() {
         let format = query["format"].as_str().context("format")?;
         let method = query["method"].as_str().context("method")?;
-        let source = sources
+        let [source, parquet] = sources
             .get(format)
             .with_context(|| format!("format {format}"))?;
         let total = totals
@@ -77,6 +84,13 @@ fn compare(folder: &Path, queries: &[Value], runs: u32) -> Result<bool> {
             source.check(&request)?;
             let table = Plain::default().table(source, &request, &databases)?;
             let got = exact(&table, &request);
+            parquet.check(&request)?;
+            if Plain::default().table(parquet, &request, &databases)? == table {
+                total.parquet += 1;
+            } else {
+                good = false;
+                println!("query {index}: {}: Parquet differs", query["args"]);
+            }
             match &want {
                 None => total.answered += 1,
                 Some(want) if same(&got, want) => total.equal += 1,
@@ -92,31 +106,35 @@ fn compare(folder: &Path, queries: &[Value], runs: u32) -> Result<bool> {
             good &= errors.check(index, query, &request, &table, runs)?;
         }
     }
-    println!("| format | question | equal | different | answered where the original fails |");
-    println!("| --- | --- | --- | --- | --- |");
+    println!(
+        "| format | question | equal | different | answered where the original fails | same tables from imported Parquet |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- |");
     let mut sum = Total::default();
     for ((format, method), t) in &totals {
         println!(
-            "| {format} | {method} | {} | {} | {} |",
-            t.equal, t.different, t.answered
+            "| {format} | {method} | {} | {} | {} | {} |",
+            t.equal, t.different, t.answered, t.parquet
         );
         sum.equal += t.equal;
         sum.different += t.different;
         sum.answered += t.answered;
+        sum.parquet += t.parquet;
     }
     println!(
-        "| all | {} questions | {} | {} | {} |",
+        "| all | {} questions | {} | {} | {} | {} |",
         queries.len(),
         sum.equal,
         sum.different,
-        sum.answered
+        sum.answered,
+        sum.parquet
     );
     errors.print(runs);
     Ok(good)
 }
 
 /// The question, twice when its pattern's answer depends on case; without an expected answer where there is none to have.
-fn requests(query: &Value, method: &str) -> Result<Vec<(Request, Option<Value>)>> {
+pub(crate) fn requests(query: &Value, method: &str) -> Result<Vec<(Request, Option<Value>)>> {
     let args = &query["args"];
     let mut filter = Filter {
         ip: args["ip"].as_str().map(str::parse).transpose()?,

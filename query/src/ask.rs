@@ -63,6 +63,8 @@ pub struct Question<'a> {
 pub struct Outcome {
     /// The answer.
     pub answer: Answer,
+    /// What the ledger says that it protects.
+    pub ledger_unit: String,
     /// The engine failed, and the answer is one about no flows. **For the owner only**: it may tell of the data.
     pub engine_failed: bool,
     /// The answer could not be kept, so asking again will cost again.
@@ -130,18 +132,19 @@ pub fn ask(
     let kept = cache::beside(ledger);
     let key = question.key();
     // A ledger that was changed or put back answers nothing, not even again. It is locked while it pays only.
-    let grants = {
-        let mut purse = purse::open(ledger)?;
-        if let Some(answer) = cache::find(&kept, &key) {
-            return Ok(Outcome {
-                answer,
-                engine_failed: false,
-                not_kept: None,
-            });
-        }
-        engine.ready(question.source, question.request)?;
-        pay(&mut purse, question.request)?
-    };
+    let mut purse = purse::open(ledger)?;
+    let ledger_unit = purse.ledger().budget().unit.clone();
+    if let Some(answer) = cache::find(&kept, &key) {
+        return Ok(Outcome {
+            answer,
+            ledger_unit,
+            engine_failed: false,
+            not_kept: None,
+        });
+    }
+    engine.ready(question.source, question.request)?;
+    let grants = pay(&mut purse, question.request)?;
+    drop(purse);
     let table = engine.table(question.source, question.request, question.databases);
     let engine_failed = table.is_err();
     let table = table.unwrap_or_else(|_| Table::empty(&question.request.measure));
@@ -149,6 +152,7 @@ pub fn ask(
     let not_kept = cache::keep(&kept, &key, &answer).err();
     Ok(Outcome {
         answer,
+        ledger_unit,
         engine_failed,
         not_kept: not_kept.map(|error| (kept, error)),
     })

@@ -11,6 +11,13 @@ pub enum Cell<'a> {
     Missing,
     /// As it stands in the log, without spaces around it.
     Text(&'a [u8]),
+    /// The same, with a number that stands for it in its column, within one piece of a file.
+    Word {
+        /// The text.
+        text: &'a [u8],
+        /// From 0 on.
+        number: u32,
+    },
     /// A whole number.
     Integer(i64),
     /// A number.
@@ -21,7 +28,7 @@ impl<'a> Cell<'a> {
     /// The text, of a text.
     pub fn text(self) -> Option<&'a [u8]> {
         match self {
-            Self::Text(text) => Some(text),
+            Self::Text(text) | Self::Word { text, .. } => Some(text),
             Self::Missing | Self::Integer(_) | Self::Float(_) => None,
         }
     }
@@ -30,7 +37,7 @@ impl<'a> Cell<'a> {
     pub fn integer(self) -> Option<i64> {
         match self {
             Self::Missing => None,
-            Self::Text(text) => integer(text),
+            Self::Text(text) | Self::Word { text, .. } => integer(text),
             Self::Integer(value) => Some(value),
             Self::Float(value) => rounded(value),
         }
@@ -40,7 +47,7 @@ impl<'a> Cell<'a> {
     pub fn float(self) -> Option<f64> {
         match self {
             Self::Missing => None,
-            Self::Text(text) => float(text),
+            Self::Text(text) | Self::Word { text, .. } => float(text),
             Self::Integer(value) => Some(value as f64),
             Self::Float(value) => value.is_finite().then_some(value),
         }
@@ -69,9 +76,7 @@ pub fn integer(bytes: &[u8]) -> Option<i64> {
         // nfdump's directions as letters: ingress, egress.
         b"I" => Some(0),
         b"E" => Some(1),
-        _ => {
-            rounded(float(bytes)?)
-        }
+        _ => rounded(float(bytes)?),
     }
 }
 

@@ -42,7 +42,7 @@ pub struct Unready(pub String);
 
 /// Something that computes tables of units.
 pub trait Engine {
-    /// Whether it can begin now, decided without looking at flows. Asked while the ledger is locked: within seconds.
+    /// Whether it can begin now, decided without looking at flows. Asked before paying: within seconds.
     ///
     /// # Errors
     /// [`Unready`]; nothing is paid.

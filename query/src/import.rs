@@ -166,7 +166,8 @@ fn one(log: &LogFile, to: &Path, name: String) -> Result<Entry, ImportError> {
     };
     let file = WholeFile::create(to).map_err(failed("making it"))?;
     let types: Vec<chaff_flow::Column> = columns.iter().map(typed).collect();
-    let mut output = Box::new(Parquet::new(file, &types, &options).map_err(failed("beginning it"))?);
+    let mut output =
+        Box::new(Parquet::new(file, &types, &options).map_err(failed("beginning it"))?);
     let mut errors = RowErrors::default();
     let mut rows = 0;
     let mut written = Ok(());

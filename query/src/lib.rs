@@ -40,6 +40,7 @@ pub mod source;
 pub mod sums;
 pub mod text;
 pub mod units;
+mod words;
 
 pub use engine::{Databases, Engine, Table};
 pub use flows::{Direction, Format};

@@ -76,9 +76,7 @@ impl RowErrors {
 #[non_exhaustive]
 pub enum ManifestError {
     /// It is not there.
-    #[error(
-        "{path}: not there, so the import was not finished; remove its files and import again"
-    )]
+    #[error("{path}: not there, so the import was not finished; remove its files and import again")]
     Missing {
         /// The manifest.
         path: PathBuf,

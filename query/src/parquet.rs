@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use ::parquet::basic::Type as Physical;
 use ::parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use ::parquet::data_type::{ByteArray, DataType};
 use ::parquet::errors::ParquetError;
@@ -13,9 +14,12 @@ use ::parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 
 use crate::cell::Cell;
 use crate::flows::Format;
+use crate::words::Words;
 
 /// Rows that are decoded at once.
 const BATCH: usize = 4096;
+/// Words that are numbered in a piece; what is known of them takes memory.
+pub(crate) const MOST_WORDS: u32 = 1 << 20;
 /// First bytes of a Parquet file.
 const MAGIC: &[u8] = b"PAR1";
 /// Key of the metadata that an import leaves in its files.
@@ -131,13 +135,14 @@ impl Piece {
                 found.filter(|_| !name.is_empty())
             })
             .collect();
+        let mut bases = vec![0; places.len()];
         for index in self.from..self.to {
             let group = reader.get_row_group(index).map_err(broken)?;
             let mut left = usize::try_from(group.metadata().num_rows()).unwrap_or(0);
             let mut read = Vec::with_capacity(places.len());
             for place in &places {
                 read.push(match place {
-                    Some(column) => Some(Column::open(group.as_ref(), *column)?),
+                    Some(column) => Some(Column::open(group.as_ref(), *column, bases[read.len()])?),
                     None => None,
                 });
             }
@@ -156,6 +161,9 @@ impl Piece {
                     take(&cells);
                 }
                 left -= rows;
+            }
+            for (base, column) in bases.iter_mut().zip(&read) {
+                *base += column.as_ref().map_or(0, Column::words);
             }
         }
         Ok(())
@@ -176,6 +184,8 @@ struct Column {
     there: i16,
     /// The next value.
     next: usize,
+    /// Words that row groups before had.
+    base: usize,
 }
 
 enum Values {
@@ -188,11 +198,35 @@ enum Values {
         ColumnReaderImpl<::parquet::data_type::ByteArrayType>,
         Vec<ByteArray>,
     ),
+    Word(
+        ColumnReaderImpl<::parquet::data_type::Int32Type>,
+        Vec<i32>,
+        Words,
+    ),
 }
 
 impl Column {
-    fn open(group: &dyn RowGroupReader, column: usize) -> io::Result<Self> {
-        let there = group.metadata().column(column).column_descr().max_def_level();
+    fn open(group: &dyn RowGroupReader, column: usize, base: usize) -> io::Result<Self> {
+        let there = group
+            .metadata()
+            .column(column)
+            .column_descr()
+            .max_def_level();
+        let is_text = group.metadata().column(column).column_type() == Physical::BYTE_ARRAY;
+        let words = if is_text {
+            Words::open(group, column).map_err(broken)?
+        } else {
+            None
+        };
+        if let Some((reader, words)) = words {
+            return Ok(Self {
+                values: Values::Word(reader, Vec::new(), words),
+                levels: Vec::new(),
+                there,
+                next: 0,
+                base,
+            });
+        }
         let values = match group.get_column_reader(column).map_err(broken)? {
             ColumnReader::BoolColumnReader(r) => Values::Bool(r, Vec::new()),
             ColumnReader::Int32ColumnReader(r) => Values::Int32(r, Vec::new()),
@@ -209,7 +243,16 @@ impl Column {
             levels: Vec::new(),
             there,
             next: 0,
+            base,
         })
+    }
+
+    /// How many words it had.
+    fn words(&self) -> usize {
+        match &self.values {
+            Values::Word(_, _, words) => words.len(),
+            _ => 0,
+        }
     }
 
     /// Reads that many rows.
@@ -224,6 +267,11 @@ impl Column {
             Values::Float(reader, values) => read(reader, rows, levels, values),
             Values::Double(reader, values) => read(reader, rows, levels, values),
             Values::Text(reader, values) => read(reader, rows, levels, values),
+            Values::Word(reader, values, words) => {
+                let got = read(reader, rows, levels, values);
+                words.catch_up();
+                got
+            }
         }?;
         if got == rows {
             Ok(())
@@ -246,6 +294,14 @@ impl Column {
             Values::Float(_, values) => values.get(at).map(|v| Cell::Float((*v).into())),
             Values::Double(_, values) => values.get(at).map(|v| Cell::Float(*v)),
             Values::Text(_, values) => values.get(at).map(|v| Cell::Text(v.data().trim_ascii())),
+            Values::Word(_, values, words) => values.get(at).and_then(|number| {
+                let text = words.get(*number)?;
+                let number = self.base + *number as usize;
+                Some(match u32::try_from(number) {
+                    Ok(number) if number < MOST_WORDS => Cell::Word { text, number },
+                    _ => Cell::Text(text),
+                })
+            }),
         };
         found.unwrap_or_default()
     }

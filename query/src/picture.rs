@@ -62,8 +62,8 @@ pub fn svg(answer: &Answer) -> Result<String> {
     let height = TOP + BOTTOM + ROW * i32::try_from(bars.len().max(1))?;
     let mut out = String::new();
     {
-        let root = SVGBackend::with_string(&mut out, (WIDTH, height.unsigned_abs()))
-            .into_drawing_area();
+        let root =
+            SVGBackend::with_string(&mut out, (WIDTH, height.unsigned_abs())).into_drawing_area();
         let failed = |e| anyhow!("while drawing: {e}");
         root.fill(&WHITE).map_err(failed)?;
         let write = |text: &str, at: (i32, i32), size: i32, color: RGBColor, side: HPos| {
@@ -84,7 +84,11 @@ pub fn svg(answer: &Answer) -> Result<String> {
             answer.unit,
             number(half),
             answer.epsilon,
-            if answer.simulated { "; SIMULATED NOISE: protects nobody" } else { "" }
+            if answer.simulated {
+                "; SIMULATED NOISE: protects nobody"
+            } else {
+                ""
+            }
         );
         write(&about, (20, 43), 13, INK, HPos::Left)?;
         let low = bars.iter().fold(0.0f64, |m, (_, v)| m.min(v - half));
@@ -94,17 +98,32 @@ pub fn svg(answer: &Answer) -> Result<String> {
             let y = TOP + ROW * i32::try_from(index)? + ROW / 2;
             write(&short(label), (LEFT - 10, y), 13, INK, HPos::Right)?;
             let (from, to) = (x(value.min(0.0)), x(value.max(0.0)));
-            root.draw(&Rectangle::new([(from, y - 8), (to, y + 8)], BAR.mix(0.55).filled()))
-                .map_err(failed)?;
+            root.draw(&Rectangle::new(
+                [(from, y - 8), (to, y + 8)],
+                BAR.mix(0.55).filled(),
+            ))
+            .map_err(failed)?;
             let (a, b) = (x(value - half), x(value + half));
             line([(a, y), (b, y)], INK)?;
             for end in [a, b] {
                 line([(end, y - 5), (end, y + 5)], INK)?;
             }
-            write(&number(*value), (WIDTH as i32 - 20, y), 13, INK, HPos::Right)?;
+            write(
+                &number(*value),
+                (WIDTH as i32 - 20, y),
+                13,
+                INK,
+                HPos::Right,
+            )?;
         }
         if bars.is_empty() {
-            write("no name that enough units have", (20, TOP + ROW / 2), 13, INK, HPos::Left)?;
+            write(
+                "no name that enough units have",
+                (20, TOP + ROW / 2),
+                13,
+                INK,
+                HPos::Left,
+            )?;
         }
         line([(x(0.0), TOP), (x(0.0), height - BOTTOM)], PALE)?;
         let protects = format!("protects {}; {}", answer.protects, answer.mechanism);
@@ -120,7 +139,10 @@ fn title(answer: &Answer) -> String {
         Some("flows") => "flows".to_owned(),
         Some("any") => "units with and without a flow".to_owned(),
         Some("names") => "server names that many units have".to_owned(),
-        _ => match (&request["measure"]["bytes"], request["measure"]["mean"].as_str()) {
+        _ => match (
+            &request["measure"]["bytes"],
+            request["measure"]["mean"].as_str(),
+        ) {
             (_, Some(column)) => format!("mean {column} of each unit"),
             (direction, None) => format!("{} bytes of each unit", direction.as_str().unwrap_or("")),
         },
@@ -172,7 +194,10 @@ mod tests {
         let value = json!([{ "name": "<script>alert(1)</script>&\u{7}", "units": 12 }, { "name": "b", "units": -4 }]);
         let text = svg(&answer(json!({ "measure": "names" }), value)).unwrap();
         assert!(text.starts_with("<svg"));
-        assert!(!text.contains("<script") && !text.contains('\u{7}'), "{text}");
+        assert!(
+            !text.contains("<script") && !text.contains('\u{7}'),
+            "{text}"
+        );
         assert!(text.contains("&lt;script&gt;"), "{text}");
     }
 

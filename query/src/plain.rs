@@ -96,6 +96,9 @@ struct Pass<'a> {
     /// What is known of texts.
     asns: Memory,
     inside: Memory,
+    /// What is known of the numbered words of the piece that is read: place of the unit, whether the name counts.
+    users: Vec<Option<u32>>,
+    named: Vec<Option<bool>>,
 }
 
 type Memory = HashMap<Box<[u8]>, bool, RandomState>;
@@ -143,11 +146,15 @@ impl<'a> Pass<'a> {
             units: Units::default(),
             asns: Memory::default(),
             inside: Memory::default(),
+            users: Vec::new(),
+            named: Vec::new(),
         }
     }
 
     fn read(&mut self, piece: &Piece) -> io::Result<()> {
         let columns = self.columns;
+        self.users.clear();
+        self.named.clear();
         piece.each(&columns, |row| self.add(row)).map(|_| ())
     }
 
@@ -209,25 +216,42 @@ impl<'a> Pass<'a> {
 
     /// The unit whose flow it is; nothing when the flow has no user.
     fn unit(&mut self, row: &Row<'_>) -> Option<usize> {
-        let user = row[USER].text().filter(|text| !text.is_empty())?;
-        let key = match self.request.unit {
-            UnitKey::Mac => row[MAC].text().unwrap_or_default(),
-            UnitKey::Address | UnitKey::Network | UnitKey::Listed => user,
+        let cell = match self.request.unit {
+            UnitKey::Mac => row[MAC],
+            UnitKey::Address | UnitKey::Network | UnitKey::Listed => row[USER],
         };
+        if let Cell::Word { number, .. } = cell
+            && let Some(Some(unit)) = self.users.get(number as usize)
+            && (self.request.unit != UnitKey::Mac || has_text(row[USER]))
+        {
+            return Some(*unit as usize);
+        }
+        if !has_text(row[USER]) {
+            return None;
+        }
+        let unit = self.unit_of(cell.text().unwrap_or_default())?;
+        if let Cell::Word { number, .. } = cell {
+            note(&mut self.users, number, unit as u32);
+        }
+        Some(unit)
+    }
+
+    fn unit_of(&mut self, key: &[u8]) -> Option<usize> {
         if let Some(unit) = self.units.known.get(key) {
             return Some(*unit as usize);
         }
         let text = match self.request.unit {
             UnitKey::Mac => String::from_utf8_lossy(key),
-            _ => address(key)?,
+            UnitKey::Address | UnitKey::Network | UnitKey::Listed => address(key)?,
         };
-        let units = self.databases.units.as_ref();
+        let groups = self.databases.units.as_ref();
         Some(match self.request.unit {
             UnitKey::Address | UnitKey::Mac => self.units.find(key, &text),
             UnitKey::Network => self.units.find(key, &network(&text)),
-            UnitKey::Listed => self
-                .units
-                .find(key, units.map_or(text.as_ref(), |u| u.of(&text))),
+            UnitKey::Listed => {
+                let group = groups.map_or(text.as_ref(), |g| g.of(&text));
+                self.units.find(key, group)
+            }
         })
     }
 
@@ -246,8 +270,29 @@ impl<'a> Pass<'a> {
                 return false;
             }
         }
-        self.names.fit(row[NAME])
+        let Cell::Word { number, .. } = row[NAME] else {
+            return self.names.fit(row[NAME]);
+        };
+        if let Some(Some(known)) = self.named.get(number as usize) {
+            return *known;
+        }
+        let fits = self.names.fit(row[NAME]);
+        note(&mut self.named, number, fits);
+        fits
     }
+}
+
+fn has_text(cell: Cell<'_>) -> bool {
+    cell.text().is_some_and(|text| !text.is_empty())
+}
+
+/// Notes what is known of a numbered word.
+fn note<T: Clone>(known: &mut Vec<Option<T>>, number: u32, what: T) {
+    let at = number as usize;
+    if known.len() <= at {
+        known.resize(at + 1, None);
+    }
+    known[at] = Some(what);
 }
 
 /// Units as they come up.
@@ -336,8 +381,8 @@ fn remember(memory: &mut Memory, text: &[u8], find: impl FnOnce(&[u8]) -> bool) 
 /// Whose flow it is, as a number: Chaff writes `out` and `in`.
 fn label(cell: Cell<'_>) -> Option<i64> {
     match cell {
-        Cell::Text(b"out") => Some(1),
-        Cell::Text(b"in") => Some(0),
+        Cell::Text(b"out") | Cell::Word { text: b"out", .. } => Some(1),
+        Cell::Text(b"in") | Cell::Word { text: b"in", .. } => Some(0),
         other => other.integer(),
     }
 }
@@ -347,7 +392,7 @@ fn parsed(bytes: &[u8]) -> Option<IpAddr> {
 }
 
 /// An IPv6 address without its lower 64 bits; others as they are.
-pub(crate) fn network(text: &str) -> String {
+pub fn network(text: &str) -> String {
     match text.parse() {
         Ok(IpAddr::V6(address)) => Network::new(address.into(), 64).map(|n| n.first.to_string()),
         _ => None,

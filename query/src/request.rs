@@ -2,10 +2,9 @@
 
 use std::net::IpAddr;
 
-use chaff_privacy::{Epsilon, Percent};
-use serde::{Serialize, Serializer};
-
 use chaff_flow::nearest;
+use chaff_privacy::{Epsilon, Percent};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::flows::{Direction, Format, Kind};
 
@@ -142,7 +141,7 @@ impl Filter {
 }
 
 /// How server names are chosen.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Name {
     /// Which names.
     #[serde(flatten)]
@@ -152,7 +151,7 @@ pub struct Name {
 }
 
 /// Which names.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Matching {
     /// This one.

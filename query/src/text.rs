@@ -186,10 +186,7 @@ impl Rows {
     ///
     /// # Errors
     /// What the system said.
-    pub fn each<const N: usize>(
-        mut self,
-        mut take: impl FnMut(&[Cell<'_>; N]),
-    ) -> io::Result<u64> {
+    pub fn each<const N: usize>(mut self, mut take: impl FnMut(&[Cell<'_>; N])) -> io::Result<u64> {
         while let Some(line) = self.lines.next_line()? {
             if self.stop_at_summary && line == b"Summary" {
                 break;

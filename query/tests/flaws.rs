@@ -346,7 +346,10 @@ fn flaw_6_the_budget_outlives_the_process() {
         "--epsilon",
         "0.4",
     ]);
-    assert!(error.contains("asked for 0.4, left 0.2 of 1"), "{error}");
+    assert!(
+        error.contains("asked for epsilon 0.4, left 0.2 of 1"),
+        "{error}"
+    );
     // Neither a second name of the log nor a new copy of it is new budget.
     std::fs::copy(site.path("log"), site.path("copy")).unwrap();
     let output = site.query(&[

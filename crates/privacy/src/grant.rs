@@ -136,7 +136,13 @@ impl Grant {
             return Err(self);
         };
         let part = Self::new(&self.label, first, 0.0, self.entry);
-        Ok((part, Self { epsilon: rest, ..self }))
+        Ok((
+            part,
+            Self {
+                epsilon: rest,
+                ..self
+            },
+        ))
     }
 
     /// What was paid.

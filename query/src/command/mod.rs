@@ -17,7 +17,7 @@ use crate::ask::{Question, ask};
 use crate::asn::Asns;
 use crate::engine::{Databases, Engine};
 use crate::plain::Plain;
-use crate::request::Request;
+use crate::request::{Request, UnitKey};
 use crate::source::Source;
 use crate::units::Units;
 use crate::{picture, purse, release, show};
@@ -127,6 +127,16 @@ fn answer(action: &Action, engine: &dyn Engine) -> Result<()> {
     }
     let noise = release::Source::system().context("while reading /dev/urandom")?;
     let outcome = ask(engine, &question, ledger, noise)?;
+    if outcome.ledger_unit != purse::UNIT
+        && request.unit != UnitKey::Mac
+        && request.unit != UnitKey::Listed
+    {
+        eprintln!(
+            "note: the ledger counts for {}; this answer protects {}, and a device with several of them loses as many times epsilon: --unit mac or listed",
+            outcome.ledger_unit,
+            request.unit.name()
+        );
+    }
     if outcome.engine_failed
         && let Some(path) = &common.owner_log
     {

@@ -54,14 +54,20 @@ impl Import {
 
 fn summary(manifest: &Manifest) -> String {
     let mut text = String::new();
-    let sum = |of: fn(&manifest::Entry) -> u64| number(manifest.files.iter().map(of).sum::<u64>() as f64);
+    let sum =
+        |of: fn(&manifest::Entry) -> u64| number(manifest.files.iter().map(of).sum::<u64>() as f64);
     // Writing into a text does not fail.
     let _ = writeln!(
         text,
-        "{} flows of {} {} logs, {} bytes, are now {} bytes",
+        "{} flows of {} {} {}, {} bytes, are now {} bytes",
         sum(|f| f.rows),
         manifest.files.len(),
         manifest.format.name(),
+        if manifest.files.len() == 1 {
+            "log"
+        } else {
+            "logs"
+        },
         sum(|f| f.source_bytes),
         sum(|f| f.bytes)
     );
@@ -204,7 +210,7 @@ impl Ledger {
             purses.push(Purse {
                 name: "delta",
                 purse: budget.delta,
-                spent: recent().map(|e| e.delta).sum(),
+                spent: recent().fold(0.0, |sum, e| sum + e.delta),
                 left,
             });
         }
@@ -286,7 +292,10 @@ impl Ledger {
 
 /// A number, or one so small that its zeros would be counted.
 fn small(value: f64) -> String {
-    if value != 0.0 && value.abs() < 1e-4 {
+    if value == 0.0 {
+        return "0".to_owned();
+    }
+    if value.abs() < 1e-4 {
         let text = format!("{value:.5e}");
         return text.parse::<f64>().map_or(text, |v| format!("{v:e}"));
     }

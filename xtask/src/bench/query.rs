@@ -253,7 +253,9 @@ impl<'a> Bench<'a> {
         let net = |name| Some(cpu(name)? - cpu("engine_start")?);
         let over = |a: Option<f64>, b: Option<f64>| Some(a? / b?);
         let all = |of: fn(&Used) -> f64| -> Value {
-            let fields = runs.iter().map(|(name, all)| ((*name).to_owned(), json!(of(&median(all)))));
+            let fields = runs
+                .iter()
+                .map(|(name, all)| ((*name).to_owned(), json!(of(&median(all)))));
             Value::Object(fields.collect())
         };
         Ok(json!({
@@ -362,7 +364,10 @@ impl<'a> Bench<'a> {
         let python = home.join("bin/python");
         let probe = || {
             let mut probe = Command::new(&python);
-            probe.args(["-c", "import diffprivlib, pandasql, pyasn, cachetools, datafusion"]);
+            probe.args([
+                "-c",
+                "import diffprivlib, pandasql, pyasn, cachetools, datafusion",
+            ]);
             output(probe)
         };
         if python.exists() && probe().is_ok() {

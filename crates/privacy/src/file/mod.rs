@@ -128,7 +128,10 @@ impl LedgerFile {
     /// # Errors
     /// [`LedgerFileError::Missing`], and as [`LedgerFile::open`].
     pub fn reopen(path: &Path) -> Result<Self, LedgerFileError> {
-        if !path.try_exists().map_err(io_error(path, "looking for it"))? {
+        if !path
+            .try_exists()
+            .map_err(io_error(path, "looking for it"))?
+        {
             return Err(LedgerFileError::Missing { path: path.into() });
         }
         let (file, _) = open_private(path)?;

@@ -122,9 +122,9 @@ pub enum Refused {
 /// An amount of a purse as people write it.
 fn amount(purse: &str, steps: u64) -> String {
     match purse {
-        // Fifteen digits: what a decimal was rounded by does not show.
+        // So many digits that the room for sums of decimals does not show.
         "delta" => {
-            let text = format!("{:.14e}", steps as f64 * super::budget::DELTA_STEP);
+            let text = format!("{:.7e}", steps as f64 * super::budget::DELTA_STEP);
             text.parse::<f64>().map_or(text, |v| v.to_string())
         }
         _ => Decimal(steps).to_string(),
