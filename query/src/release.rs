@@ -393,7 +393,10 @@ pub struct Plan {
     /// Half of the 95 % interval.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub half_width: Option<f64>,
-    /// For means: root of the mean squared error, for this many units with a value.
+    /// For bounds that are paid for: mean absolute error by noise, in multiples of the bound that will be found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error_per_bound: Option<f64>,
+    /// For means and standard deviations: root of the mean squared error, for this many units with a value.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub root_mean_square_error: Option<f64>,
     /// The number of units that was assumed for it.
@@ -422,6 +425,7 @@ pub fn predict(request: &Request, units: u64) -> Plan {
         unit: unit_of_value(request).to_owned(),
         mean_absolute_error: None,
         half_width: None,
+        error_per_bound: None,
         root_mean_square_error: None,
         assumed_units: None,
         rank_error: None,
@@ -429,8 +433,10 @@ pub fn predict(request: &Request, units: u64) -> Plan {
     };
     match &request.statistic {
         Statistic::Sum { .. } => {
-            if let Some(bounds) = known {
-                plan.expect(Expected::sum(&bounds, epsilon));
+            match known {
+                Some(bounds) => plan.expect(Expected::sum(&bounds, epsilon)),
+                // The bound that is found is many steps wide: the noise is as many times wider as a step's.
+                None => plan.error_per_bound = Some(1.0 / epsilon.value()),
             }
         }
         Statistic::Histogram { .. } | Statistic::Count => {
@@ -440,7 +446,10 @@ pub fn predict(request: &Request, units: u64) -> Plan {
             plan.root_mean_square_error = known.map(|b| Expected::mean(&b, units, epsilon));
             plan.assumed_units = Some(units);
         }
-        Statistic::Deviation { .. } => plan.assumed_units = Some(units),
+        Statistic::Deviation { .. } => {
+            plan.root_mean_square_error = known.map(|b| Expected::deviation(&b, units, epsilon));
+            plan.assumed_units = Some(units);
+        }
         Statistic::Percentile {
             percent,
             candidates,

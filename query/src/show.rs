@@ -139,13 +139,19 @@ pub fn plan(plan: &Plan, left: Option<(f64, u64)>) -> String {
     let mut out = String::new();
     let mut line = |name: &str, value: Option<f64>, unit: &str| {
         if let Some(value) = value {
-            let _ = writeln!(out, "{name:>26}  {} {unit}", number(value));
+            let text = format!("{name:>26}  {} {unit}", number(value));
+            let _ = writeln!(out, "{}", text.trim_end());
         }
     };
     line("costs epsilon", Some(plan.epsilon), "");
     line("costs delta", Some(plan.delta).filter(|d| *d > 0.0), "");
     line("mean error by noise", plan.mean_absolute_error, &plan.unit);
     line("95 % within", plan.half_width, &plan.unit);
+    line(
+        "mean error by noise",
+        plan.error_per_bound,
+        "times the bound that will be found",
+    );
     let units = plan
         .assumed_units
         .map_or(String::new(), |n| format!("for {n} units with a value"));

@@ -396,6 +396,13 @@ impl Action {
         else {
             return Err("no feature".to_owned());
         };
+        let is_histogram = *metric == Metric::Histogram;
+        if is_histogram && bounds.is_some() {
+            return Err("--bounds: a histogram has none, but --range".to_owned());
+        }
+        if !is_histogram && range.is_some() {
+            return Err("--range: is for histograms; say --bounds".to_owned());
+        }
         let bounded = || {
             bounds.ok_or("--bounds LO..HI is missing: it is never taken from the data".to_owned())
         };

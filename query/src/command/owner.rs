@@ -39,7 +39,10 @@ impl Import {
         if let Some(folder) = &self.check {
             let manifest = manifest::verify(folder)?;
             return print(self.json, &manifest, || {
-                format!("{} files are as the manifest says\n", manifest.files.len())
+                format!(
+                    "as the manifest says: {} of {0} files\n",
+                    manifest.files.len()
+                )
             });
         }
         let Some(folder) = &self.output else {

@@ -117,6 +117,16 @@ impl Expected {
         2f64.sqrt() * half / sum.value() / users.max(1) as f64
     }
 
+    /// Of [`Grant::deviation`] over `users` users that have a value: the square root of its mean squared error, to first
+    /// order, for values spread evenly over the bounds. Where the true deviation is smaller the error is larger, as one over it.
+    pub fn deviation(per_user: &Bounds, users: u64, epsilon: Epsilon) -> f64 {
+        let [_, squares, count] = deviation_shares(epsilon).map(Epsilon::value);
+        let half = per_user.half() as f64 * per_user.resolution;
+        // With the half width h: the variance is h²/3, its error that of squares (noise h²/ε₂) and of the count (1/ε₃, times h²/3).
+        let of_variance = (1.0 / squares).hypot(1.0 / (3.0 * count));
+        2f64.sqrt() * half * of_variance / users.max(1) as f64 / (2.0 / 3f64.sqrt())
+    }
+
     /// Ranks that [`Grant::percentile`] is wrong by at most, with 95 %: 2 ln(candidates / 0.05) / ε, scaled to its score.
     pub fn percentile(candidates: usize, percent: Percent, epsilon: Epsilon) -> f64 {
         let sensitivity = percent.sensitivity() as f64 / Percent::WHOLE as f64;

@@ -35,6 +35,51 @@ fn a_mean_is_near_the_mean_and_inside_its_interval() {
 }
 
 #[test]
+fn published_errors_are_met_within_a_tenth_over_2000_runs() {
+    const RUNS: u32 = 2000;
+    let mut rng = rng(11);
+    let epsilon = Epsilon::new(0.8).unwrap();
+    let bounds = Bounds::new(0.0, 100.0, 0.01).unwrap();
+    let users = 3000;
+    // Evenly spread from end to end.
+    let rows: Vec<(u32, f64)> = (0..users)
+        .map(|u| (u, (f64::from(u) + 0.5) / f64::from(users) * 100.0))
+        .collect();
+    let keys: Vec<(u32, u8, u64)> = (0..users).map(|u| (u, 7, 1)).collect();
+    let delta = 1e-6;
+    let expected = [
+        Expected::sum(&bounds, epsilon).mean_absolute,
+        Expected::laplace(1, 1.0, epsilon).mean_absolute,
+        Expected::laplace(1, 1.0, epsilon).mean_absolute,
+        Expected::mean(&bounds, users.into(), epsilon),
+        Expected::deviation(&bounds, users.into(), epsilon),
+    ];
+    let mut found = [0.0; 5];
+    for _ in 0..RUNS {
+        let mut noise = || Noise::Seeded(&mut rng);
+        let sum = grant(0.8, 0.0).sum(rows.iter().copied(), &bounds, noise());
+        let bins = grant(0.8, 0.0).histogram(rows.iter().map(|r| (r.0, 0)), 1, 1, noise());
+        let top = grant(0.8, delta).threshold_counts(keys.iter().copied(), 1, 0, noise());
+        let mean = grant(0.8, 0.0).mean(rows.iter().copied(), &bounds, noise());
+        let deviation = grant(0.8, 0.0).deviation(rows.iter().copied(), &bounds, noise());
+        let count = |n: i64| (n - i64::from(users)).abs() as f64;
+        found[0] += (sum.unwrap().value() - 50.0 * f64::from(users)).abs();
+        found[1] += count(bins.unwrap().value()[0]);
+        found[2] += count(top.unwrap().value()[0].1);
+        found[3] += (mean.unwrap().value().mean - 50.0).powi(2);
+        found[4] += (deviation.unwrap().value().deviation - 100.0 / 12f64.sqrt()).powi(2);
+    }
+    for (kind, (sum, expected)) in found.into_iter().zip(expected).enumerate() {
+        let error = sum / f64::from(RUNS);
+        let error = if kind < 3 { error } else { error.sqrt() };
+        assert!(
+            (error / expected - 1.0).abs() < 0.1,
+            "{kind}: {error} {expected}"
+        );
+    }
+}
+
+#[test]
 fn a_mean_of_nobody_is_noise_within_the_bounds() {
     let mut rng = rng(2);
     let bounds = Bounds::new(10.0, 20.0, 0.01).unwrap();
