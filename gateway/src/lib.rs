@@ -22,6 +22,7 @@ pub mod processes;
 pub mod progress;
 pub mod run;
 pub mod run_config;
+pub mod sandbox;
 pub mod simulate;
 pub mod supervise;
 pub mod sys_net;

@@ -1,6 +1,7 @@
 //! `gateway run`: the live gateway. Loads the meter, opens what needs privileges, gives them up, then drives
 //! [`chaff_engine::Gateway`] from one loop (`live`); a thread of its own reads the kernel's flow maps (`feed`).
 
+mod confine;
 mod control;
 mod feed;
 mod live;
@@ -549,6 +550,9 @@ impl Opened {
         if file.archive.enabled {
             let folder = file.state(&file.archive.folder);
             exports.archive = Some(Archiver::open(&folder, &file.archive, layout)?);
+        }
+        if identity.is_some() && file.gateway.sandbox {
+            confine::confine(file)?;
         }
         Ok(Self {
             exports,

@@ -1,0 +1,55 @@
+//! What a running gateway still has to write.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use super::BPF_DIR;
+use crate::config::File;
+use crate::sandbox::{self, Enforced};
+
+/// Confines the process to what [`writable`] names.
+pub(super) fn confine(file: &File) -> anyhow::Result<()> {
+    let confined = sandbox::confine(&writable(file))?;
+    sandbox::verify().context("while checking the filter of system calls")?;
+    match confined.files {
+        Enforced::Fully => tracing::info!("confined to its own folders; system calls filtered"),
+        Enforced::Partly => tracing::info!(
+            "confined to its own folders as far as this kernel can; system calls filtered"
+        ),
+        Enforced::No => tracing::warn!(
+            "this kernel has no Landlock: only system calls are filtered, files are kept by their permissions alone"
+        ),
+    }
+    Ok(())
+}
+
+/// Folders that the gateway goes on to write: its own, those of configured outputs elsewhere, its pinned programs.
+fn writable(file: &File) -> Vec<PathBuf> {
+    let export = &file.export;
+    let outputs = [
+        &export.flows,
+        &export.slots,
+        &export.alerts,
+        &export.telemetry,
+        &export.prometheus,
+        &export.report,
+        &file.gateway.control,
+        &file.telemetry.ledger,
+        &file.telemetry.state,
+    ];
+    let elsewhere = outputs
+        .into_iter()
+        .filter(|path| path.is_absolute())
+        .filter_map(|path| path.parent().map(Path::to_owned));
+    let folders = [
+        file.gateway.state_dir.clone(),
+        file.state(&file.archive.folder),
+        PathBuf::from(BPF_DIR),
+    ];
+    folders
+        .into_iter()
+        .chain(elsewhere)
+        .filter(|folder| folder.exists())
+        .collect()
+}
