@@ -174,10 +174,8 @@ fn confine_files(writable: &[PathBuf]) -> Result<Confined, SandboxError> {
 }
 
 fn refuse_calls() -> Result<(), SandboxError> {
-    let mut rules: std::collections::BTreeMap<i64, Vec<SeccompRule>> = REFUSED
-        .iter()
-        .map(|call| (i64::from(*call), Vec::new()))
-        .collect();
+    let mut rules: std::collections::BTreeMap<i64, Vec<SeccompRule>> =
+        REFUSED.iter().map(|call| (*call, Vec::new())).collect();
     let bpf: Result<Vec<SeccompRule>, _> = BPF_MAKES
         .iter()
         .map(|command| {
@@ -185,7 +183,7 @@ fn refuse_calls() -> Result<(), SandboxError> {
             SeccompRule::new(vec![is])
         })
         .collect();
-    rules.insert(i64::from(libc::SYS_bpf), bpf?);
+    rules.insert(libc::SYS_bpf, bpf?);
     let filter = SeccompFilter::new(
         rules,
         SeccompAction::Allow,
