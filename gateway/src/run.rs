@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use chaff_abi::{CoverPeer, DeviceKey, MeterConfig, Nanos, Reason};
+use chaff_confine::privileges::{self, Identity, PrivilegeError};
 use chaff_engine::{Gateway, Parts, mapped};
 use chaff_privacy::Entropy;
 use chaff_wire::Key;
@@ -30,7 +31,6 @@ use crate::datapath::{
 };
 use crate::export::{Exports, Paths};
 use crate::injector::{Injector, InjectorOptions};
-use crate::privileges::{self, Identity, PrivilegeError};
 use crate::processes::Processes;
 use crate::sys_net::{interfaces, open_cover_socket, there_are};
 use crate::telemetry::FileBook;

@@ -7,9 +7,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
+use chaff_confine::privileges::{Identity, PrivilegeError, drop_privileges, seal, verify};
+use chaff_confine::sandbox::{self, Confined, Enforced, Kept};
 use chaff_gateway::injector::{Injector, InjectorOptions};
-use chaff_gateway::privileges::{Identity, PrivilegeError, drop_privileges, seal, verify};
-use chaff_gateway::sandbox::{self, Confined, Enforced};
 use chaff_gateway::sys_net::{monotonic_now, open_cover_socket};
 
 fn main() -> ExitCode {
@@ -73,7 +73,11 @@ fn keeps_to_its_folder(own: &Path, other: &Path) -> Confined {
     assert!(ran.is_ok_and(|s| s.success()), "programs run before");
     assert!(sandbox::verify().is_err(), "no filter yet");
 
-    let confined = sandbox::confine(&[own.to_owned()]).expect("confines");
+    let confined = sandbox::confine(&Kept {
+        folders: vec![own.to_owned()],
+        tcp_ports: vec![53],
+    })
+    .expect("confines");
     sandbox::verify().expect("every thread is filtered");
     let refused =
         |what: std::io::Result<()>| what.is_err_and(|e| e.kind() == ErrorKind::PermissionDenied);

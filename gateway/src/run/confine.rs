@@ -3,14 +3,21 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use chaff_confine::sandbox::{self, Enforced, Kept};
 
 use super::BPF_DIR;
 use crate::config::File;
-use crate::sandbox::{self, Enforced};
+
+/// TCP port of resolvers, for answers that do not fit a datagram.
+const RESOLVERS: u16 = 53;
 
 /// Confines the process to what [`writable`] names.
 pub(super) fn confine(file: &File) -> anyhow::Result<()> {
-    let confined = sandbox::confine(&writable(file))?;
+    let kept = Kept {
+        folders: writable(file),
+        tcp_ports: vec![RESOLVERS],
+    };
+    let confined = sandbox::confine(&kept).context("gateway.sandbox (false leaves it out)")?;
     sandbox::verify().context("while checking the filter of system calls")?;
     match confined.files {
         Enforced::Fully => tracing::info!("confined to its own folders; system calls filtered"),

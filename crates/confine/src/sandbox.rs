@@ -1,5 +1,5 @@
-//! What a gateway that gave up its privileges may still do: it writes below its own folders only, starts no program, and
-//! cannot reach the system calls that administer the machine.
+//! What a process that gave up its privileges may still do: it writes below its own folders only, starts no program, and cannot
+//! reach the system calls that administer the machine.
 //!
 //! Two layers of the kernel, both without privileges: [Landlock](https://docs.kernel.org/userspace-api/landlock.html) for
 //! files, signals and TCP, and [seccomp](https://docs.kernel.org/userspace-api/seccomp_filter.html) for system calls. The
@@ -20,13 +20,11 @@ use seccompiler::{
 
 /// What is asked of Landlock: that of Linux 6.12.
 const KNOWN: ABI = ABI::V6;
-/// TCP ports that stay reachable: a resolver's, for answers that do not fit a datagram.
-const TCP_PORTS: [u16; 1] = [53];
 /// Commands of bpf(2) that make something new: maps, programs, types, links, attachments. Those that use what is open
 /// remain.
 const BPF_MAKES: [u64; 6] = [0, 5, 8, 17, 18, 28];
 
-/// System calls of no use to a gateway that runs: they start programs, trace, mount, change users, clocks, modules or
+/// System calls of no use to a program that carries packets: they start programs, trace, mount, change users, clocks, modules or
 /// namespaces, or open large parts of the kernel.
 const REFUSED: &[libc::c_long] = &[
     libc::SYS_acct,
@@ -91,7 +89,7 @@ const REFUSED: &[libc::c_long] = &[
 #[non_exhaustive]
 pub enum SandboxError {
     /// Landlock refused, though the kernel has it.
-    #[error("while confining the gateway to its folders; gateway.sandbox = false leaves it out")]
+    #[error("while confining the process to its folders")]
     Files(#[from] landlock::RulesetError),
     /// A folder that is to stay writable cannot be opened.
     #[error("while opening {path}, to be kept writable")]
@@ -102,10 +100,10 @@ pub enum SandboxError {
         source: landlock::PathFdError,
     },
     /// The filter of system calls was refused.
-    #[error("while refusing system calls; gateway.sandbox = false leaves it out")]
+    #[error("while refusing system calls")]
     Calls(#[from] seccompiler::Error),
     /// The same, when the filter was put together.
-    #[error("while refusing system calls on this processor; gateway.sandbox = false leaves it out")]
+    #[error("while refusing system calls on this processor")]
     Filter(#[from] seccompiler::BackendError),
 }
 
@@ -129,20 +127,29 @@ pub enum Enforced {
     No,
 }
 
-/// Confines the process for good: writes only below `writable` (folders that exist), no new program, no TCP but to
-/// resolvers, no signal to others, none of the system calls above.
+/// What the process goes on to use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Folders below which it writes; they exist.
+    pub folders: Vec<PathBuf>,
+    /// TCP ports that it connects to, such as 53 for resolvers' answers that do not fit a datagram.
+    pub tcp_ports: Vec<u16>,
+}
+
+/// Confines the process for good: writes and TCP connections only as in `kept`, no new program, no signal to others, none of the
+/// system calls above. What is open stays so.
 ///
 /// Needs no privileges, but `no_new_privs` ([`crate::privileges::seal`]). Call it when all that needs more is open.
 ///
 /// # Errors
 /// [`SandboxError`]. A kernel without Landlock is no error: see [`Confined::files`].
-pub fn confine(writable: &[PathBuf]) -> Result<Confined, SandboxError> {
-    let confined = confine_files(writable)?;
+pub fn confine(kept: &Kept) -> Result<Confined, SandboxError> {
+    let confined = confine_files(kept)?;
     refuse_calls()?;
     Ok(confined)
 }
 
-fn confine_files(writable: &[PathBuf]) -> Result<Confined, SandboxError> {
+fn confine_files(kept: &Kept) -> Result<Confined, SandboxError> {
     let changes = AccessFs::from_write(KNOWN);
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -150,15 +157,15 @@ fn confine_files(writable: &[PathBuf]) -> Result<Confined, SandboxError> {
         .handle_access(AccessNet::from_all(KNOWN))?
         .scope(Scope::from_all(KNOWN))?
         .create()?;
-    for path in writable {
+    for path in &kept.folders {
         let folder = PathFd::new(path).map_err(|source| SandboxError::Folder {
             path: path.clone(),
             source,
         })?;
         rules = rules.add_rule(PathBeneath::new(folder, changes))?;
     }
-    for port in TCP_PORTS {
-        rules = rules.add_rule(NetPort::new(port, AccessNet::ConnectTcp))?;
+    for port in &kept.tcp_ports {
+        rules = rules.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
     }
     let status = rules.all_threads(true)?.restrict_self()?;
     Ok(Confined {
