@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 pub enum Format {
     /// Tstat's `log_tcp_complete`: columns are found by name, in any number and order.
     Tstat,
-    /// CSV of nfdump, of 1.6 and 1.7 as well as with the header of 1.7.5 and later.
+    /// CSV of nfdump, of 1.6 and 1.7 as well as with the header of 1.7.5 and later, and its JSON.
     Nfdump,
-    /// CSV written by `gateway meter --format csv`, native profile.
+    /// CSV and Parquet of `gateway meter`, native profile, and the archive of `gateway run`.
     Chaff,
 }
 

@@ -43,7 +43,7 @@ pub enum ImportError {
         why: &'static str,
     },
     /// The system refused.
-    #[error("{path}: while {doing}: {source}")]
+    #[error("{path}: while {doing}")]
     Io {
         /// The file.
         path: PathBuf,

@@ -46,6 +46,17 @@ struct Record {
 }
 
 impl Record {
+    /// Whether it has anything that nfdump writes of each flow.
+    fn is_flow(&self) -> bool {
+        let fields = [
+            &self.src4_addr,
+            &self.src6_addr,
+            &self.in_packets,
+            &self.in_bytes,
+        ];
+        fields.iter().any(|v| !v.is_null())
+    }
+
     fn cell(&self, column: &str) -> Cell<'_> {
         let either = |a, b| match cell(a) {
             Cell::Missing => cell(b),
@@ -83,7 +94,7 @@ fn cell(value: &Value) -> Cell<'_> {
 /// or not.
 ///
 /// # Errors
-/// What the system said.
+/// [`io::ErrorKind::InvalidData`] when it is other JSON; else what the system said.
 pub fn look(path: &Path) -> io::Result<Option<JsonFile>> {
     let mut objects = Objects::open(path)?;
     let Some(first) = objects.start()? else {
@@ -92,9 +103,13 @@ pub fn look(path: &Path) -> io::Result<Option<JsonFile>> {
     let mut names = vec!["sa", "da", "ipkt", "ibyt", "opkt", "obyt", "sni"];
     if first == b'{'
         && let Some(record) = objects.next_record()?
-        && !record.direction.is_null()
     {
-        names.push("dir");
+        if !record.is_flow() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        if !record.direction.is_null() {
+            names.push("dir");
+        }
     }
     Ok(Some(JsonFile {
         path: path.to_path_buf(),
@@ -250,5 +265,7 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             assert_eq!(look(&path).unwrap(), None, "{text}");
         }
+        std::fs::write(&path, "{\"version\":2,\"unit\":\"x\"}\n").unwrap();
+        assert_eq!(look(&path).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

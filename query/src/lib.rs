@@ -2,19 +2,20 @@
 //!
 //! A [`Request`] is checked against what is public, [paid](ask::ask) from a ledger, given to an
 //! [engine](Engine), and the engine's exact table of units is clamped, noised and cached. Flow logs are Tstat's
-//! (`log_tcp_complete`, any columns), nfdump's CSV (both headers), and Chaff's own CSV.
+//! (`log_tcp_complete`, any columns), nfdump's CSV (both headers) and JSON, Chaff's own CSV, and Parquet.
 //!
 //! # What is promised
 //! *Relation*: two data sets are neighbours when one has all flows of one more unit, by default an address of the protected
-//! side, see [`UnitKey`]. Every answer from one ledger together is (ε, δ)-differentially private, ε and δ being the
-//! ledger's totals. Whoever asks sees three things only: checks of what is public (the request, file names and sizes,
-//! headers, databases of prefixes), noised answers, and the ledger. Whatever goes wrong after paying is answered as if
-//! there were no flows.
+//! side, see [`UnitKey`]. The answers of any 24 hours from one ledger together are (ε, δ)-differentially private, ε and δ
+//! being its purses, and all of them ε with its total if it has one. Whoever asks sees three things only: checks of what
+//! is public (the request, file names and sizes, headers, databases of prefixes), noised answers, and the ledger. Whatever
+//! goes wrong after paying is answered as if there were no flows.
 //!
 //! # Map
-//! [`request`] is what can be asked, [`flows`] the columns of the formats, [`source`] the files, [`text`] their lines,
-//! [`asn`] and [`units`] know addresses. An [`engine`] computes the exact table: [`plain`] does so in one pass over text.
-//! [`release`] turns the table into an answer, [`ask`](mod@ask) is the whole way.
+//! [`request`] is what can be asked, [`flows`] the columns of the formats, [`source`] the files, [`text`], [`json`] and
+//! [`parquet`] what is in them, as [`cell`]s; [`asn`] and [`units`] know addresses. [`import`] makes Parquet of the others.
+//! An [`engine`] computes the exact table: [`plain`] does so in one pass, with [`sums`] and [`pattern`], which engines of
+//! other programs share. [`release`] turns the table into an answer, [`ask`](mod@ask) is the whole way.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 

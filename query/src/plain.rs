@@ -1,7 +1,11 @@
 //! Flow logs in one pass: what a question needs of each flow, straight into a table of units.
 //!
-//! No query engine: a question is one filter and one sum for each unit, which this does with less CPU and memory than a
-//! general engine, whatever the flows are read from. Engines of other programs share [`crate::sums`] and [`crate::pattern`].
+//! # Why no query engine
+//! Chaff's plan had DataFusion here. A question is one filter and one sum for each unit, though, and nothing of it is SQL.
+//! This pass takes half of the CPU that DataFusion 55 needs for that sum alone over text and less over Parquet
+//! (`cargo xtask bench query`), 15 MB of memory and not 220, and adds no 200 crates to a build. Sums are whole numbers, so
+//! that threads and files give one answer in any order. Past one machine an engine is worth its weight: programs with
+//! another [`Engine`] share [`crate::sums`] and [`crate::pattern`].
 
 use std::collections::HashMap;
 use std::io;
@@ -43,7 +47,7 @@ impl Engine for Plain {
         let all = Mutex::new((pieces.into_iter(), Vec::new()));
         let locked = || all.lock().unwrap_or_else(PoisonError::into_inner);
         std::thread::scope(|scope| {
-            for _ in 0..threads {
+            let pass = || {
                 scope.spawn(|| {
                     let mut pass = Pass::new(source.format, request, databases);
                     let mut done = Ok(());
@@ -54,7 +58,12 @@ impl Engine for Plain {
                         done = pass.read(&piece);
                     }
                     locked().1.push(done.map(|()| pass.units.into_sums()));
-                });
+                })
+            };
+            let passes: Vec<_> = std::iter::repeat_with(pass).take(threads).collect();
+            for pass in passes {
+                // One that panicked, on a broken file, has left nothing: that is counted below.
+                let _ = pass.join();
             }
         });
         let mut merged = Sums::new();

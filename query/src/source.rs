@@ -58,7 +58,7 @@ pub enum Piece {
 #[non_exhaustive]
 pub enum SourceError {
     /// The system refused.
-    #[error("{path}: while {doing}: {source}")]
+    #[error("{path}: while {doing}")]
     Io {
         /// The file.
         path: PathBuf,

@@ -594,6 +594,26 @@ fn flaw_12_common_names_show_and_a_single_users_do_not() {
 }
 
 #[test]
+fn flaw_13_time_is_rounded_up_and_does_not_tell_of_the_data() {
+    // Half a second and 10 ns a byte, or a multiple of it: never less.
+    for log in [tstat(&[]), tstat(&[Flow::default(); 2_000])] {
+        let site = Site::new(&log, "10");
+        let started = std::time::Instant::now();
+        let answered = site.query(&[
+            "user-count",
+            "--epsilon",
+            "1",
+            "--data",
+            "LOG",
+            "--ledger",
+            "LEDGER",
+        ]);
+        assert!(answered.status.success());
+        assert!(started.elapsed() >= std::time::Duration::from_millis(500));
+    }
+}
+
+#[test]
 fn flaw_14_wildcards_can_be_escaped() {
     let flows = [
         "iot_hub.example",

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use chaff_privacy::file::LedgerFile;
-use chaff_privacy::{Budget, DAY_NS, Day, Epsilon, Expense};
+use chaff_privacy::{Budget, DAY_NS, Day, Epsilon, Expense, Rho};
 use chaff_query::purse::{UNIT, now_ns};
 use common::{Flow, Site, text, tstat};
 use serde_json::Value;
@@ -133,19 +133,11 @@ fn a_total_holds_for_ever() {
         "{}",
         text(&shown.stdout)
     );
-    // Delta and rho are purses too.
-    assert!(
-        make("three", &["--delta", "1e-6", "--rho", "0.02"])
-            .status
-            .success()
-    );
-    let shown = site.query(&["ledger", "--ledger", "three"]);
+    // Delta is a purse too.
+    assert!(make("both", &["--delta", "1e-6"]).status.success());
+    let shown = site.query(&["ledger", "--ledger", "both"]);
     let said = text(&shown.stdout);
-    for line in [
-        "epsilon  0 of 1 spent",
-        "rho  0 of 0.02 spent",
-        "delta  0 of 1e-6 spent, 1e-6 left",
-    ] {
+    for line in ["epsilon  0 of 1 spent", "delta  0 of 1e-6 spent, 1e-6 left"] {
         assert!(said.contains(line), "{said}");
     }
     let ask = |delta: &str| {
@@ -158,7 +150,7 @@ fn a_total_holds_for_ever() {
             "--data",
             "LOG",
             "--ledger",
-            "three",
+            "both",
             "--prompt-time",
         ])
     };
@@ -267,7 +259,7 @@ fn a_ledger_of_a_gateway_pays_too() {
     let path = site.path("shared");
     let day = Day {
         epsilon: Some(Epsilon::new(1.0).expect("an epsilon")),
-        rho: None,
+        rho: Some(Rho::at_most(0.02).expect("a rho")),
     };
     let mut gateway =
         LedgerFile::open_shared(&path, Budget::daily("one UTC day of one device", day, 1e-6))
@@ -298,4 +290,10 @@ fn a_ledger_of_a_gateway_pays_too() {
         ..Expense::default()
     };
     assert!(gateway.charge(&expense).is_err());
+    let shown = site.query(&["ledger", "--ledger", "shared"]);
+    assert!(
+        text(&shown.stdout).contains("rho  0 of 0.02 spent, 0.02 left"),
+        "{}",
+        text(&shown.stdout)
+    );
 }

@@ -163,7 +163,7 @@ fn imported_logs_give_the_same_tables() {
         (1, 2, 2, 0)
     );
     assert_eq!(
-        import(&[halves.clone()], None, &many, |_| ())
+        import(std::slice::from_ref(&halves), None, &many, |_| ())
             .unwrap()
             .files
             .len(),
@@ -226,16 +226,16 @@ fn archive(path: &Path, flows: &[(&str, &str, u64, Option<&str>)]) {
         unit: "".into(),
         doc: "".into(),
     });
-    let file = std::fs::File::create(path).unwrap();
+    let file = std::fs::File::create(path).expect("a file");
     let options = ParquetOptions {
         group_rows: 2,
         ..ParquetOptions::default()
     };
-    let mut out = Box::new(Parquet::new(file, &columns, &options).unwrap());
+    let mut out = Box::new(Parquet::new(file, &columns, &options).expect("begins"));
     for (user, peer, bytes, name) in flows {
         let value = |column: &Column| match &*column.name {
-            "src_ip" => Value::Ip(user.parse().unwrap()),
-            "dst_ip" => Value::Ip(peer.parse().unwrap()),
+            "src_ip" => Value::Ip(user.parse().expect("an address")),
+            "dst_ip" => Value::Ip(peer.parse().expect("an address")),
             "device_dir" => Value::Word("out"),
             "bwd_bytes" => Value::Unsigned(*bytes),
             "fwd_bytes" => Value::Unsigned(1),
@@ -243,9 +243,9 @@ fn archive(path: &Path, flows: &[(&str, &str, u64, Option<&str>)]) {
             _ => Value::Missing,
         };
         let row: Vec<Value> = columns.iter().map(value).collect();
-        out.write(&row).unwrap();
+        out.write(&row).expect("writes");
     }
-    out.finish().unwrap();
+    out.finish().expect("ends");
 }
 
 #[test]
@@ -436,4 +436,62 @@ fn a_manifest_tells_what_could_not_be_read_and_shows_none_of_it() {
     for private in ["nobody", "10.0.0.1", "N3.example", "\"q"] {
         assert!(!said.contains(private), "{said}");
     }
+}
+
+#[test]
+fn broken_files_are_refused_or_fail_and_never_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let flows = ["10.0.0.1", "10.0.0.2"].map(|user| Flow {
+        user,
+        ..Flow::default()
+    });
+    std::fs::write(&log, tstat(&flows)).unwrap();
+    let folder = dir.path().join("flows");
+    import(&[log], None, &folder, |_| ()).unwrap();
+    let whole = std::fs::read(folder.join("log.parquet")).unwrap();
+    let path = dir.path().join("broken.parquet");
+    // Its own file, without a manifest that would refuse it.
+    let plain = replaced(&whole, b"chaff.import", b"chaff.broken");
+    let asked = [
+        request(Measure::Bytes(Direction::Ingoing)),
+        request(Measure::Names),
+    ];
+    let (mut refused, mut failed, mut answered) = (0, 0, 0);
+    for at in 0..plain.len() * 2 {
+        let mut bytes = plain.clone();
+        match at % 2 {
+            0 => bytes[at / 2] ^= 1 << (at % 7),
+            _ => bytes.truncate(at / 2),
+        }
+        std::fs::write(&path, &bytes).unwrap();
+        let Ok(source) = Source::open(std::slice::from_ref(&path), None) else {
+            refused += 1;
+            continue;
+        };
+        for request in &asked {
+            if source.check(request).is_err() {
+                refused += 1;
+                continue;
+            }
+            match (Plain { threads: 1 }).table(&source, request, &Databases::default()) {
+                Ok(_) => answered += 1,
+                Err(_) => failed += 1,
+            }
+        }
+    }
+    assert!(
+        refused > 0 && failed > 0 && answered > 0,
+        "{refused} {failed} {answered}"
+    );
+}
+
+fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    let at = bytes
+        .windows(from.len())
+        .position(|w| w == from)
+        .expect("it is there");
+    let mut out = bytes.to_vec();
+    out[at..at + to.len()].copy_from_slice(to);
+    out
 }

@@ -55,7 +55,7 @@ enum Command {
   query plan user-count --domain video.example.net --epsilon 0.2 --ledger site.ledger"
     )]
     Plan(Action),
-    /// Turn logs into Parquet, once: questions about it cost a tenth of the time.
+    /// Turn logs into Parquet, once: a question then reads only the columns that it needs.
     #[command(after_help = "Examples:
   query import log_tcp_complete.gz --output flows
   query import nfdump/ --output flows --format nfdump

@@ -97,9 +97,6 @@ pub(super) struct Ledger {
     /// And this much delta within any 24 hours, for top-domains; below 1.
     #[arg(long, default_value_t = 0.0, value_name = "D", requires = "budget")]
     delta: f64,
-    /// And this much rho within any 24 hours, for a gateway's telemetry that shares the ledger.
-    #[arg(long, value_name = "RHO", requires = "budget")]
-    rho: Option<Rho>,
     /// And this much epsilon for ever [default: no cap].
     #[arg(long, value_name = "EPSILON", requires = "budget")]
     total: Option<Epsilon>,
@@ -178,7 +175,7 @@ impl Ledger {
         }
         let day = Day {
             epsilon: Some(epsilon),
-            rho: self.rho,
+            rho: None,
         };
         Ok(Budget {
             total: self.total.unwrap_or(Epsilon::MAX),

@@ -851,6 +851,7 @@ mod tests {
             gateway: Some(PathBuf::from("gateway")),
             only: None,
             flows: 1,
+            dpmon: None,
         };
         let mut names: Vec<_> = ours(&options, &folder, &folder).unwrap();
         let capture = root().join("tests/fixtures/demo.pcap");
