@@ -45,7 +45,7 @@ fn published_errors_are_met_within_a_tenth_over_2000_runs() {
     let rows: Vec<(u32, f64)> = (0..users)
         .map(|u| (u, (f64::from(u) + 0.5) / f64::from(users) * 100.0))
         .collect();
-    let keys: Vec<(u32, u8, u64)> = (0..users).map(|u| (u, 7, 1)).collect();
+    let keys: Vec<(u32, String, u64)> = (0..users).map(|u| (u, "name".to_owned(), 1)).collect();
     let delta = 1e-6;
     let expected = [
         Expected::sum(&bounds, epsilon).mean_absolute,
@@ -56,12 +56,14 @@ fn published_errors_are_met_within_a_tenth_over_2000_runs() {
     ];
     let mut found = [0.0; 5];
     for _ in 0..RUNS {
-        let mut noise = || Noise::Seeded(&mut rng);
-        let sum = grant(0.8, 0.0).sum(rows.iter().copied(), &bounds, noise());
-        let bins = grant(0.8, 0.0).histogram(rows.iter().map(|r| (r.0, 0)), 1, 1, noise());
-        let top = grant(0.8, delta).threshold_counts(keys.iter().copied(), 1, 0, noise());
-        let mean = grant(0.8, 0.0).mean(rows.iter().copied(), &bounds, noise());
-        let deviation = grant(0.8, 0.0).deviation(rows.iter().copied(), &bounds, noise());
+        let sum = grant(0.8, 0.0).sum(rows.iter().copied(), &bounds, Noise::Seeded(&mut rng));
+        let bins =
+            grant(0.8, 0.0).histogram(rows.iter().map(|r| (r.0, 0)), 1, 1, Noise::Seeded(&mut rng));
+        let top =
+            grant(0.8, delta).threshold_counts(keys.iter().cloned(), 1, 0, Noise::Seeded(&mut rng));
+        let mean = grant(0.8, 0.0).mean(rows.iter().copied(), &bounds, Noise::Seeded(&mut rng));
+        let deviation =
+            grant(0.8, 0.0).deviation(rows.iter().copied(), &bounds, Noise::Seeded(&mut rng));
         let count = |n: i64| (n - i64::from(users)).abs() as f64;
         found[0] += (sum.unwrap().value() - 50.0 * f64::from(users)).abs();
         found[1] += count(bins.unwrap().value()[0]);
