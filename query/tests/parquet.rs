@@ -458,7 +458,7 @@ fn broken_files_are_refused_or_fail_and_never_panic() {
         request(Measure::Names),
     ];
     let (mut refused, mut failed, mut answered) = (0, 0, 0);
-    for at in 0..plain.len() * 2 {
+    for at in (0..plain.len() * 2).step_by(17) {
         let mut bytes = plain.clone();
         match at % 2 {
             0 => bytes[at / 2] ^= 1 << (at % 7),
