@@ -1,6 +1,6 @@
 //! Parquet: what `query import` makes, what the gateway archives, and any other file with the columns of a format.
 //!
-//! Only the columns that are asked for are read, and of a row group only [`BATCH`] rows are in memory at a time.
+//! Only the columns that are asked for are read, and of a row group a few thousand rows are in memory at a time.
 
 use std::fs::File;
 use std::io;
