@@ -18,6 +18,7 @@ mod account;
 pub mod attacks;
 pub mod bench;
 pub mod build_ebpf;
+pub mod cluster;
 pub mod command;
 pub mod conformance;
 pub mod demo;

@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use xtask::build_ebpf::{self, Toolchain};
 use xtask::command::Stop;
 use xtask::netns::{self, Layout, Topology};
-use xtask::{attacks, bench, conformance, demo, fuzz, record, test};
+use xtask::{attacks, bench, cluster, conformance, demo, fuzz, record, test};
 
 /// Chaff's development tasks.
 #[derive(Parser)]
@@ -67,6 +67,11 @@ with a line that says so when it cannot be had). Numbers mean something on a mac
 A C++ compiler is needed; with a nightly toolchain the address sanitizer is on. Inputs that grow are in
 target/fuzz/corpus, findings in target/fuzz/artifacts. `cargo test -p chaff-fuzz-targets` replays tests/fuzz/corpus.")]
     Fuzz(fuzz::Options),
+    /// Builds and tests `query-cluster`, which has a workspace of its own; the first time takes 15 to 20 minutes of CPU.
+    #[command(after_help = "Examples:
+  cargo xtask cluster
+  cargo xtask cluster --build")]
+    Cluster(cluster::Options),
     /// Compares the gateway's flows with those of another program on the same captures, file by file.
     #[command(after_help = "Examples:
   cargo xtask conformance nfstream
@@ -142,6 +147,7 @@ fn run(task: Task) -> Result<()> {
         Task::Test(options) => test::run(options),
         Task::BuildEbpf { check, toolchain } => build_ebpf::run(check, toolchain),
         Task::Bench(options) => bench::run(&options),
+        Task::Cluster(options) => cluster::run(options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Measure(program) => program.run(),
         Task::Conformance(options) => conformance::run(&options),
