@@ -29,15 +29,19 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod critic;
 mod export;
 mod layer;
 mod network;
+mod norm;
 mod real;
 mod recurrent;
 mod training;
 
-pub use layer::{Activation, Conv1d, Dense, Layer, Parameter};
+pub use critic::{Critic, Scores};
+pub use layer::{Activation, Conv1d, Dense, Layer, Parameter, cut, cut_mut, normal};
 pub use network::Network;
+pub use norm::BatchNorm;
 pub use real::Real;
 pub use recurrent::{Gru, Lstm};
 pub use training::{Fit, Optimizer, Samples, fit};

@@ -38,7 +38,9 @@ mod address;
 mod capture;
 mod chain;
 mod csv;
+mod doppelganger;
 mod encode;
+mod engine;
 mod error;
 mod fit;
 mod grid;
@@ -53,9 +55,14 @@ mod table;
 
 pub use capture::{ACTIVE_US, Capture, IDLE_US, MAX_PACKETS, read_capture};
 pub use csv::{protocol_name, read_csv, write_csv};
+pub use doppelganger::{
+    Config, Doppelganger, Losses, NetworkOptions, PrivateNetworkOptions, Progress, Rows, Settings, Unwatched, Watch,
+    fit_doppelganger, fit_doppelganger_private, read_config,
+};
+pub use engine::{Engine, load};
 pub use error::SynthError;
 pub use fit::{Options, PrivateOptions, fit, fit_capture, fit_private};
 pub use measure::{Distance, Fidelity, fidelity};
-pub use model::{Engine, Info, Method, Model, Paid, Privacy, Unit};
+pub use model::{Info, Method, Model, Paid, Privacy, Unit};
 pub use packets::{MAX_WRITTEN, write_pcap};
 pub use table::{MAX_LABELS, MAX_RECORDS, Record, Table, has_ports, header_bytes};
