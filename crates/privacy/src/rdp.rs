@@ -363,7 +363,7 @@ mod tests {
                 assert!((near - below).abs() < 1e-4 * below.max(1e-6), "{near} {below}");
             }
         }
-        for (x, want) in [(0.0, 0.0), (1.0, -1.849_605), (3.0, -10.720_367), (-1.0, 0.611_095_8)] {
+        for (x, want) in [(0.0, 0.0), (1.0, -1.849_605), (3.0, -10.720_367), (-1.0, 0.611_232_3)] {
             assert!((log_erfc(x) - want).abs() < 1e-5, "{x}: {}", log_erfc(x));
         }
     }

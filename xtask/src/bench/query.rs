@@ -196,7 +196,7 @@ fn measure(options: &Options, folder: &Path, log: &Path) -> Result<Value> {
 }
 
 /// Runs a program in a process of its own that counts for it.
-fn one(folder: &Path, command: &[String]) -> Result<Used> {
+pub(super) fn one(folder: &Path, command: &[String]) -> Result<Used> {
     let said = [folder.join("stdout.txt"), folder.join("stderr.txt")];
     let mut measure = Command::new(std::env::current_exe()?);
     measure.args(["measure", "--stdout"]).arg(&said[0]);
@@ -213,26 +213,33 @@ fn one(folder: &Path, command: &[String]) -> Result<Used> {
     Ok(used)
 }
 
-fn median(runs: &[Used]) -> Used {
+pub(super) fn median(runs: &[Used]) -> Used {
     let mut sorted = runs.to_vec();
     sorted.sort_by(|a, b| a.cpu_s.total_cmp(&b.cpu_s));
     sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }
 
 fn peer(folder: &Path, log: &Path) -> Result<Used> {
-    let home = folder.join("dpmon-peer");
-    let python = home.join("bin/python");
+    let python = python(&folder.join("dpmon-peer"), "diffprivlib, pandasql", &PACKAGES)?;
     let script = folder.join("dpmon_peer.py");
     fs::write(&script, PEER)?;
+    let text = |path: &Path| path.display().to_string();
+    let command = [text(&python), text(&script), text(log), DOMAIN.to_owned()];
+    one(folder, &command)
+}
+
+/// A Python environment with these packages, made when it cannot import what is needed yet.
+pub(super) fn python(home: &Path, imports: &str, packages: &[&str]) -> Result<PathBuf> {
+    let python = home.join("bin/python");
     let probe = || {
         let mut probe = Command::new(&python);
-        probe.args(["-c", "import diffprivlib, pandasql"]);
+        probe.args(["-c", &format!("import {imports}")]);
         output(probe)
     };
     if !python.exists() || probe().is_err() {
-        eprintln!("installing {PACKAGES:?} into {}", home.display());
+        eprintln!("installing {packages:?} into {}", home.display());
         let mut make = Command::new("python3");
-        make.args(["-m", "venv"]).arg(&home);
+        make.args(["-m", "venv"]).arg(home);
         output(make).context("no Python environment")?;
         let mut install = Command::new(&python);
         install.args([
@@ -242,10 +249,8 @@ fn peer(folder: &Path, log: &Path) -> Result<Used> {
             "--quiet",
             "--disable-pip-version-check",
         ]);
-        install.args(PACKAGES);
+        install.args(packages);
         output(install)?;
     }
-    let text = |path: &Path| path.display().to_string();
-    let command = [text(&python), text(&script), text(log), DOMAIN.to_owned()];
-    one(folder, &command)
+    Ok(python)
 }

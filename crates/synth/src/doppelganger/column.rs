@@ -129,9 +129,9 @@ impl Column {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Row {
     pub(crate) record: Record,
-    id: u16,
-    flags: u8,
-    offset: u16,
+    pub(crate) id: u16,
+    pub(crate) flags: u8,
+    pub(crate) offset: u16,
 }
 
 fn v4(address: IpAddr) -> u32 {

@@ -298,7 +298,9 @@ impl Job<'_> {
             Some(nets) => nets.clone(),
             None => {
                 let mut rng = ChaCha8Rng::seed_from_u64(key(&[self.seed, self.number as u64]));
-                Nets::new(self.shape(chunk), net, &mut rng)
+                let mut nets = Nets::new(self.shape(chunk), net, &mut rng);
+                nets.generator.start_at(&flows);
+                nets
             }
         };
         nets.restart(net);

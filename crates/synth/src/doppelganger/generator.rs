@@ -140,6 +140,27 @@ fn pull<T: Real>(heads: &[Head], times: usize, d: &mut Array2<T>, y: &Array2<T>)
     }
 }
 
+/// What each output is to be before its activation for these means of `n` values.
+fn biases(heads: &[Head], means: &[f64], n: f64) -> Vec<f64> {
+    let least = 0.5 / (n + 1.0);
+    let mut at = 0;
+    let mut out = Vec::with_capacity(means.len());
+    for head in heads {
+        for mean in &means[at..at + head.size()] {
+            out.push(match head {
+                Head::Softmax(_) => mean.max(least).ln(),
+                Head::Sigmoid(_) => {
+                    let p = mean.clamp(least, 1.0 - least);
+                    (p / (1.0 - p)).ln()
+                }
+                Head::Tanh(_) => mean.clamp(-1.0 + least, 1.0 - least).atanh(),
+            });
+        }
+        at += head.size();
+    }
+    out
+}
+
 /// The most probable choice of each softmax as 1, the others 0; other numbers as they are.
 pub(crate) fn hardened<T: Real>(heads: &[Head], x: ArrayView2<'_, T>) -> Array2<T> {
     let mut out = x.to_owned();
@@ -185,6 +206,40 @@ impl<T: Real> Generator<T> {
             attributes: Array2::zeros((0, 0)),
             records: Array2::zeros((0, 0)),
             kept: Array2::default((0, 0)),
+        }
+    }
+
+    /// Sets the outputs' biases so that the first flows have the mean of these, output by output, in place of one half:
+    /// what is rare (a set bit, a label) starts rare.
+    pub(crate) fn start_at(&mut self, flows: &Array2<T>) {
+        let record = self.shape.record_size();
+        let slots = self.shape.records_size() / record.max(1);
+        // Of records only those that are there: one of the last two numbers is 1.
+        let mut sums = vec![0.0; record];
+        let mut count = 0.0;
+        for flow in flows.columns() {
+            for k in 0..slots {
+                let of = |i: usize| flow[k * record + i].f64();
+                if of(record - 2) + of(record - 1) > 0.5 {
+                    count += 1.0;
+                    sums.iter_mut().enumerate().for_each(|(i, s)| *s += of(i));
+                }
+            }
+        }
+        let n = flows.ncols().max(1) as f64;
+        let means: Vec<f64> = sums.iter().map(|s| s / f64::max(count, 1.0)).collect();
+        let start = biases(&self.shape.record, &means, count);
+        for (i, b) in self.out.bias.value.iter_mut().enumerate() {
+            *b = T::of(start[i % record]);
+        }
+        let rows = cut(flows.view(), self.shape.records_size().., ..);
+        let means: Vec<f64> = rows
+            .outer_iter()
+            .map(|row| row.iter().map(|v| v.f64()).sum::<f64>() / n)
+            .collect();
+        let start = biases(&self.shape.attributes, &means, n);
+        for (b, v) in self.heads.bias.value.iter_mut().zip(start) {
+            *b = T::of(v);
         }
     }
 
@@ -365,11 +420,17 @@ mod tests {
 
     #[test]
     fn gradients_agree_with_finite_differences() {
+        // Attributes of choices only: numbers reach the LSTM as well, and on that way pass no gradient on.
+        let shape = Shape {
+            attributes: vec![Head::Softmax(2), Head::Softmax(3)],
+            record: vec![Head::Sigmoid(1), Head::Tanh(2), Head::Softmax(3), Head::Softmax(2)],
+            ..shape()
+        };
         let mut rng = ChaCha20Rng::seed_from_u64(8);
-        let mut generator = Generator::<f64>::new(shape(), &mut rng);
+        let mut generator = Generator::<f64>::new(shape.clone(), &mut rng);
         let batch = 7;
         let keep = rng.clone();
-        let noise = || Noise::draw(&shape(), batch, &mut keep.clone());
+        let noise = || Noise::draw(&shape, batch, &mut keep.clone());
         let y = generator.forward(noise());
         let weight = Array2::from_shape_fn(y.raw_dim(), |(i, j)| ((i * 5 + j * 3) % 11) as f64 - 4.0);
         generator.backward(weight.view());
@@ -389,6 +450,29 @@ mod tests {
                 let want = (at(h) - at(-h)) / (2.0 * h);
                 assert!((g - want).abs() < 1e-5 * want.abs().max(1.0), "{k} [{i},{j}]: {g} {want}");
             }
+        }
+    }
+
+    #[test]
+    fn a_generator_starts_at_the_data_s_means() {
+        let mut rng = ChaCha20Rng::seed_from_u64(8);
+        let mut generator = Generator::<f64>::new(shape(), &mut rng);
+        generator.out.weights.value.fill(0.0);
+        generator.heads.weights.value.fill(0.0);
+        // Two of four flows have a second record, none a third.
+        let flow = |k: usize| {
+            let first = [0.2, 0.0, 1.0, 0.0, f64::from(k < 2), f64::from(k >= 2)];
+            let second = if k < 2 { [0.6, 1.0, 0.0, 0.0, 0.0, 1.0] } else { [0.0; 6] };
+            let attributes = [f64::from(k == 0), f64::from(k != 0), 0.5, -0.3, 0.9];
+            [&first[..], &second, &[0.0; 12], &attributes].concat()
+        };
+        let flows = Array2::from_shape_fn((29, 4), |(i, j)| flow(j)[i]);
+        generator.start_at(&flows);
+        let y = generator.forward(Noise::draw(&shape(), 2, &mut rng));
+        let want = [(0, 2.0 / 6.0), (2, 4.0 / 6.0), (4, 2.0 / 6.0), (24, 0.25), (26, 0.5), (28, 0.9)];
+        for (i, mean) in want {
+            let found = y[[i, 0]];
+            assert!((found - mean).abs() < 0.06, "{i}: {found} {mean}");
         }
     }
 
