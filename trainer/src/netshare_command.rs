@@ -83,14 +83,20 @@ fn fit_paid(
         bail!("--unit is for --method marginal; the unit of doppelganger is the flow");
     }
     if args.checkpoints.is_some() {
-        bail!("--checkpoints: none are kept with --epsilon, for steps that are repeated are paid for again");
+        bail!(
+            "--checkpoints: none are kept with --epsilon, for steps that are repeated are paid for again"
+        );
     }
     let Some(range) = &args.public_time_range else {
-        bail!("--epsilon with doppelganger needs --public-time-range FIRST..LAST, which cuts the chunks");
+        bail!(
+            "--epsilon with doppelganger needs --public-time-range FIRST..LAST, which cuts the chunks"
+        );
     };
     needs_ledger(args)?;
     let labels = match args.public_labels.as_deref() {
-        Some("from-input") => bail!("--public-labels from-input: name them; doppelganger reads none from the input"),
+        Some("from-input") => {
+            bail!("--public-labels from-input: name them; doppelganger reads none from the input")
+        }
         Some(list) => Some(list.split(',').map(|l| l.trim().to_owned()).collect()),
         None => None,
     };
@@ -102,10 +108,14 @@ fn fit_paid(
         bail!("the configuration has no model");
     };
     if config.grid.len() > 1 {
-        eprintln!("with --epsilon the grid's first model alone is trained: to choose by the data would cost budget");
+        eprintln!(
+            "with --epsilon the grid's first model alone is trained: to choose by the data would cost budget"
+        );
     }
     if let Some(noise) = settings.noise_multiplier {
-        eprintln!("dp_noise_multiplier {noise} is not used: the noise follows from --epsilon, and is in the side-car");
+        eprintln!(
+            "dp_noise_multiplier {noise} is not used: the noise follows from --epsilon, and is in the side-car"
+        );
     }
     let entropy = entropy(args)?;
     // Only public checks before this line, only the paid mechanism after it.

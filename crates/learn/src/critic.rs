@@ -43,7 +43,10 @@ impl<T: Real> Critic<T> {
         let mut layers = Vec::new();
         let mut from = inputs;
         for _ in 0..hidden {
-            layers.push([Parameter::glorot(units, from, rng), Parameter::zeros(units, 1)]);
+            layers.push([
+                Parameter::glorot(units, from, rng),
+                Parameter::zeros(units, 1),
+            ]);
             from = units;
         }
         layers.push([Parameter::glorot(1, from, rng), Parameter::zeros(1, 1)]);
@@ -113,7 +116,10 @@ impl<T: Real> Critic<T> {
         let scores = self.forward(x);
         let [a, b, c] = counts;
         let mean = |from: usize, to: usize| {
-            let sum: f64 = cut(scores.view(), .., from..to).iter().map(|v| v.f64()).sum();
+            let sum: f64 = cut(scores.view(), .., from..to)
+                .iter()
+                .map(|v| v.f64())
+                .sum();
             sum * share(to - from)
         };
         let (of_real, of_fake) = (mean(0, a), mean(a, a + b));
@@ -250,7 +256,11 @@ mod tests {
                 .map(|i| {
                     let sum = h.iter().enumerate().map(|(j, v)| w.value[[i, j]] * v);
                     let y = b.value[[i, 0]] + sum.sum::<f64>();
-                    if k + 1 < critic.layers.len() { y.max(0.0) } else { y }
+                    if k + 1 < critic.layers.len() {
+                        y.max(0.0)
+                    } else {
+                        y
+                    }
                 })
                 .collect();
         }
@@ -258,9 +268,18 @@ mod tests {
     }
 
     /// The loss by its definition, slopes by central differences.
-    fn loss(critic: &Critic<f64>, real: &Array2<f64>, fake: &Array2<f64>, mixed: &Array2<f64>) -> [f64; 3] {
+    fn loss(
+        critic: &Critic<f64>,
+        real: &Array2<f64>,
+        fake: &Array2<f64>,
+        mixed: &Array2<f64>,
+    ) -> [f64; 3] {
         let mean = |m: &Array2<f64>| {
-            let sum: f64 = m.columns().into_iter().map(|c| score(critic, &c.to_vec())).sum();
+            let sum: f64 = m
+                .columns()
+                .into_iter()
+                .map(|c| score(critic, &c.to_vec()))
+                .sum();
             sum / m.ncols() as f64
         };
         let h = 1e-6;
@@ -323,7 +342,13 @@ mod tests {
         for (i, norm) in norms.iter().enumerate() {
             let mut alone = critic();
             let one = |m: &Array2<f64>| cut(m.view(), .., i..i + 1).to_owned();
-            alone.sweep(one(&real).view(), nothing.view(), one(&mixed).view(), COEFFICIENT, true);
+            alone.sweep(
+                one(&real).view(),
+                nothing.view(),
+                one(&mixed).view(),
+                COEFFICIENT,
+                true,
+            );
             alone.collect();
             let squares = |p: &mut Parameter<f64>| p.gradient.iter().map(|g| g * g).sum::<f64>();
             let want: f64 = alone.parameters().map(squares).sum();
@@ -334,7 +359,10 @@ mod tests {
         c.sweep(real.view(), nothing.view(), mixed.view(), COEFFICIENT, true);
         c.scale(&factors);
         c.collect();
-        let sum: f64 = c.parameters().map(|p| p.gradient.iter().map(|g| g * g).sum::<f64>()).sum();
+        let sum: f64 = c
+            .parameters()
+            .map(|p| p.gradient.iter().map(|g| g * g).sum::<f64>())
+            .sum();
         assert!(sum.sqrt() <= 0.5 * norms.len() as f64 + 1e-9);
     }
 
@@ -344,7 +372,11 @@ mod tests {
         let mut c = critic();
         let (mean, d) = c.pull(x.clone(), 0.7);
         let value = |x: &Array2<f64>| -> f64 {
-            let sum: f64 = x.columns().into_iter().map(|v| score(&critic(), &v.to_vec())).sum();
+            let sum: f64 = x
+                .columns()
+                .into_iter()
+                .map(|v| score(&critic(), &v.to_vec()))
+                .sum();
             sum / 3.0
         };
         assert!((mean - value(&x)).abs() < 1e-12);

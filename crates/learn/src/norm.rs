@@ -123,13 +123,21 @@ mod tests {
             up[[i, j]] += h;
             down[[i, j]] -= h;
             let want = (loss(&norm, &up) - loss(&norm, &down)) / (2.0 * h);
-            assert!((dx[[i, j]] - want).abs() < 1e-6, "{i} {j}: {} {want}", dx[[i, j]]);
+            assert!(
+                (dx[[i, j]] - want).abs() < 1e-6,
+                "{i} {j}: {} {want}",
+                dx[[i, j]]
+            );
         }
         for i in 0..3 {
             for shift in [false, true] {
                 let at = |by: f64| {
                     let mut moved = norm.clone();
-                    let p = if shift { &mut moved.shift } else { &mut moved.scale };
+                    let p = if shift {
+                        &mut moved.shift
+                    } else {
+                        &mut moved.scale
+                    };
                     p.value[[i, 0]] += by;
                     loss(&moved, &x)
                 };

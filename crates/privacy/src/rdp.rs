@@ -30,7 +30,8 @@ pub struct Sampled {
 fn orders() -> impl Iterator<Item = f64> {
     let fine = (1..100).map(|k| 1.0 + f64::from(k) / 10.0);
     let whole = (11..64).map(f64::from);
-    fine.chain(whole).chain([80.0, 96.0, 128.0, 192.0, 256.0, 512.0])
+    fine.chain(whole)
+        .chain([80.0, 96.0, 128.0, 192.0, 256.0, 512.0])
 }
 
 /// The smallest ε for which all of `parts` together with releases of `rho`-zCDP are (ε, δ)-DP, units added or removed.
@@ -70,10 +71,8 @@ fn whole_moment(q: f64, noise: f64, alpha: u32) -> f64 {
     let mut sum = f64::NEG_INFINITY;
     for k in 0..=alpha {
         let k = f64::from(k);
-        let term = binomial
-            + (a - k) * (-q).ln_1p()
-            + k * q.ln()
-            + (k * k - k) / (2.0 * noise * noise);
+        let term =
+            binomial + (a - k) * (-q).ln_1p() + k * q.ln() + (k * k - k) / (2.0 * noise * noise);
         sum = add(sum, term);
         binomial += ((a - k) / (k + 1.0)).ln();
     }
@@ -162,7 +161,9 @@ impl Grant {
     /// [`ReleaseError::Mechanism`] when the grant was not paid with a δ.
     pub fn into_gradients(self, entropy: Entropy) -> Result<Gradients, ReleaseError> {
         if self.delta() <= 0.0 {
-            return Err(refuse("Gaussian noise needs a delta above 0, paid from the ledger"));
+            return Err(refuse(
+                "Gaussian noise needs a delta above 0, paid from the ledger",
+            ));
         }
         let (rng, simulated) = match entropy {
             Entropy::System(key) => (ChaCha20Rng::from_seed(key), false),
@@ -197,7 +198,9 @@ impl Gradients {
         share: f64,
     ) -> Result<(i64, Charge), ReleaseError> {
         if !(share > 0.0 && share < 1.0) {
-            return Err(refuse("a count's share of the budget must lie between 0 and 1"));
+            return Err(refuse(
+                "a count's share of the budget must lie between 0 and 1",
+            ));
         }
         let rho = share * rho_of_epsilon(self.epsilon, self.delta);
         if (1.0 / (2.0 * rho)).sqrt() > MAX_SIGMA {
@@ -233,7 +236,9 @@ impl Gradients {
     /// at most 1.
     pub fn into_runs(mut self, runs: &[(f64, u64)]) -> Result<Vec<Run>, ReleaseError> {
         if runs.iter().any(|(rate, _)| !(*rate > 0.0 && *rate <= 1.0)) {
-            return Err(refuse("a step's sampling rate must be above 0 and at most 1"));
+            return Err(refuse(
+                "a step's sampling rate must be above 0 and at most 1",
+            ));
         }
         let with = |noise: f64| -> Vec<Sampled> {
             runs.iter()
@@ -360,10 +365,18 @@ mod tests {
                 // Convex in the order, and growing.
                 assert!(at > below && at < 0.5 * (below + above) + 1e-12);
                 let near = part_moment(q, noise, f64::from(k) + 1e-7);
-                assert!((near - below).abs() < 1e-4 * below.max(1e-6), "{near} {below}");
+                assert!(
+                    (near - below).abs() < 1e-4 * below.max(1e-6),
+                    "{near} {below}"
+                );
             }
         }
-        for (x, want) in [(0.0, 0.0), (1.0, -1.849_605), (3.0, -10.720_367), (-1.0, 0.611_232_3)] {
+        for (x, want) in [
+            (0.0, 0.0),
+            (1.0, -1.849_605),
+            (3.0, -10.720_367),
+            (-1.0, 0.611_232_3),
+        ] {
             assert!((log_erfc(x) - want).abs() < 1e-5, "{x}: {}", log_erfc(x));
         }
     }
@@ -372,7 +385,10 @@ mod tests {
         let epsilon = Epsilon::new(epsilon).unwrap();
         let mut ledger = Ledger::open(epsilon, 1e-5, &[]).unwrap();
         ledger.mark_stored();
-        let grant = ledger.spend_approximate("t", epsilon, 1e-5).unwrap().stored();
+        let grant = ledger
+            .spend_approximate("t", epsilon, 1e-5)
+            .unwrap()
+            .stored();
         grant.into_gradients(Entropy::Seed(4)).unwrap()
     }
 
@@ -397,7 +413,11 @@ mod tests {
         let want = (0.5 * plans[0].noise).powi(2);
         // Deviation of the mean of squares: 1 % of it; six of them.
         assert!((square / want - 1.0).abs() < 0.06);
-        assert!(gradients(0.001).into_runs(&[(1.0, 1_000_000_000_000)]).is_err());
+        assert!(
+            gradients(0.001)
+                .into_runs(&[(1.0, 1_000_000_000_000)])
+                .is_err()
+        );
         assert!(gradients(1.0).into_runs(&[(1.5, 1)]).is_err());
     }
 }

@@ -56,8 +56,8 @@ mod table;
 pub use capture::{ACTIVE_US, Capture, IDLE_US, MAX_PACKETS, read_capture};
 pub use csv::{protocol_name, read_csv, write_csv};
 pub use doppelganger::{
-    Config, Doppelganger, Losses, NetworkOptions, PrivateNetworkOptions, Progress, Rows, Settings, Unwatched, Watch,
-    fit_doppelganger, fit_doppelganger_private, read_config,
+    Config, Doppelganger, Losses, NetworkOptions, PrivateNetworkOptions, Progress, Rows, Settings,
+    Unwatched, Watch, fit_doppelganger, fit_doppelganger_private, read_config,
 };
 pub use engine::{Engine, load};
 pub use error::SynthError;

@@ -3,10 +3,10 @@
 use chaff_privacy::Sampled;
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{self, Engine};
 use crate::SynthError;
 use crate::chain::{Chain, Level};
 use crate::encode::{Encoder, FIELDS};
+use crate::engine::{self, Engine};
 use crate::packets::{GAP_SYMBOLS, PacketModel};
 use crate::sample;
 use crate::table::Table;

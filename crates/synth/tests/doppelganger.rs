@@ -73,7 +73,11 @@ fn table(records: u64) -> Table {
         bytes: 60 + 40 * (i % 5),
         src: Ipv4Addr::from(0x0a00_0100 + (i % 23) as u32).into(),
         dst: Ipv4Addr::from(0x0808_0800 + (i % 7) as u32).into(),
-        src_port: if i % 6 == 0 { 0 } else { 40_000 + (i % 50) as u16 },
+        src_port: if i % 6 == 0 {
+            0
+        } else {
+            40_000 + (i % 50) as u16
+        },
         dst_port: [0, 53, 443, 80, 443, 22][(i % 6) as usize],
         protocol: [1, 17, 6, 6, 6, 6][(i % 6) as usize],
         label: u32::from(i % 11 == 0),
@@ -95,16 +99,28 @@ fn options(threads: usize) -> NetworkOptions {
     }
 }
 
-fn fitted(text: &str, rows: &Rows, threads: usize, watch: &dyn Watch) -> Result<Doppelganger, SynthError> {
+fn fitted(
+    text: &str,
+    rows: &Rows,
+    threads: usize,
+    watch: &dyn Watch,
+) -> Result<Doppelganger, SynthError> {
     fit_doppelganger(rows, &read_config(text)?.grid, &options(threads), watch)
 }
 
 fn obeys_rules(table: &Table) {
     assert!(table.records.is_sorted_by_key(|r| r.start_us));
     for r in &table.records {
-        assert!(r.packets >= 1 && r.bytes >= r.packets * header_bytes(r.protocol, false), "{r:?}");
+        assert!(
+            r.packets >= 1 && r.bytes >= r.packets * header_bytes(r.protocol, false),
+            "{r:?}"
+        );
         assert!(r.packets > 1 || r.duration_us == 0, "{r:?}");
-        assert_eq!(has_ports(r.protocol), r.src_port != 0 && r.dst_port != 0, "{r:?}");
+        assert_eq!(
+            has_ports(r.protocol),
+            r.src_port != 0 && r.dst_port != 0,
+            "{r:?}"
+        );
     }
 }
 
@@ -114,7 +130,13 @@ fn the_same_seed_gives_the_same_model_and_records_on_any_number_of_threads() {
     let rows = Rows::of_table(&table).unwrap();
     let model = fitted(&small(), &rows, 1, &Unwatched).unwrap();
     let bytes = model.to_bytes().unwrap();
-    assert_eq!(bytes, fitted(&small(), &rows, 3, &Unwatched).unwrap().to_bytes().unwrap());
+    assert_eq!(
+        bytes,
+        fitted(&small(), &rows, 3, &Unwatched)
+            .unwrap()
+            .to_bytes()
+            .unwrap()
+    );
     assert_eq!(model.info().method, Method::Doppelganger);
     assert_eq!(model.info().records, 120);
     let read = load(&bytes).unwrap();
@@ -124,7 +146,12 @@ fn the_same_seed_gives_the_same_model_and_records_on_any_number_of_threads() {
         assert_eq!(drawn, model.sample(n, 9).unwrap());
         obeys_rules(&drawn);
         let (first, last) = (table.records[0].start_us, table.records[119].start_us);
-        assert!(drawn.records.iter().all(|r| (first..=last).contains(&r.start_us) && r.label < 2));
+        assert!(
+            drawn
+                .records
+                .iter()
+                .all(|r| (first..=last).contains(&r.start_us) && r.label < 2)
+        );
     }
     assert_ne!(read.sample(50, 1).unwrap(), read.sample(50, 2).unwrap());
 }
@@ -132,9 +159,15 @@ fn the_same_seed_gives_the_same_model_and_records_on_any_number_of_threads() {
 #[test]
 fn files_that_are_damaged_are_refused() {
     let rows = Rows::of_table(&table(40)).unwrap();
-    let bytes = fitted(&small(), &rows, 1, &Unwatched).unwrap().to_bytes().unwrap();
+    let bytes = fitted(&small(), &rows, 1, &Unwatched)
+        .unwrap()
+        .to_bytes()
+        .unwrap();
     for cut in [0, 7, 8, 20, bytes.len() / 2, bytes.len() - 1] {
-        assert!(matches!(load(&bytes[..cut]), Err(SynthError::Model(_))), "{cut}");
+        assert!(
+            matches!(load(&bytes[..cut]), Err(SynthError::Model(_))),
+            "{cut}"
+        );
     }
     for at in [9, 40, bytes.len() / 2, bytes.len() - 3] {
         let mut bad = bytes.clone();
@@ -199,10 +232,18 @@ fn a_run_that_was_stopped_goes_on_to_the_same_model() {
 
 #[test]
 fn a_capture_s_packets_become_a_capture_of_as_many() {
-    let text = config(true, r#""n_chunks": 1, "dp": false"#, r#""sample_len": [10], "sample_len_expand": true"#)
-        .replace("\"epochs\": 4", "\"epochs\": 1");
+    let text = config(
+        true,
+        r#""n_chunks": 1, "dp": false"#,
+        r#""sample_len": [10], "sample_len_expand": true"#,
+    )
+    .replace("\"epochs\": 4", "\"epochs\": 1");
     let rows = Rows::of_capture(DEMO).unwrap();
-    let text = text.replace("\"pre_post_processor\": {", "\"pre_post_processor\": {\"x\": 1, ")
+    let text = text
+        .replace(
+            "\"pre_post_processor\": {",
+            "\"pre_post_processor\": {\"x\": 1, ",
+        )
         .replace("\"timestamp\"", "\"max_flow_len\": 20, \"timestamp\"");
     let parsed = read_config(&text).unwrap();
     assert_eq!(parsed.unknown, ["pre_post_processor.x"]);
@@ -211,21 +252,36 @@ fn a_capture_s_packets_become_a_capture_of_as_many() {
     assert!(drawn.capture && drawn.records.iter().all(|r| r.packets == 1 && r.ttl >= 1));
     obeys_rules(&drawn);
     let mut pcap = Vec::new();
-    assert_eq!(write_pcap(&mut pcap, &drawn, model.tables(), 3, false).unwrap(), 300);
+    assert_eq!(
+        write_pcap(&mut pcap, &drawn, model.tables(), 3, false).unwrap(),
+        300
+    );
     let back = read_capture(pcap.as_slice()).unwrap();
     assert_eq!(back.ignored, 0);
-    assert_eq!(back.table.records.iter().map(|r| r.packets).sum::<u64>(), 300);
+    assert_eq!(
+        back.table.records.iter().map(|r| r.packets).sum::<u64>(),
+        300
+    );
 }
 
 #[test]
 fn chunks_tags_and_times_take_all_forms() {
     let rows = Rows::of_table(&table(50)).unwrap();
     for (from, to) in [
-        ("\"timestamp\"", "\"df2chunks\": \"fixed_size\", \"split_name\": \"multichunk_dep_v1\", \"timestamp\""),
+        (
+            "\"timestamp\"",
+            "\"df2chunks\": \"fixed_size\", \"split_name\": \"multichunk_dep_v1\", \"timestamp\"",
+        ),
         ("\"encoding\": \"interarrival\"", "\"encoding\": \"raw\""),
-        ("\"normalization\": \"ZERO_ONE\"}", "\"normalization\": \"MINUSONE_ONE\"}"),
+        (
+            "\"normalization\": \"ZERO_ONE\"}",
+            "\"normalization\": \"MINUSONE_ONE\"}",
+        ),
         ("\"n_chunks\": 2", "\"n_chunks\": 40"),
-        ("\"epochs\": 4", "\"epochs\": 1, \"use_attr_discriminator\": false"),
+        (
+            "\"epochs\": 4",
+            "\"epochs\": 1, \"use_attr_discriminator\": false",
+        ),
     ] {
         let text = small().replace(from, to).replace("[1, 5]", "[2]");
         assert_ne!(text, small());
@@ -247,16 +303,52 @@ fn what_is_wrong_is_named() {
     let rows = Rows::of_table(&table(20)).unwrap();
     let says = |text: &str| fitted(text, &rows, 1, &Unwatched).unwrap_err().to_string();
     for (from, to, wanted) in [
-        ("\"batch_size\": 12", "\"batch_size\": 0", "model.config.batch_size: 0 is not a whole number from 2"),
-        ("\"column\": \"td\"", "\"column\": \"tdd\"", "timeseries[0].column: \"tdd\" is not one of srcip"),
-        ("\"encoding\": \"bit\"", "\"encoding\": \"bits\"", "metadata[0].encoding: \"bits\" is not bit"),
-        ("\"encoding\": \"interarrival\"", "\"encoding\": \"absolute\"", "timestamp.encoding: \"absolute\" is not interarrival or raw"),
-        ("\"column\": \"ts\"", "\"column\": \"when\"", "timestamp.column"),
-        ("single_event_per_row.json", "dg_table_row_per_sample.json", "default: \"dg_table_row_per_sample.json\""),
+        (
+            "\"batch_size\": 12",
+            "\"batch_size\": 0",
+            "model.config.batch_size: 0 is not a whole number from 2",
+        ),
+        (
+            "\"column\": \"td\"",
+            "\"column\": \"tdd\"",
+            "timeseries[0].column: \"tdd\" is not one of srcip",
+        ),
+        (
+            "\"encoding\": \"bit\"",
+            "\"encoding\": \"bits\"",
+            "metadata[0].encoding: \"bits\" is not bit",
+        ),
+        (
+            "\"encoding\": \"interarrival\"",
+            "\"encoding\": \"absolute\"",
+            "timestamp.encoding: \"absolute\" is not interarrival or raw",
+        ),
+        (
+            "\"column\": \"ts\"",
+            "\"column\": \"when\"",
+            "timestamp.column",
+        ),
+        (
+            "single_event_per_row.json",
+            "dg_table_row_per_sample.json",
+            "default: \"dg_table_row_per_sample.json\"",
+        ),
         ("[1, 5]", "[]", "model.config.sample_len"),
-        ("\"n_bits\": 32", "\"n_bits\": 16", "n_bits: 16 is not at least 32"),
-        ("\"dataset_type\": \"netflow\"", "\"dataset_type\": \"zeek\"", "dataset_type: \"zeek\" is not netflow or pcap"),
-        ("\"epochs\": 4", "\"epochs\": 4, \"self_norm\": true", "self_norm: true is not false"),
+        (
+            "\"n_bits\": 32",
+            "\"n_bits\": 16",
+            "n_bits: 16 is not at least 32",
+        ),
+        (
+            "\"dataset_type\": \"netflow\"",
+            "\"dataset_type\": \"zeek\"",
+            "dataset_type: \"zeek\" is not netflow or pcap",
+        ),
+        (
+            "\"epochs\": 4",
+            "\"epochs\": 4, \"self_norm\": true",
+            "self_norm: true is not false",
+        ),
     ] {
         let said = says(&small().replace(from, to));
         assert!(said.contains(wanted), "{said} | {wanted}");
@@ -268,11 +360,16 @@ fn what_is_wrong_is_named() {
     six.records[1].src = "2001:db8::1".parse().unwrap();
     let said = Rows::of_table(&six).unwrap_err().to_string();
     assert!(said.contains("record 2 has an IPv6 address"), "{said}");
-    assert!(matches!(Rows::of_table(&Table::default()), Err(SynthError::Empty)));
+    assert!(matches!(
+        Rows::of_table(&Table::default()),
+        Err(SynthError::Empty)
+    ));
     let mut bare = table(9);
     bare.label_column = None;
     let bare = Rows::of_table(&bare).unwrap();
-    let said = fitted(&small(), &bare, 1, &Unwatched).unwrap_err().to_string();
+    let said = fitted(&small(), &bare, 1, &Unwatched)
+        .unwrap_err()
+        .to_string();
     assert!(said.contains("no label column"), "{said}");
 }
 
@@ -280,17 +377,32 @@ fn gradients(epsilon: f64, seed: u64) -> Gradients {
     let epsilon = Epsilon::new(epsilon).unwrap();
     let mut ledger = Ledger::open(epsilon, 1e-5, &[]).unwrap();
     ledger.mark_stored();
-    let grant = ledger.spend_approximate("t", epsilon, 1e-5).unwrap().stored();
+    let grant = ledger
+        .spend_approximate("t", epsilon, 1e-5)
+        .unwrap()
+        .stored();
     grant.into_gradients(Entropy::Seed(seed)).unwrap()
 }
 
-fn private(text: &str, rows: &Rows, labels: Option<Vec<String>>) -> Result<Doppelganger, SynthError> {
+fn private(
+    text: &str,
+    rows: &Rows,
+    labels: Option<Vec<String>>,
+) -> Result<Doppelganger, SynthError> {
     let public = PrivateNetworkOptions {
         labels,
         time_range_us: (1_458_298_072_000_000, 1_458_298_092_000_000),
     };
     let grid = read_config(text)?.grid;
-    fit_doppelganger_private(rows, &grid[0], &options(2), &public, gradients(2.0, 3), (None, (2.0, 1e-5)), &Unwatched)
+    fit_doppelganger_private(
+        rows,
+        &grid[0],
+        &options(2),
+        &public,
+        gradients(2.0, 3),
+        (None, (2.0, 1e-5)),
+        &Unwatched,
+    )
 }
 
 #[test]
@@ -300,7 +412,12 @@ fn a_private_model_keeps_its_account_and_nothing_that_is_not_public() {
     let model = private(&small(), &rows, Some(labels.clone())).unwrap();
     let account = model.info().privacy.clone().unwrap();
     assert_eq!((account.releases.len(), account.gradients.len()), (2, 2));
-    assert!(account.gradients.iter().all(|g| g.noise > 1.0 && g.steps > 0));
+    assert!(
+        account
+            .gradients
+            .iter()
+            .all(|g| g.noise > 1.0 && g.steps > 0)
+    );
     account.verify().unwrap();
     let bytes = model.to_bytes().unwrap();
     let drawn = load(&bytes).unwrap().sample(150, 4).unwrap();
@@ -319,7 +436,10 @@ fn a_private_model_keeps_its_account_and_nothing_that_is_not_public() {
     // Without public labels there are none.
     let model = private(&small(), &rows, None).unwrap();
     assert_eq!(model.sample(5, 1).unwrap().label_column, None);
-    let fixed = small().replace("\"timestamp\"", "\"df2chunks\": \"fixed_size\", \"timestamp\"");
+    let fixed = small().replace(
+        "\"timestamp\"",
+        "\"df2chunks\": \"fixed_size\", \"timestamp\"",
+    );
     let said = private(&fixed, &rows, None).unwrap_err().to_string();
     assert!(said.contains("df2chunks"), "{said}");
 }

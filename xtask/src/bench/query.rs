@@ -220,7 +220,11 @@ pub(super) fn median(runs: &[Used]) -> Used {
 }
 
 fn peer(folder: &Path, log: &Path) -> Result<Used> {
-    let python = python(&folder.join("dpmon-peer"), "diffprivlib, pandasql", &PACKAGES)?;
+    let python = python(
+        &folder.join("dpmon-peer"),
+        "diffprivlib, pandasql",
+        &PACKAGES,
+    )?;
     let script = folder.join("dpmon_peer.py");
     fs::write(&script, PEER)?;
     let text = |path: &Path| path.display().to_string();

@@ -121,7 +121,10 @@ pub(super) fn run(options: &Options) -> Result<u32> {
         return Ok(0);
     }
     println!("{}", serde_json::to_string_pretty(&result)?);
-    Ok(BARS.iter().filter(|bar| !row(&result, bar, "synth")).count() as u32)
+    Ok(BARS
+        .iter()
+        .filter(|bar| !row(&result, bar, "synth"))
+        .count() as u32)
 }
 
 /// Flows of two records, as NetShare's columns.
@@ -130,7 +133,11 @@ fn table(path: &Path) -> Result<()> {
     writeln!(out, "srcip,dstip,srcport,dstport,proto,ts,td,pkt,byt,type")?;
     for i in 0..2 * FLOWS {
         let flow = i % FLOWS;
-        let kind = if i % 9 == 0 { "blacklist" } else { "background" };
+        let kind = if i % 9 == 0 {
+            "blacklist"
+        } else {
+            "background"
+        };
         writeln!(
             out,
             "10.0.{}.{},198.18.{}.9,{},{},{},{},0.{:03},{},{},{kind}",
@@ -151,7 +158,8 @@ fn table(path: &Path) -> Result<()> {
 
 fn config() -> Value {
     let bit = |column: &str| json!({"column": column, "type": "integer", "encoding": "bit", "n_bits": 32});
-    let word = |column: &str, kind: &str| json!({"column": column, "type": "integer", "encoding": kind});
+    let word =
+        |column: &str, kind: &str| json!({"column": column, "type": "integer", "encoding": kind});
     let float = |column: &str| json!({"column": column, "type": "float", "normalization": "ZERO_ONE", "log1p_norm": true});
     json!({
         "global_config": {"dataset_type": "netflow", "n_chunks": 1, "dp": false},
@@ -190,7 +198,18 @@ fn measure(options: &Options, folder: &Path) -> Result<Value> {
         let passes = passes.to_string();
         let trainer = text(&target.join("release/trainer"));
         [
-            &trainer, "synth", "fit", &flows, "--config", &config, "--epochs", &passes, "--threads", "1", "--output", &model,
+            &trainer,
+            "synth",
+            "fit",
+            &flows,
+            "--config",
+            &config,
+            "--epochs",
+            &passes,
+            "--threads",
+            "1",
+            "--output",
+            &model,
         ]
         .map(str::to_owned)
         .to_vec()
@@ -213,8 +232,14 @@ fn measure(options: &Options, folder: &Path) -> Result<Value> {
     }
     let cpu = runs.each_ref().map(|r| median(r).cpu_s);
     let iterations = ((PASSES[1] - PASSES[0]) * per_pass) as f64;
-    let (own, other) = ((cpu[1] - cpu[0]) / iterations, (cpu[3] - cpu[2]) / iterations);
-    ensure!(own > 0.0 && other > 0.0, "the long runs took no longer than the short ones");
+    let (own, other) = (
+        (cpu[1] - cpu[0]) / iterations,
+        (cpu[3] - cpu[2]) / iterations,
+    );
+    ensure!(
+        own > 0.0 && other > 0.0,
+        "the long runs took no longer than the short ones"
+    );
     Ok(json!({
         "iterations": iterations,
         "cpu_s_per_iteration": { "trainer": own, "torch": other },

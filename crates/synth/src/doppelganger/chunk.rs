@@ -52,7 +52,11 @@ impl Plan {
 
     /// The gap or time, then the series, then whether a further record follows.
     pub(crate) fn record_heads(&self, times: &Times) -> Vec<Head> {
-        let mut heads = vec![if self.raw_time { times.start.head() } else { times.gap.head() }];
+        let mut heads = vec![if self.raw_time {
+            times.start.head()
+        } else {
+            times.gap.head()
+        }];
         heads.extend(self.series.iter().flat_map(|f| f.heads(self.words.size)));
         heads.push(Head::Softmax(2));
         heads
@@ -60,7 +64,10 @@ impl Plan {
 
     /// Outputs of the metadata: where the tags begin.
     pub(crate) fn tags_at(&self) -> usize {
-        self.metadata.iter().map(|f| width(&f.heads(self.words.size))).sum()
+        self.metadata
+            .iter()
+            .map(|f| width(&f.heads(self.words.size)))
+            .sum()
     }
 }
 
@@ -113,7 +120,8 @@ fn edges(rows: &[Row], n: usize, fixed_size: bool, first: u64, last: u64) -> Vec
             } else if fixed_size {
                 (k * rows.len().div_ceil(n)).min(rows.len())
             } else {
-                let edge = first + ((u128::from(last - first) * k as u128).div_ceil(n as u128)) as u64;
+                let edge =
+                    first + ((u128::from(last - first) * k as u128).div_ceil(n as u128)) as u64;
                 rows.partition_point(|r| r.record.start_us < edge)
             }
         })
@@ -125,7 +133,10 @@ pub(crate) fn cut_public(rows: &[Row], n: usize, (first, last): (u64, u64)) -> V
     let skipped = rows.partition_point(|r| r.record.start_us < first);
     let end = rows.partition_point(|r| r.record.start_us <= last);
     let edges = edges(&rows[skipped..end], n, false, first, last);
-    edges.windows(2).map(|w| (skipped + w[0], skipped + w[1])).collect()
+    edges
+        .windows(2)
+        .map(|w| (skipped + w[0], skipped + w[1]))
+        .collect()
 }
 
 /// Flows are rows of one chunk with equal metadata.
@@ -158,7 +169,9 @@ pub(crate) fn chunks(rows: &[Row], cuts: &[(usize, usize)], settings: &Settings)
                 Flow {
                     rows,
                     started,
-                    present: (0..cuts.len()).map(|k| !blank && chunks.contains(&k)).collect(),
+                    present: (0..cuts.len())
+                        .map(|k| !blank && chunks.contains(&k))
+                        .collect(),
                 }
             })
             .collect(),
@@ -168,7 +181,9 @@ pub(crate) fn chunks(rows: &[Row], cuts: &[(usize, usize)], settings: &Settings)
 
 /// The longest flow of any chunk.
 pub(crate) fn longest(chunks: &[Chunk]) -> usize {
-    let lengths = chunks.iter().flat_map(|c| c.flows.iter().map(|f| f.rows.len()));
+    let lengths = chunks
+        .iter()
+        .flat_map(|c| c.flows.iter().map(|f| f.rows.len()));
     lengths.max().unwrap_or(1)
 }
 
@@ -178,7 +193,9 @@ pub(crate) fn times(chunk: &Chunk, rows: &[Row], plan: &Plan, signed: bool) -> T
     let last = rows[chunk.to - 1].record.start_us;
     let at = |i: usize| (rows[i].record.start_us - first) as f64;
     let scale = |values: &mut dyn Iterator<Item = f64>| {
-        let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(v), b.max(v)));
+        let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| {
+            (a.min(v), b.max(v))
+        });
         Scale {
             low: if low.is_finite() { low } else { 0.0 },
             high: if high.is_finite() { high } else { 0.0 },
@@ -204,7 +221,12 @@ pub(crate) fn times(chunk: &Chunk, rows: &[Row], plan: &Plan, signed: bool) -> T
 
 /// The chunk as a matrix, a flow a column: its records one below the other, padded with zeros, then its attributes.
 /// `None` when that would be too large.
-pub(crate) fn matrix(chunk: &Chunk, rows: &[Row], plan: &Plan, times: &Times) -> Option<Array2<f32>> {
+pub(crate) fn matrix(
+    chunk: &Chunk,
+    rows: &[Row],
+    plan: &Plan,
+    times: &Times,
+) -> Option<Array2<f32>> {
     let (record, attribute) = (
         width(&plan.record_heads(times)),
         width(&plan.attribute_heads(times)),

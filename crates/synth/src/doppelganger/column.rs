@@ -110,7 +110,10 @@ impl Column {
     }
 
     pub(crate) fn is_number(self) -> bool {
-        !matches!(self, Self::Label | Self::Protocol | Self::Source | Self::Destination)
+        !matches!(
+            self,
+            Self::Label | Self::Protocol | Self::Source | Self::Destination
+        )
     }
 
     /// Smallest and largest value that are possible or, for counters, public by agreement.
@@ -166,7 +169,10 @@ impl Row {
     /// The value as text, for categories.
     pub(crate) fn text(&self, column: Column, labels: &[String]) -> String {
         match column {
-            Column::Label => labels.get(self.record.label as usize).cloned().unwrap_or_default(),
+            Column::Label => labels
+                .get(self.record.label as usize)
+                .cloned()
+                .unwrap_or_default(),
             Column::Protocol => protocol_name(self.record.protocol),
             other => self.number(other).to_string(),
         }

@@ -160,11 +160,17 @@ pub fn read_config(text: &str) -> Result<Config, SynthError> {
     let own: Value = serde_json::from_str(text)
         .map_err(|e| wrong("(whole file)", &Value::Null, &format!("JSON: {e}")))?;
     if !own.is_object() {
-        return Err(wrong("(whole file)", &own, "an object with pre_post_processor and model"));
+        return Err(wrong(
+            "(whole file)",
+            &own,
+            "an object with pre_post_processor and model",
+        ));
     }
-    if own.pointer("/default").and_then(Value::as_str).is_some_and(|d| {
-        !["single_event_per_row.json", "netflow.json", "pcap.json"].contains(&d)
-    }) {
+    if own
+        .pointer("/default")
+        .and_then(Value::as_str)
+        .is_some_and(|d| !["single_event_per_row.json", "netflow.json", "pcap.json"].contains(&d))
+    {
         return Err(wrong(
             "default",
             &own["default"],
@@ -208,8 +214,18 @@ fn note_unknown(own: &Value, unknown: &mut Vec<String>) {
     let empty = Map::new();
     let top = own.as_object().unwrap_or(&empty);
     let fields: &[&str] = &[
-        "column", "type", "encoding", "n_bits", "choices", "normalization", "log1p_norm", "min_x", "max_x", "name",
-        "categorical_mapping", "truncate",
+        "column",
+        "type",
+        "encoding",
+        "n_bits",
+        "choices",
+        "normalization",
+        "log1p_norm",
+        "min_x",
+        "max_x",
+        "name",
+        "categorical_mapping",
+        "truncate",
     ];
     let check = |path: &str, value: &Value, names: &[&str], unknown: &mut Vec<String>| {
         for key in value.as_object().unwrap_or(&empty).keys() {
@@ -222,7 +238,12 @@ fn note_unknown(own: &Value, unknown: &mut Vec<String>) {
     check(
         "",
         own,
-        &["global_config", "pre_post_processor", "model_manager", "model"],
+        &[
+            "global_config",
+            "pre_post_processor",
+            "model_manager",
+            "model",
+        ],
         unknown,
     );
     for (section, more) in [
@@ -260,12 +281,22 @@ fn note_unknown(own: &Value, unknown: &mut Vec<String>) {
         check(
             &format!("{path}config.word2vec."),
             &inner["word2vec"],
-            &["vec_size", "model_name", "annoy_n_trees", "pretrain_model_path"],
+            &[
+                "vec_size",
+                "model_name",
+                "annoy_n_trees",
+                "pretrain_model_path",
+            ],
             unknown,
         );
         for list in ["metadata", "timeseries"] {
             for (i, field) in inner[list].as_array().into_iter().flatten().enumerate() {
-                check(&format!("{path}config.{list}[{i}]."), field, fields, unknown);
+                check(
+                    &format!("{path}config.{list}[{i}]."),
+                    field,
+                    fields,
+                    unknown,
+                );
             }
         }
     }
@@ -273,16 +304,24 @@ fn note_unknown(own: &Value, unknown: &mut Vec<String>) {
 
 /// One configuration for each combination of lists with `_expand`.
 fn expand(merged: Value) -> Result<Vec<Value>, SynthError> {
-    let config = merged["model"]["config"].as_object().cloned().unwrap_or_default();
+    let config = merged["model"]["config"]
+        .as_object()
+        .cloned()
+        .unwrap_or_default();
     let mut grid = vec![merged];
     for (key, flag) in &config {
-        let Some(name) = key.strip_suffix("_expand").filter(|_| flag == &Value::Bool(true)) else {
+        let Some(name) = key
+            .strip_suffix("_expand")
+            .filter(|_| flag == &Value::Bool(true))
+        else {
             continue;
         };
         let path = format!("model.config.{name}");
         let values = match config.get(name) {
             Some(Value::Array(values)) if !values.is_empty() => values.clone(),
-            Some(other) if !other.is_null() => return Err(wrong(&path, other, "a list with a value or more")),
+            Some(other) if !other.is_null() => {
+                return Err(wrong(&path, other, "a list with a value or more"));
+            }
             _ => return Err(wrong(&path, &Value::Null, "a list with a value or more")),
         };
         grid = grid
@@ -296,7 +335,11 @@ fn expand(merged: Value) -> Result<Vec<Value>, SynthError> {
             })
             .collect();
         if grid.len() > MAX_GRID {
-            return Err(wrong(&path, &json!(values), "a grid of at most 64 models in all"));
+            return Err(wrong(
+                &path,
+                &json!(values),
+                "a grid of at most 64 models in all",
+            ));
         }
     }
     Ok(grid)
@@ -329,7 +372,12 @@ impl<'a> At<'a> {
         };
         value
             .as_u64()
-            .or_else(|| value.as_f64().filter(|v| v.fract() == 0.0 && *v >= 0.0).map(|v| v as u64))
+            .or_else(|| {
+                value
+                    .as_f64()
+                    .filter(|v| v.fract() == 0.0 && *v >= 0.0)
+                    .map(|v| v as u64)
+            })
             .filter(|v| (least..=most).contains(v))
             .map(|v| v as usize)
             .ok_or_else(|| self.wrong(&format!("a whole number from {least} to {most}")))
@@ -389,7 +437,9 @@ fn settings(config: &Value) -> Result<Settings, SynthError> {
         return Err(time.wrong("an object with column, generation, encoding, normalization"));
     }
     if !time.key("generation").flag(true)? {
-        return Err(time.key("generation").wrong("true: records without times are not made"));
+        return Err(time
+            .key("generation")
+            .wrong("true: records without times are not made"));
     }
     let named = time.key("column");
     let expected = kind.time_name();
@@ -398,7 +448,10 @@ fn settings(config: &Value) -> Result<Settings, SynthError> {
     }
     let list = |name: &str| -> Result<Vec<Spec>, SynthError> {
         let at = pre.key(name);
-        let fields = at.value.as_array().ok_or_else(|| at.wrong("a list of fields"))?;
+        let fields = at
+            .value
+            .as_array()
+            .ok_or_else(|| at.wrong("a list of fields"))?;
         fields
             .iter()
             .enumerate()
@@ -421,25 +474,50 @@ fn settings(config: &Value) -> Result<Settings, SynthError> {
     for spec in metadata.iter().chain(&series) {
         if seen.contains(&spec.column) {
             let at = pre.key("timeseries");
-            return Err(at.wrong(&format!("free of repeated columns ({:?} is there twice)", spec.column)));
+            return Err(at.wrong(&format!(
+                "free of repeated columns ({:?} is there twice)",
+                spec.column
+            )));
         }
         seen.push(spec.column);
     }
     let max = pre.key("max_flow_len");
     let dp = global.key("dp").flag(false)?;
     Ok(Settings {
-        data_file: global.key("original_data_file").value.as_str().map(str::to_owned),
+        data_file: global
+            .key("original_data_file")
+            .value
+            .as_str()
+            .map(str::to_owned),
         dp,
-        noise_multiplier: top.key("model").key("config").key("dp_noise_multiplier").maybe_number()?,
+        noise_multiplier: top
+            .key("model")
+            .key("config")
+            .key("dp_noise_multiplier")
+            .maybe_number()?,
         packets: kind == Kind::Packets,
-        epochs: top.key("model").key("config").key("epochs").count(1, 1_000_000)?,
+        epochs: top
+            .key("model")
+            .key("config")
+            .key("epochs")
+            .count(1, 1_000_000)?,
         kind,
         chunks: global.key("n_chunks").count(1, 1000)?,
-        fixed_size: pre.key("df2chunks").one_of(&["fixed_time", "fixed_size"], 0)? == 1,
-        first_tags_only: pre.key("split_name").one_of(&["multichunk_dep_v2", "multichunk_dep_v1"], 0)? == 1,
+        fixed_size: pre
+            .key("df2chunks")
+            .one_of(&["fixed_time", "fixed_size"], 0)?
+            == 1,
+        first_tags_only: pre
+            .key("split_name")
+            .one_of(&["multichunk_dep_v2", "multichunk_dep_v1"], 0)?
+            == 1,
         raw_time: time.key("encoding").one_of(&["interarrival", "raw"], 0)? == 1,
         signed_time: time.key("normalization").one_of(&NORMALIZATIONS, 0)? == 1,
-        max_flow_len: if max.value.is_null() { None } else { Some(max.count(1, 100_000)?) },
+        max_flow_len: if max.value.is_null() {
+            None
+        } else {
+            Some(max.count(1, 100_000)?)
+        },
         word_size: match pre.key("word2vec").key("vec_size") {
             at if at.value.is_null() => 10,
             at => at.count(2, 256)?,
@@ -449,7 +527,9 @@ fn settings(config: &Value) -> Result<Settings, SynthError> {
         reduce: {
             let manager = top.key("model_manager").key("config");
             if manager.key("pretrain_non_dp").flag(true)? {
-                manager.key("pretrain_non_dp_reduce_time").number(1.0, 1e6)?
+                manager
+                    .key("pretrain_non_dp_reduce_time")
+                    .number(1.0, 1e6)?
             } else {
                 1.0
             }
@@ -469,16 +549,28 @@ fn spec(at: &At<'_>, kind: Kind) -> Result<Spec, SynthError> {
     let encoding = match encoding.value.as_str() {
         Some("bit") => {
             if column.bits() == 0 {
-                return Err(encoding.wrong(&format!("for column {named}: it has no whole numbers", named = named.value)));
+                return Err(encoding.wrong(&format!(
+                    "for column {named}: it has no whole numbers",
+                    named = named.value
+                )));
             }
             let at = at.key("n_bits");
-            let n = if at.value.is_null() { column.bits() as usize } else { at.count(1, 32)? };
+            let n = if at.value.is_null() {
+                column.bits() as usize
+            } else {
+                at.count(1, 32)?
+            };
             if (n as u32) < column.bits() {
-                return Err(at.wrong(&format!("at least {}: the column's values need them", column.bits())));
+                return Err(at.wrong(&format!(
+                    "at least {}: the column's values need them",
+                    column.bits()
+                )));
             }
             Encoding::Bits(n as u32)
         }
-        Some("word2vec_port") if matches!(column, Column::SourcePort | Column::DestinationPort) => Encoding::Word,
+        Some("word2vec_port") if matches!(column, Column::SourcePort | Column::DestinationPort) => {
+            Encoding::Word
+        }
         Some("word2vec_proto") if column == Column::Protocol => Encoding::Word,
         Some("categorical") => {
             let choices = at.key("choices");
@@ -498,7 +590,10 @@ fn spec(at: &At<'_>, kind: Kind) -> Result<Spec, SynthError> {
             ));
         }
         None if at.key("type").value == "float" && column.is_number() => {
-            let range = [at.key("min_x").maybe_number()?, at.key("max_x").maybe_number()?];
+            let range = [
+                at.key("min_x").maybe_number()?,
+                at.key("max_x").maybe_number()?,
+            ];
             if let [Some(low), Some(high)] = range
                 && low >= high
             {
@@ -525,7 +620,10 @@ fn spec(at: &At<'_>, kind: Kind) -> Result<Spec, SynthError> {
 
 fn net(at: &At<'_>) -> Result<Net, SynthError> {
     for (name, allowed) in [
-        ("self_norm", "false: header traces are not normalized by flow"),
+        (
+            "self_norm",
+            "false: header traces are not normalized by flow",
+        ),
         ("use_adaptive_rolling", "false"),
         ("adam_amsgrad", "false"),
     ] {
@@ -536,11 +634,17 @@ fn net(at: &At<'_>) -> Result<Net, SynthError> {
     at.key("num_packing").count(1, 1)?;
     at.key("generator_feature_num_layers").count(1, 1)?;
     let rate = |rate: &str, beta: &str| -> Result<(f64, f64), SynthError> {
-        Ok((at.key(rate).number(1e-9, 1.0)?, at.key(beta).number(0.0, 0.999)?))
+        Ok((
+            at.key(rate).number(1e-9, 1.0)?,
+            at.key(beta).number(0.0, 0.999)?,
+        ))
     };
     // NetShare counts the layer of outputs or scores as well.
     let width = |layers: &str, units: &str| -> Result<(usize, usize), SynthError> {
-        Ok((at.key(layers).count(2, 20)? - 1, at.key(units).count(1, 8192)?))
+        Ok((
+            at.key(layers).count(2, 20)? - 1,
+            at.key(units).count(1, 8192)?,
+        ))
     };
     Ok(Net {
         batch: at.key("batch_size").count(2, 100_000)?,
@@ -561,9 +665,15 @@ fn net(at: &At<'_>) -> Result<Net, SynthError> {
         attribute_weight: at.key("g_attr_d_coe").number(0.0, 1e6)?,
         attribute_critic: at.key("use_attr_discriminator").flag(true)?,
         widths: [
-            width("generator_attribute_num_layers", "generator_attribute_num_units")?,
+            width(
+                "generator_attribute_num_layers",
+                "generator_attribute_num_units",
+            )?,
             width("discriminator_num_layers", "discriminator_num_units")?,
-            width("attr_discriminator_num_layers", "attr_discriminator_num_units")?,
+            width(
+                "attr_discriminator_num_layers",
+                "attr_discriminator_num_units",
+            )?,
         ],
         units: at.key("generator_feature_num_units").count(1, 8192)?,
         latent: [

@@ -39,7 +39,12 @@ fn decode(plan: &Plan, shape: &Shape, times: &Times, flow: ArrayView1<'_, f32>) 
     let mut at = 0;
     for field in &plan.metadata {
         let size = width(&field.heads(word));
-        field.decode(&attributes[at..at + size], &plan.words, &plan.labels, &mut base);
+        field.decode(
+            &attributes[at..at + size],
+            &plan.words,
+            &plan.labels,
+            &mut base,
+        );
         at += size;
     }
     let mut time = match attributes.last() {
@@ -48,7 +53,11 @@ fn decode(plan: &Plan, shape: &Shape, times: &Times, flow: ArrayView1<'_, f32>) 
     };
     let size = shape.record_size();
     let mut rows = Vec::new();
-    for (k, record) in x[..shape.records_size()].chunks(size).take(plan.length).enumerate() {
+    for (k, record) in x[..shape.records_size()]
+        .chunks(size)
+        .take(plan.length)
+        .enumerate()
+    {
         if plan.raw_time {
             time = times.start.decode(record[0]);
         } else if k > 0 {
@@ -92,7 +101,8 @@ pub(crate) fn allow(r: &mut Record, kind: Kind, spare: u64) {
     }
     settle(r, false);
     if has_ports(r.protocol) {
-        let fits = |protocol: u8| port_allowed(r.src_port, protocol) && port_allowed(r.dst_port, protocol);
+        let fits =
+            |protocol: u8| port_allowed(r.src_port, protocol) && port_allowed(r.dst_port, protocol);
         let other = if r.protocol == 6 { 17 } else { 6 };
         if !fits(r.protocol) && fits(other) {
             r.protocol = other;
@@ -137,7 +147,8 @@ pub(crate) fn draw(
         let mut given = std::mem::take(&mut carried[k]);
         while rows.len() < target {
             let before = rows.len();
-            let mut taken: Vec<Array1<f32>> = given.split_off(given.len() - given.len().min(BATCH / 2));
+            let mut taken: Vec<Array1<f32>> =
+                given.split_off(given.len() - given.len().min(BATCH / 2));
             let source = &mut chunks[k];
             let drawn = draw_attributes(&mut source.generators[0], BATCH, &mut rng);
             let most = 4 * source.flows;
@@ -158,7 +169,8 @@ pub(crate) fn draw(
             }
             for part in taken.chunks(BATCH) {
                 let views: Vec<_> = part.iter().map(|c| c.view().insert_axis(Axis(1))).collect();
-                let Ok(attributes): Result<Array2<f32>, _> = ndarray::concatenate(Axis(1), &views) else {
+                let Ok(attributes): Result<Array2<f32>, _> = ndarray::concatenate(Axis(1), &views)
+                else {
                     continue;
                 };
                 let generator = &mut source.generators[1];
@@ -168,7 +180,13 @@ pub(crate) fn draw(
                     let Some(first) = of_flow.first().map(|r| r.record) else {
                         continue;
                     };
-                    let tuple = (first.src, first.dst, first.src_port, first.dst_port, first.protocol);
+                    let tuple = (
+                        first.src,
+                        first.dst,
+                        first.src_port,
+                        first.dst_port,
+                        first.protocol,
+                    );
                     // A further copy of the chunk may have them again.
                     if seen.len() >= source.flows.max(1) {
                         seen.clear();

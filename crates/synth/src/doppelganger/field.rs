@@ -46,10 +46,18 @@ pub(crate) struct Scale {
 
 impl Scale {
     pub(crate) fn encode(&self, value: f64) -> f32 {
-        let value = if self.log1p { value.max(0.0).ln_1p() } else { value };
+        let value = if self.log1p {
+            value.max(0.0).ln_1p()
+        } else {
+            value
+        };
         let span = self.high - self.low;
         // All values equal: NetShare divides by zero.
-        let part = if span > 0.0 { ((value - self.low) / span).clamp(0.0, 1.0) } else { 0.0 };
+        let part = if span > 0.0 {
+            ((value - self.low) / span).clamp(0.0, 1.0)
+        } else {
+            0.0
+        };
         (if self.signed { 2.0 * part - 1.0 } else { part }) as f32
     }
 
@@ -61,7 +69,11 @@ impl Scale {
     }
 
     pub(crate) fn head(&self) -> Head {
-        if self.signed { Head::Tanh(1) } else { Head::Sigmoid(1) }
+        if self.signed {
+            Head::Tanh(1)
+        } else {
+            Head::Sigmoid(1)
+        }
     }
 
     pub(crate) fn valid(&self) -> bool {
@@ -104,8 +116,10 @@ impl Field {
             } => {
                 let of = |v: f64| if *log1p { v.max(0.0).ln_1p() } else { v };
                 let values = || rows.iter().map(|r| r.number(column));
-                let low = range[0].unwrap_or_else(|| values().fold(f64::INFINITY, f64::min) - MARGIN);
-                let high = range[1].unwrap_or_else(|| values().fold(f64::NEG_INFINITY, f64::max) + MARGIN);
+                let low =
+                    range[0].unwrap_or_else(|| values().fold(f64::INFINITY, f64::min) - MARGIN);
+                let high =
+                    range[1].unwrap_or_else(|| values().fold(f64::NEG_INFINITY, f64::max) + MARGIN);
                 Code::Number(Scale {
                     low: of(low),
                     high: of(high),
@@ -149,7 +163,9 @@ impl Field {
     pub(crate) fn decode(&self, x: &[f32], words: &Words, labels: &[String], row: &mut Row) {
         match &self.code {
             Code::Bits(_) => {
-                let bits = x.chunks(2).fold(0u64, |v, pair| v << 1 | u64::from(pair[1] > pair[0]));
+                let bits = x
+                    .chunks(2)
+                    .fold(0u64, |v, pair| v << 1 | u64::from(pair[1] > pair[0]));
                 row.set(self.column, bits as f64);
             }
             Code::Word => row.set(self.column, words.nearest(self.column, x)),
@@ -227,7 +243,10 @@ mod tests {
                 let mut back = Row::default();
                 field.decode(&x, &Words::default(), &labels, &mut back);
                 let (a, b) = (row.number(column), back.number(column));
-                assert!((a - b).abs() <= 1e-6 * a.abs().max(1.0), "{column:?} {a} {b}");
+                assert!(
+                    (a - b).abs() <= 1e-6 * a.abs().max(1.0),
+                    "{column:?} {a} {b}"
+                );
             }
         }
         // One value only: NetShare divides by zero.

@@ -138,7 +138,12 @@ pub fn fit_doppelganger(
     let chosen = parallel(threads, jobs.len(), |g| jobs[g].choose(&trained[g]))?;
     let whole = |i: usize| {
         let made = &chosen[i].1;
-        select::distances(&plan, first.kind, &rows.rows[..rows.len().min(COMPARED)], made)
+        select::distances(
+            &plan,
+            first.kind,
+            &rows.rows[..rows.len().min(COMPARED)],
+            made,
+        )
     };
     let best = select::best(&(0..chosen.len()).map(whole).collect::<Vec<_>>());
     let records = rows.len() as u64;
@@ -164,14 +169,22 @@ pub fn fit_doppelganger(
 
 /// Whether rows and configuration fit together; gives the grid's first model.
 pub(crate) fn check<'a>(rows: &Rows, grid: &'a [Settings]) -> Result<&'a Settings, SynthError> {
-    let refuse = |why: String| SynthError::Option { name: "config", why };
-    let first = grid.first().ok_or_else(|| refuse("it has no model".to_owned()))?;
+    let refuse = |why: String| SynthError::Option {
+        name: "config",
+        why,
+    };
+    let first = grid
+        .first()
+        .ok_or_else(|| refuse("it has no model".to_owned()))?;
     if rows.is_empty() {
         return Err(SynthError::Empty);
     }
     if rows.packets != first.packets {
-        let [is, wants] = [rows.packets, first.packets].map(|p| if p { "a capture" } else { "a flow table" });
-        return Err(refuse(format!("the input is {is}, global_config.dataset_type asks for {wants}")));
+        let [is, wants] =
+            [rows.packets, first.packets].map(|p| if p { "a capture" } else { "a flow table" });
+        return Err(refuse(format!(
+            "the input is {is}, global_config.dataset_type asks for {wants}"
+        )));
     }
     let used = |column: Column| {
         let mut all = first.metadata.iter().chain(&first.series);
@@ -192,7 +205,10 @@ pub(crate) fn check<'a>(rows: &Rows, grid: &'a [Settings]) -> Result<&'a Setting
 
 fn plan(rows: &Rows, settings: &Settings, chunks: &[Chunk]) -> Plan {
     let learn = |specs: &[super::config::Spec]| -> Vec<Field> {
-        specs.iter().map(|s| Field::learn(s, &rows.rows, &rows.labels)).collect()
+        specs
+            .iter()
+            .map(|s| Field::learn(s, &rows.rows, &rows.labels))
+            .collect()
     };
     let words: Vec<Column> = settings
         .metadata
@@ -214,7 +230,9 @@ fn plan(rows: &Rows, settings: &Settings, chunks: &[Chunk]) -> Plan {
         tags: chunks.len(),
         first_tags_only: settings.first_tags_only,
         raw_time: settings.raw_time,
-        length: settings.max_flow_len.unwrap_or_else(|| chunk::longest(chunks)),
+        length: settings
+            .max_flow_len
+            .unwrap_or_else(|| chunk::longest(chunks)),
         sample_len: settings.net.sample_len,
     }
 }
@@ -234,7 +252,8 @@ pub(crate) fn parallel<T: Send>(
     of: impl Fn(usize) -> Result<T, SynthError> + Sync,
 ) -> Result<Vec<T>, SynthError> {
     let next = AtomicUsize::new(0);
-    let done: Mutex<Vec<Option<Result<T, SynthError>>>> = Mutex::new((0..n).map(|_| None).collect());
+    let done: Mutex<Vec<Option<Result<T, SynthError>>>> =
+        Mutex::new((0..n).map(|_| None).collect());
     std::thread::scope(|scope| {
         for _ in 0..threads.min(n) {
             scope.spawn(|| {
@@ -288,11 +307,16 @@ impl Job<'_> {
 
     fn train(&self, chunk: usize, warm: Option<&Nets>) -> Result<Trained, SynthError> {
         let net = &self.settings.net;
-        let flows = chunk::matrix(&self.chunks[chunk], self.rows, &self.plan, &self.times[chunk])
-            .ok_or(SynthError::TooMany {
-                what: "numbers in the flows of a chunk (set max_flow_len, or more chunks)",
-                limit: 1 << 30,
-            })?;
+        let flows = chunk::matrix(
+            &self.chunks[chunk],
+            self.rows,
+            &self.plan,
+            &self.times[chunk],
+        )
+        .ok_or(SynthError::TooMany {
+            what: "numbers in the flows of a chunk (set max_flow_len, or more chunks)",
+            limit: 1 << 30,
+        })?;
         let stream = Stream(vec![self.seed, self.number as u64, chunk as u64]);
         let mut nets = match warm {
             Some(nets) => nets.clone(),
@@ -307,8 +331,12 @@ impl Job<'_> {
         let epochs = self.epochs(chunk);
         // Of what a checkpoint depends on: settings but for how long, and the data.
         let mark = key(&[
-            flows.iter().fold(1, |h, v| key(&[h, u64::from(v.to_bits())])),
-            format!("{net:?}").bytes().fold(2, |h, b| key(&[h, u64::from(b)])),
+            flows
+                .iter()
+                .fold(1, |h, v| key(&[h, u64::from(v.to_bits())])),
+            format!("{net:?}")
+                .bytes()
+                .fold(2, |h, b| key(&[h, u64::from(b)])),
             self.seed,
             warm.map_or(0, |_| self.settings.epochs as u64),
         ]);
@@ -316,7 +344,10 @@ impl Job<'_> {
         let checkpoint = |e: usize| e.is_multiple_of(net.checkpoint) || e == epochs;
         let mut from = 0;
         let mut candidates = Vec::new();
-        if let Some((done, state)) = self.watch.kept(&name("state")).and_then(|b| unmarked(&b, mark))
+        if let Some((done, state)) = self
+            .watch
+            .kept(&name("state"))
+            .and_then(|b| unmarked(&b, mark))
             && done <= epochs
             && nets.set_state(&state).is_some()
         {
@@ -339,8 +370,10 @@ impl Job<'_> {
                         ),
                     });
                 }
-                self.watch.keep(&name(&format!("{}", e + 1)), &marked(mark, e + 1, &weights))?;
-                self.watch.keep(&name("state"), &marked(mark, e + 1, &nets.state()))?;
+                self.watch
+                    .keep(&name(&format!("{}", e + 1)), &marked(mark, e + 1, &weights))?;
+                self.watch
+                    .keep(&name("state"), &marked(mark, e + 1, &nets.state()))?;
                 candidates.push(weights);
             }
             self.watch.progress(&Progress {
@@ -362,7 +395,11 @@ impl Job<'_> {
         let wanted: Vec<u64> = self.chunks.iter().map(|c| (c.to - c.from) as u64).collect();
         let total = wanted.iter().sum::<u64>().min(COMPARED as u64) as usize;
         let targets = shares(total, &wanted);
-        let most = trained.iter().map(|t| t.candidates.len()).max().unwrap_or(0);
+        let most = trained
+            .iter()
+            .map(|t| t.candidates.len())
+            .max()
+            .unwrap_or(0);
         let generator = |chunk: usize, candidate: usize| -> Result<Generator<f32>, SynthError> {
             let mut generator = trained[chunk].nets.generator.clone();
             let all = &trained[chunk].candidates;
@@ -386,7 +423,13 @@ impl Job<'_> {
                     generators,
                 })
                 .collect();
-            Ok(draw(&self.plan, self.settings.kind, &mut sources, &targets, self.seed))
+            Ok(draw(
+                &self.plan,
+                self.settings.kind,
+                &mut sources,
+                &targets,
+                self.seed,
+            ))
         };
         let mut distances: Vec<Vec<Vec<f64>>> = vec![Vec::new(); trained.len()];
         for candidate in 0..most {
@@ -394,7 +437,12 @@ impl Job<'_> {
             for (k, rows) in rows.iter().enumerate() {
                 if candidate < trained[k].candidates.len() {
                     let real = &self.rows[self.chunks[k].from..self.chunks[k].to];
-                    distances[k].push(select::distances(&self.plan, self.settings.kind, real, rows));
+                    distances[k].push(select::distances(
+                        &self.plan,
+                        self.settings.kind,
+                        real,
+                        rows,
+                    ));
                 }
             }
         }
@@ -436,6 +484,13 @@ fn unmarked(bytes: &[u8], mark: u64) -> Option<(usize, Vec<f32>)> {
     if u64::from_le_bytes(*own) != mark {
         return None;
     }
-    let weights = rest.as_chunks::<4>().0.iter().map(|c| f32::from_le_bytes(*c));
-    Some((usize::try_from(u64::from_le_bytes(*epoch)).ok()?, weights.collect()))
+    let weights = rest
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|c| f32::from_le_bytes(*c));
+    Some((
+        usize::try_from(u64::from_le_bytes(*epoch)).ok()?,
+        weights.collect(),
+    ))
 }

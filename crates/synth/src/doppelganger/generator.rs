@@ -336,7 +336,12 @@ impl<T: Real> Generator<T> {
                 }
             }
         }
-        pull(&self.shape.record, self.shape.sample_len, &mut back, &self.records);
+        pull(
+            &self.shape.record,
+            self.shape.sample_len,
+            &mut back,
+            &self.records,
+        );
         let hidden = self.out.backward(back);
         self.lstm.backward(hidden, batch);
         let mut d = cut(d.view(), self.shape.records_size().., ..).to_owned();
@@ -391,11 +396,17 @@ impl<T: Real> Generator<T> {
         }
         let mut from = weights.iter();
         let mut fill = |m: &mut Array2<T>| {
-            m.iter_mut().zip(&mut from).for_each(|(v, w)| *v = T::of(f64::from(*w)));
+            m.iter_mut()
+                .zip(&mut from)
+                .for_each(|(v, w)| *v = T::of(f64::from(*w)));
         };
-        self.parameters().into_iter().for_each(|p| fill(&mut p.value));
+        self.parameters()
+            .into_iter()
+            .for_each(|p| fill(&mut p.value));
         self.running().into_iter().for_each(fill);
-        self.layers.iter().all(|(_, n)| n.variance.iter().all(|v| *v >= T::zero()))
+        self.layers
+            .iter()
+            .all(|(_, n)| n.variance.iter().all(|v| *v >= T::zero()))
     }
 }
 
@@ -423,7 +434,12 @@ mod tests {
         // Attributes of choices only: numbers reach the LSTM as well, and on that way pass no gradient on.
         let shape = Shape {
             attributes: vec![Head::Softmax(2), Head::Softmax(3)],
-            record: vec![Head::Sigmoid(1), Head::Tanh(2), Head::Softmax(3), Head::Softmax(2)],
+            record: vec![
+                Head::Sigmoid(1),
+                Head::Tanh(2),
+                Head::Softmax(3),
+                Head::Softmax(2),
+            ],
             ..shape()
         };
         let mut rng = ChaCha20Rng::seed_from_u64(8);
@@ -432,15 +448,22 @@ mod tests {
         let keep = rng.clone();
         let noise = || Noise::draw(&shape, batch, &mut keep.clone());
         let y = generator.forward(noise());
-        let weight = Array2::from_shape_fn(y.raw_dim(), |(i, j)| ((i * 5 + j * 3) % 11) as f64 - 4.0);
+        let weight =
+            Array2::from_shape_fn(y.raw_dim(), |(i, j)| ((i * 5 + j * 3) % 11) as f64 - 4.0);
         generator.backward(weight.view());
         // Some flows end early, some do not.
         assert!(generator.kept.iter().any(|k| !k) && generator.kept.iter().any(|k| *k));
-        let gradients: Vec<Array2<f64>> =
-            generator.parameters().iter().map(|p| p.gradient.clone()).collect();
+        let gradients: Vec<Array2<f64>> = generator
+            .parameters()
+            .iter()
+            .map(|p| p.gradient.clone())
+            .collect();
         let h = 1e-6;
         for (k, gradient) in gradients.iter().enumerate() {
-            assert!(gradient.iter().any(|g| g.abs() > 1e-9), "parameter {k} has no gradient");
+            assert!(
+                gradient.iter().any(|g| g.abs() > 1e-9),
+                "parameter {k} has no gradient"
+            );
             for ((i, j), g) in gradient.indexed_iter().step_by(3) {
                 let at = |by: f64| {
                     let mut moved = generator.clone();
@@ -448,7 +471,10 @@ mod tests {
                     (&moved.forward(noise()) * &weight).sum()
                 };
                 let want = (at(h) - at(-h)) / (2.0 * h);
-                assert!((g - want).abs() < 1e-5 * want.abs().max(1.0), "{k} [{i},{j}]: {g} {want}");
+                assert!(
+                    (g - want).abs() < 1e-5 * want.abs().max(1.0),
+                    "{k} [{i},{j}]: {g} {want}"
+                );
             }
         }
     }
@@ -462,14 +488,25 @@ mod tests {
         // Two of four flows have a second record, none a third.
         let flow = |k: usize| {
             let first = [0.2, 0.0, 1.0, 0.0, f64::from(k < 2), f64::from(k >= 2)];
-            let second = if k < 2 { [0.6, 1.0, 0.0, 0.0, 0.0, 1.0] } else { [0.0; 6] };
+            let second = if k < 2 {
+                [0.6, 1.0, 0.0, 0.0, 0.0, 1.0]
+            } else {
+                [0.0; 6]
+            };
             let attributes = [f64::from(k == 0), f64::from(k != 0), 0.5, -0.3, 0.9];
             [&first[..], &second, &[0.0; 12], &attributes].concat()
         };
         let flows = Array2::from_shape_fn((29, 4), |(i, j)| flow(j)[i]);
         generator.start_at(&flows);
         let y = generator.forward(Noise::draw(&shape(), 2, &mut rng));
-        let want = [(0, 2.0 / 6.0), (2, 4.0 / 6.0), (4, 2.0 / 6.0), (24, 0.25), (26, 0.5), (28, 0.9)];
+        let want = [
+            (0, 2.0 / 6.0),
+            (2, 4.0 / 6.0),
+            (4, 2.0 / 6.0),
+            (24, 0.25),
+            (26, 0.5),
+            (28, 0.9),
+        ];
         for (i, mean) in want {
             let found = y[[i, 0]];
             assert!((found - mean).abs() < 0.06, "{i}: {found} {mean}");

@@ -66,7 +66,10 @@ impl Engine for Doppelganger {
         }
         let mut pairs = Vec::with_capacity(self.chunks.len());
         for chunk in &self.chunks {
-            pairs.push([self.generator(&chunk.attributes)?, self.generator(&chunk.weights)?]);
+            pairs.push([
+                self.generator(&chunk.attributes)?,
+                self.generator(&chunk.weights)?,
+            ]);
         }
         let mut sources: Vec<Source<'_>> = pairs
             .iter_mut()
@@ -140,7 +143,8 @@ impl Doppelganger {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, SynthError> {
         let bad = |what: &str| SynthError::Model(what.to_owned());
         let (json, mut input) = engine::open(bytes)?;
-        let header: Header = serde_json::from_slice(json).map_err(|e| SynthError::Model(e.to_string()))?;
+        let header: Header =
+            serde_json::from_slice(json).map_err(|e| SynthError::Model(e.to_string()))?;
         let Header {
             info,
             kind,
@@ -173,7 +177,10 @@ impl Doppelganger {
             || !plan.words.valid()
             || (plan.tags > 1 && plan.tags != chunks.len())
             || !chunks.iter().all(fits)
-            || chunks.iter().try_fold(0u64, |sum, c| sum.checked_add(c.1)).is_none_or(|n| n == 0)
+            || chunks
+                .iter()
+                .try_fold(0u64, |sum, c| sum.checked_add(c.1))
+                .is_none_or(|n| n == 0)
         {
             return Err(bad("its parts do not fit together"));
         }
@@ -218,10 +225,24 @@ impl Doppelganger {
 
 /// How many weights a generator of this shape has; `None` when that is more than is read.
 fn weights_of(shape: &Shape) -> Option<usize> {
-    let sizes = shape.attributes.iter().chain(&shape.record).map(|h| h.size());
+    let sizes = shape
+        .attributes
+        .iter()
+        .chain(&shape.record)
+        .map(|h| h.size());
     let heads = sizes.clone().try_fold(0usize, usize::checked_add)?;
-    let own = [shape.hidden, shape.width, shape.units, shape.latent[0], shape.latent[1], heads];
-    if own.iter().any(|n| *n == 0 || *n > 1 << 16) || shape.record.len() < 2 || sizes.clone().any(|n| n == 0) {
+    let own = [
+        shape.hidden,
+        shape.width,
+        shape.units,
+        shape.latent[0],
+        shape.latent[1],
+        heads,
+    ];
+    if own.iter().any(|n| *n == 0 || *n > 1 << 16)
+        || shape.record.len() < 2
+        || sizes.clone().any(|n| n == 0)
+    {
         return None;
     }
     if shape.sample_len > 10_000 || shape.steps > 100_000 || shape.hidden > 20 {

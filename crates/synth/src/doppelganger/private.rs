@@ -63,7 +63,10 @@ pub fn fit_doppelganger_private(
     let chunks = chunk::chunks(&rows.rows, &cuts, settings);
     let learn = |specs: &[Spec]| -> Vec<Field> {
         // No rows: choices and ranges are all in the specification.
-        specs.iter().map(|s| Field::learn(s, &[], &rows.labels)).collect()
+        specs
+            .iter()
+            .map(|s| Field::learn(s, &[], &rows.labels))
+            .collect()
     };
     let plan = Plan {
         metadata: learn(&settings.metadata),
@@ -76,12 +79,15 @@ pub fn fit_doppelganger_private(
         length: settings.max_flow_len.unwrap_or(LENGTH),
         sample_len: settings.net.sample_len,
     };
-    let times: Vec<Times> = (0..settings.chunks).map(|k| public_times(k, settings, public)).collect();
+    let times: Vec<Times> = (0..settings.chunks)
+        .map(|k| public_times(k, settings, public))
+        .collect();
     let mut releases = Vec::new();
     let mut sizes = Vec::new();
     for (k, c) in chunks.iter().enumerate() {
         let share = COUNTS / chunks.len() as f64;
-        let (noisy, charge) = gradients.count(&format!("flows of chunk {k}"), c.flows.len() as i64, share)?;
+        let (noisy, charge) =
+            gradients.count(&format!("flows of chunk {k}"), c.flows.len() as i64, share)?;
         releases.push(Paid {
             name: charge.name,
             cells: charge.cells,
@@ -107,20 +113,32 @@ pub fn fit_doppelganger_private(
     let steps = runs.iter().map(Run::plan).collect();
     let runs: Vec<Mutex<Run>> = runs.into_iter().map(Mutex::new).collect();
     let train = |k: usize, warm: Option<&Nets>| -> Result<Nets, SynthError> {
-        train_chunk(&chunks[k], &rows, &plan, &times[k], settings, warm, &runs[k], options.seed, &|e| {
-            watch.progress(&Progress {
-                sample_len: net.sample_len,
-                chunk: k,
-                chunks: chunks.len(),
-                epoch: e,
-                epochs: epochs(k),
-                losses: None,
-            });
-            (epochs(k), rounds(k), k)
-        })
+        train_chunk(
+            &chunks[k],
+            &rows,
+            &plan,
+            &times[k],
+            settings,
+            warm,
+            &runs[k],
+            options.seed,
+            &|e| {
+                watch.progress(&Progress {
+                    sample_len: net.sample_len,
+                    chunk: k,
+                    chunks: chunks.len(),
+                    epoch: e,
+                    epochs: epochs(k),
+                    losses: None,
+                });
+                (epochs(k), rounds(k), k)
+            },
+        )
     };
     let first = train(0, None)?;
-    let others = parallel(options.threads.max(1), chunks.len() - 1, |i| train(i + 1, Some(&first)))?;
+    let others = parallel(options.threads.max(1), chunks.len() - 1, |i| {
+        train(i + 1, Some(&first))
+    })?;
     let model = |(k, mut nets): (usize, Nets)| {
         let weights = nets.generator.weights();
         ChunkModel {
@@ -135,7 +153,9 @@ pub fn fit_doppelganger_private(
         epsilon: paid.0,
         delta: paid.1,
         unit: Unit::Flow,
-        relation: "all records of one flow (equal metadata: addresses, ports, protocol) added or removed".to_owned(),
+        relation:
+            "all records of one flow (equal metadata: addresses, ports, protocol) added or removed"
+                .to_owned(),
         rho,
         releases,
         gradients: steps,
@@ -157,12 +177,19 @@ pub fn fit_doppelganger_private(
         label_column: rows.label_column.clone(),
         units_us: (1, 1),
         shape,
-        chunks: std::iter::once(first).chain(others).enumerate().map(model).collect(),
+        chunks: std::iter::once(first)
+            .chain(others)
+            .enumerate()
+            .map(model)
+            .collect(),
         plan,
     })
 }
 
-#[expect(clippy::too_many_arguments, reason = "one caller, which has them all at hand")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one caller, which has them all at hand"
+)]
 fn train_chunk(
     chunk: &Chunk,
     rows: &Rows,
@@ -198,7 +225,10 @@ fn train_chunk(
 }
 
 /// The configuration without anything that would be read from the data.
-fn made_public(settings: &Settings, public: &PrivateNetworkOptions) -> Result<Settings, SynthError> {
+fn made_public(
+    settings: &Settings,
+    public: &PrivateNetworkOptions,
+) -> Result<Settings, SynthError> {
     let refuse = |key: &str, value: &str, allowed: &str| SynthError::Config {
         key: key.to_owned(),
         value: value.to_owned(),
@@ -206,7 +236,11 @@ fn made_public(settings: &Settings, public: &PrivateNetworkOptions) -> Result<Se
     };
     if settings.fixed_size {
         let key = "pre_post_processor.config.df2chunks";
-        return Err(refuse(key, "\"fixed_size\"", "fixed_time: where records are cut would depend on all of them"));
+        return Err(refuse(
+            key,
+            "\"fixed_size\"",
+            "fixed_time: where records are cut would depend on all of them",
+        ));
     }
     if public.time_range_us.0 > public.time_range_us.1 {
         return Err(SynthError::Option {
@@ -231,7 +265,11 @@ fn made_public(settings: &Settings, public: &PrivateNetworkOptions) -> Result<Se
                     Column::Protocol => named_protocols(),
                     _ => {
                         let value = format!("without choices for {column:?}");
-                        return Err(refuse("encoding categorical", &value, "allowed: name its choices"));
+                        return Err(refuse(
+                            "encoding categorical",
+                            &value,
+                            "allowed: name its choices",
+                        ));
                     }
                 });
             }
@@ -268,7 +306,14 @@ fn public_times(k: usize, settings: &Settings, public: &PrivateNetworkOptions) -
         let part = u128::from(last - first) * k as u128;
         first + part.div_ceil(settings.chunks as u128) as u64
     };
-    let (from, to) = (edge(k), if k + 1 == settings.chunks { last } else { edge(k + 1) });
+    let (from, to) = (
+        edge(k),
+        if k + 1 == settings.chunks {
+            last
+        } else {
+            edge(k + 1)
+        },
+    );
     let scale = Scale {
         low: 0.0,
         high: (to - from) as f64,

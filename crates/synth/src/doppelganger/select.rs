@@ -19,7 +19,8 @@ pub(crate) fn distances(plan: &Plan, kind: Kind, real: &[Row], made: &[Row]) -> 
         wasserstein(&sorted(real), &sorted(made))
     };
     let field = |field: &Field| {
-        let of = |rows: &[Row]| -> Vec<f64> { rows.iter().map(|r| r.number(field.column)).collect() };
+        let of =
+            |rows: &[Row]| -> Vec<f64> { rows.iter().map(|r| r.number(field.column)).collect() };
         let (real, made) = (of(real), of(made));
         match &field.code {
             Code::Number(_) => distance(&mut real.into_iter(), &mut made.into_iter()),
@@ -29,19 +30,35 @@ pub(crate) fn distances(plan: &Plan, kind: Kind, real: &[Row], made: &[Row]) -> 
             ),
         }
     };
-    let mut out: Vec<f64> = plan.metadata.iter().chain(&plan.series).map(field).collect();
-    let start = |rows: &[Row]| -> Vec<f64> { rows.iter().map(|r| r.record.start_us as f64).collect() };
-    out.push(distance(&mut start(real).into_iter(), &mut start(made).into_iter()));
+    let mut out: Vec<f64> = plan
+        .metadata
+        .iter()
+        .chain(&plan.series)
+        .map(field)
+        .collect();
+    let start =
+        |rows: &[Row]| -> Vec<f64> { rows.iter().map(|r| r.record.start_us as f64).collect() };
+    out.push(distance(
+        &mut start(real).into_iter(),
+        &mut start(made).into_iter(),
+    ));
     if kind == Kind::Packets {
         let sizes = |rows: &[Row]| -> Vec<f64> {
             let mut counts: BTreeMap<Vec<u64>, f64> = BTreeMap::new();
             for row in rows {
-                let key = plan.metadata.iter().map(|f| row.number(f.column).to_bits()).collect();
+                let key = plan
+                    .metadata
+                    .iter()
+                    .map(|f| row.number(f.column).to_bits())
+                    .collect();
                 *counts.entry(key).or_default() += 1.0;
             }
             counts.into_values().collect()
         };
-        out.push(distance(&mut sizes(real).into_iter(), &mut sizes(made).into_iter()));
+        out.push(distance(
+            &mut sizes(real).into_iter(),
+            &mut sizes(made).into_iter(),
+        ));
     }
     out
 }
@@ -76,7 +93,14 @@ mod tests {
 
     #[test]
     fn ranks_decide_and_ties_go_to_the_last() {
-        assert_eq!(best(&[vec![0.1, 9.0, 1.0], vec![0.2, 1.0, 0.5], vec![0.3, 2.0, 2.0]]), 1);
+        assert_eq!(
+            best(&[
+                vec![0.1, 9.0, 1.0],
+                vec![0.2, 1.0, 0.5],
+                vec![0.3, 2.0, 2.0]
+            ]),
+            1
+        );
         assert_eq!(best(&[vec![1.0, 2.0], vec![2.0, 1.0]]), 1);
         assert_eq!(best(&[vec![1.0]]), 0);
     }

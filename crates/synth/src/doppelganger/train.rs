@@ -34,7 +34,12 @@ pub struct Losses {
 
 impl Nets {
     pub(crate) fn new(shape: Shape, net: &Net, rng: &mut dyn RngCore) -> Self {
-        let mut critics = vec![Critic::new(shape.size(), net.widths[1].0, net.widths[1].1, rng)];
+        let mut critics = vec![Critic::new(
+            shape.size(),
+            net.widths[1].0,
+            net.widths[1].1,
+            rng,
+        )];
         if net.attribute_critic {
             let (hidden, units) = net.widths[2];
             critics.push(Critic::new(shape.attribute_size(), hidden, units, rng));
@@ -105,7 +110,9 @@ impl Nets {
         rng: &mut dyn RngCore,
         private: Option<&mut Bound<'_>>,
     ) -> Scores {
-        let fake = self.generator.forward(Noise::draw(&self.generator.shape, net.batch, rng));
+        let fake = self
+            .generator
+            .forward(Noise::draw(&self.generator.shape, net.batch, rng));
         let mut mixed = real.clone();
         for (j, mut column) in mixed.columns_mut().into_iter().enumerate() {
             let share: f32 = rng.random();
@@ -114,7 +121,11 @@ impl Nets {
         }
         let from = self.generator.shape.records_size();
         let part = |m: &Array2<f32>, critic: usize| -> Array2<f32> {
-            if critic == 0 { m.clone() } else { cut(m.view(), from.., ..).to_owned() }
+            if critic == 0 {
+                m.clone()
+            } else {
+                cut(m.view(), from.., ..).to_owned()
+            }
         };
         let mut of_flows = Scores::default();
         for (k, critic) in self.critics.iter_mut().enumerate() {
@@ -159,7 +170,10 @@ impl Nets {
         self.generator.backward(d.view());
         self.optimizers[0].advance();
         let how = &self.optimizers[0];
-        self.generator.parameters().into_iter().for_each(|p| p.step(how));
+        self.generator
+            .parameters()
+            .into_iter()
+            .for_each(|p| p.step(how));
         loss
     }
 }
@@ -220,7 +234,13 @@ pub(crate) fn iterations(flows: usize, batch: usize) -> usize {
 
 /// One pass over the flows: as many generator steps as there are whole batches of them, each after its critic rounds.
 /// Every round has its own batch and its own noise.
-pub(crate) fn epoch(nets: &mut Nets, flows: &Array2<f32>, net: &Net, stream: &Stream, number: usize) -> Losses {
+pub(crate) fn epoch(
+    nets: &mut Nets,
+    flows: &Array2<f32>,
+    net: &Net,
+    stream: &Stream,
+    number: usize,
+) -> Losses {
     let mut rng = stream.epoch(number);
     let n = flows.ncols();
     let mut order: Vec<usize> = Vec::new();
@@ -249,7 +269,8 @@ pub(crate) fn epoch(nets: &mut Nets, flows: &Array2<f32>, net: &Net, stream: &St
             sum.penalty += scores.penalty * share;
         }
         for _ in 0..net.generator_rounds {
-            sum.generator += nets.generator_round(net, &mut rng) * share / net.generator_rounds as f64;
+            sum.generator +=
+                nets.generator_round(net, &mut rng) * share / net.generator_rounds as f64;
         }
     }
     sum
@@ -286,7 +307,11 @@ pub(crate) fn private_epoch(
 }
 
 /// A batch of attributes, hard choices not made.
-pub(crate) fn draw_attributes(generator: &mut Generator<f32>, batch: usize, rng: &mut dyn RngCore) -> Array2<f32> {
+pub(crate) fn draw_attributes(
+    generator: &mut Generator<f32>,
+    batch: usize,
+    rng: &mut dyn RngCore,
+) -> Array2<f32> {
     let noise = generator.attribute_noise(batch, rng);
     generator.infer_attributes(noise)
 }
@@ -301,4 +326,3 @@ pub(crate) fn draw_flows(
     let noise = Noise::draw(&generator.shape, attributes.ncols(), rng);
     generator.infer_records(&attributes, noise)
 }
-

@@ -34,7 +34,11 @@ impl Words {
     pub(crate) fn learn(rows: &[Row], columns: &[Column], size: usize) -> Self {
         // Protocols come after all ports.
         let word = |row: &Row, column: &Column| {
-            let shift = if *column == Column::Protocol { 1 << 16 } else { 0 };
+            let shift = if *column == Column::Protocol {
+                1 << 16
+            } else {
+                0
+            };
             row.number(*column) as u32 + shift
         };
         let mut counts: BTreeMap<u32, f64> = BTreeMap::new();
@@ -123,7 +127,10 @@ impl Words {
     pub(crate) fn vector(&self, column: Column, value: f64) -> &[f32] {
         let near = |number: f64| (number - value).abs();
         if column == Column::Protocol {
-            let best = self.protocols.iter().min_by(|a, b| near(a.0.into()).total_cmp(&near(b.0.into())));
+            let best = self
+                .protocols
+                .iter()
+                .min_by(|a, b| near(a.0.into()).total_cmp(&near(b.0.into())));
             return best.map_or(&[], |(_, v)| v);
         }
         let at = self.ports.partition_point(|(p, _)| f64::from(*p) < value);
@@ -143,7 +150,9 @@ impl Words {
             }
         };
         if column == Column::Protocol {
-            self.protocols.iter().for_each(|(w, v)| look((*w).into(), v));
+            self.protocols
+                .iter()
+                .for_each(|(w, v)| look((*w).into(), v));
         } else {
             self.ports.iter().for_each(|(w, v)| look((*w).into(), v));
         }
@@ -169,14 +178,22 @@ mod tests {
         let row = |i: u16| Row {
             record: Record {
                 src_port: 40_000 + i % 50,
-                dst_port: if i % 2 == 0 { 53 } else { 80 + 363 * (i / 2 % 2) },
+                dst_port: if i % 2 == 0 {
+                    53
+                } else {
+                    80 + 363 * (i / 2 % 2)
+                },
                 protocol: if i % 2 == 0 { 17 } else { 6 },
                 ..Record::default()
             },
             ..Row::default()
         };
         let rows: Vec<Row> = (0..4000).map(row).collect();
-        let columns = [Column::SourcePort, Column::DestinationPort, Column::Protocol];
+        let columns = [
+            Column::SourcePort,
+            Column::DestinationPort,
+            Column::Protocol,
+        ];
         let words = Words::learn(&rows, &columns, 10);
         assert_eq!(words, Words::learn(&rows, &columns, 10));
         assert!(words.valid());
@@ -188,6 +205,9 @@ mod tests {
         assert!(dot(of(80.0), of(443.0)) > dot(of(80.0), of(53.0)));
         // Unknown: the nearest number.
         assert_eq!(of(81.0), of(80.0));
-        assert_eq!(words.nearest(Column::Protocol, words.vector(Column::Protocol, 18.0)), 17.0);
+        assert_eq!(
+            words.nearest(Column::Protocol, words.vector(Column::Protocol, 18.0)),
+            17.0
+        );
     }
 }
