@@ -49,6 +49,17 @@ pub fn load(bytes: &[u8]) -> Result<Box<dyn Engine>, SynthError> {
     })
 }
 
+/// Refuses to draw more than a table holds.
+pub(crate) fn check_records(records: usize) -> Result<(), SynthError> {
+    if records > crate::MAX_RECORDS {
+        return Err(SynthError::TooMany {
+            what: "records",
+            limit: crate::MAX_RECORDS,
+        });
+    }
+    Ok(())
+}
+
 fn checksum(bytes: &[u8]) -> u64 {
     bytes.chunks(8).fold(1, |h, c| {
         let mut word = [0; 8];

@@ -158,12 +158,7 @@ impl Engine for Model {
     }
 
     fn sample(&self, records: usize, seed: u64) -> Result<Table, SynthError> {
-        if records > crate::MAX_RECORDS {
-            return Err(SynthError::TooMany {
-                what: "records",
-                limit: crate::MAX_RECORDS,
-            });
-        }
+        engine::check_records(records)?;
         Ok(match self.info.method {
             Method::Marginal => sample::marginal(self, records, seed),
             Method::Sequence => sample::sequence(self, records, seed),

@@ -17,6 +17,7 @@ mod model;
 mod private;
 mod select;
 mod train;
+mod tree;
 mod words;
 
 pub use column::Rows;

@@ -58,12 +58,7 @@ impl Engine for Doppelganger {
 
     /// Packets of captures are records of one packet each.
     fn sample(&self, records: usize, seed: u64) -> Result<Table, SynthError> {
-        if records > crate::MAX_RECORDS {
-            return Err(SynthError::TooMany {
-                what: "records",
-                limit: crate::MAX_RECORDS,
-            });
-        }
+        engine::check_records(records)?;
         let mut pairs = Vec::with_capacity(self.chunks.len());
         for chunk in &self.chunks {
             pairs.push([
