@@ -2,7 +2,8 @@
 //!
 //! The trainer's attackers (LSTM, GRU, convolution, dense layers on sequences) and the gradient that its generators learn
 //! from. Start at [`Network`]: a list of [`Layer`]s, [`Network::forward`], [`Network::backward`], [`Network::step`];
-//! [`fit`] trains with early stopping; [`Network::to_graph`] gives the ONNX graph.
+//! [`fit`] trains with early stopping; [`Network::to_graph`] gives the ONNX graph. [`Critic`] and
+//! [`BatchNorm`] are parts of generative adversarial networks, for who puts layers together himself.
 //!
 //! ```
 //! use chaff_learn::{Activation, Fit, Layer, Network, Samples, fit};

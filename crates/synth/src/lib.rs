@@ -11,8 +11,10 @@
 //!   has discrete Gaussian noise from a budget of [`chaff_privacy::Tables`]: bins, popular ports and hosts, and the number
 //!   of records come from noisy counts as well. Nothing else of the data is in the model, and [`Privacy::verify`] recomputes
 //!   the account whenever a model is read.
+//! - [`Method::Doppelganger`] trains NetShare's own networks from its configuration file ([`read_config`],
+//!   [`fit_doppelganger`]; with [`fit_doppelganger_private`] the critics' gradients have the noise).
 //!
-//! Either way the record count is exact, counters are whole numbers, protocol rules hold, times are in order, and the same
+//! In any case the record count is exact, counters are whole numbers, protocol rules hold, times are in order, and the same
 //! seed gives the same records.
 //!
 //! ```

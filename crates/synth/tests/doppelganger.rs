@@ -73,14 +73,14 @@ fn table(records: u64) -> Table {
         bytes: 60 + 40 * (i % 5),
         src: Ipv4Addr::from(0x0a00_0100 + (i % 23) as u32).into(),
         dst: Ipv4Addr::from(0x0808_0800 + (i % 7) as u32).into(),
-        src_port: if i % 6 == 0 {
+        src_port: if i.is_multiple_of(6) {
             0
         } else {
             40_000 + (i % 50) as u16
         },
         dst_port: [0, 53, 443, 80, 443, 22][(i % 6) as usize],
         protocol: [1, 17, 6, 6, 6, 6][(i % 6) as usize],
-        label: u32::from(i % 11 == 0),
+        label: u32::from(i.is_multiple_of(11)),
         ..Record::default()
     };
     Table {
@@ -187,11 +187,11 @@ struct Store {
 
 impl Watch for Store {
     fn progress(&self, _: &Progress) {
-        *self.passes.lock().unwrap() += 1;
+        *self.passes.lock().expect("no test panics with it") += 1;
     }
 
     fn keep(&self, name: &str, bytes: &[u8]) -> IoResult<()> {
-        let mut files = self.files.lock().unwrap();
+        let mut files = self.files.lock().expect("no test panics with it");
         if self.most.is_some_and(|most| files.len() >= most) {
             return Err(Error::other("full"));
         }
@@ -200,7 +200,11 @@ impl Watch for Store {
     }
 
     fn kept(&self, name: &str) -> Option<Vec<u8>> {
-        self.files.lock().unwrap().get(name).cloned()
+        self.files
+            .lock()
+            .expect("no test panics with it")
+            .get(name)
+            .cloned()
     }
 }
 
@@ -374,14 +378,16 @@ fn what_is_wrong_is_named() {
 }
 
 fn gradients(epsilon: f64, seed: u64) -> Gradients {
-    let epsilon = Epsilon::new(epsilon).unwrap();
-    let mut ledger = Ledger::open(epsilon, 1e-5, &[]).unwrap();
+    let epsilon = Epsilon::new(epsilon).expect("a budget for tests");
+    let mut ledger = Ledger::open(epsilon, 1e-5, &[]).expect("a budget for tests");
     ledger.mark_stored();
     let grant = ledger
         .spend_approximate("t", epsilon, 1e-5)
-        .unwrap()
+        .expect("a budget for tests")
         .stored();
-    grant.into_gradients(Entropy::Seed(seed)).unwrap()
+    grant
+        .into_gradients(Entropy::Seed(seed))
+        .expect("a budget for tests")
 }
 
 fn private(

@@ -123,14 +123,16 @@ pub fn fit_doppelganger_private(
             &runs[k],
             options.seed,
             &|e| {
-                watch.progress(&Progress {
-                    sample_len: net.sample_len,
-                    chunk: k,
-                    chunks: chunks.len(),
-                    epoch: e,
-                    epochs: epochs(k),
-                    losses: None,
-                });
+                if e > 0 {
+                    watch.progress(&Progress {
+                        sample_len: net.sample_len,
+                        chunk: k,
+                        chunks: chunks.len(),
+                        epoch: e,
+                        epochs: epochs(k),
+                        losses: None,
+                    });
+                }
                 (epochs(k), rounds(k), k)
             },
         )

@@ -178,12 +178,12 @@ mod tests {
         let row = |i: u16| Row {
             record: Record {
                 src_port: 40_000 + i % 50,
-                dst_port: if i % 2 == 0 {
+                dst_port: if i.is_multiple_of(2) {
                     53
                 } else {
                     80 + 363 * (i / 2 % 2)
                 },
-                protocol: if i % 2 == 0 { 17 } else { 6 },
+                protocol: if i.is_multiple_of(2) { 17 } else { 6 },
                 ..Record::default()
             },
             ..Row::default()
