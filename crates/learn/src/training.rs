@@ -424,8 +424,8 @@ mod tests {
         };
         lstm.forward_from(x.clone(), 2, Some(start.clone()));
         lstm.backward(weight.clone(), 2);
-        let parts: [fn(&mut crate::Lstm<f64>) -> &mut crate::Parameter<f64>; 3] =
-            [|l| &mut l.weights, |l| &mut l.recurrent, |l| &mut l.bias];
+        type Part = fn(&mut crate::Lstm<f64>) -> &mut crate::Parameter<f64>;
+        let parts: [Part; 3] = [|l| &mut l.weights, |l| &mut l.recurrent, |l| &mut l.bias];
         let h = 1e-6;
         for part in parts {
             let gradient = part(&mut lstm).gradient.clone();
