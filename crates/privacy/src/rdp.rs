@@ -126,17 +126,17 @@ fn subtract(a: f64, b: f64) -> f64 {
 fn log_erfc(x: f64) -> f64 {
     if x > 2.0 {
         let mut tail = 0.0;
-        for k in (1..=200u32).rev() {
+        for k in (1..=60u32).rev() {
             tail = f64::from(k) / 2.0 / (x + tail);
         }
         return -x * x - (x + tail).ln() - std::f64::consts::PI.sqrt().ln();
     }
-    if x < -6.0 {
-        return std::f64::consts::LN_2;
+    if x < -2.0 {
+        return (2.0 - log_erfc(-x).exp()).ln();
     }
     let mut term = x;
     let mut sum = x;
-    for n in 1..200u32 {
+    for n in 1..40u32 {
         let n = f64::from(n);
         term *= -x * x / n;
         sum += term / (2.0 * n + 1.0);
@@ -251,7 +251,7 @@ impl Gradients {
             return Err(refuse("the budget is too small for so many steps"));
         }
         let (mut low, mut high) = (1e-2f64.ln(), MOST_NOISE.ln());
-        for _ in 0..40 {
+        for _ in 0..30 {
             let middle = 0.5 * (low + high);
             if fits(middle.exp()) {
                 high = middle;
