@@ -40,6 +40,7 @@ pub mod learn;
 pub mod learn_command;
 pub mod machines;
 pub mod nets;
+mod netshare_command;
 pub mod network;
 pub mod packet_attacks;
 pub mod perturb_command;

@@ -1,7 +1,7 @@
 //! The commands `trainer synth fit`, `sample` and `evaluate`.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::io::{BufRead, BufReader, BufWriter, Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -9,10 +9,12 @@ use chaff_privacy::file::LedgerFile;
 use chaff_privacy::{Entropy, Epsilon, Grant, Ledger};
 use chaff_synth::{
     Capture, Engine, MAX_RECORDS, Method, Model, Options, PrivateOptions, Table, Unit, fidelity,
-    fit, fit_capture, fit_private, read_capture, read_csv, write_csv, write_pcap,
+    fit, fit_capture, fit_private, load, read_capture, read_csv, write_csv, write_pcap,
 };
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
+
+use crate::netshare_command;
 
 /// `trainer synth`.
 #[derive(Subcommand)]
@@ -21,6 +23,7 @@ pub enum Synth {
     #[command(after_long_help = "Examples:\n  \
         trainer synth fit flows.csv --output flows.synth\n  \
         trainer synth fit home.pcap --output home.synth\n  \
+        trainer synth fit flows.csv --method doppelganger --config netshare.json --output flows.synth\n  \
         trainer synth fit flows.csv --epsilon 2 --delta 1e-5 --ledger site.ledger --ledger-epsilon 8 --ledger-delta 1e-4 \\\n    \
         --public-labels benign,attack --output shared.synth")]
     Fit(Box<Fit>),
@@ -40,29 +43,42 @@ pub enum Synth {
 #[derive(Args)]
 pub struct Fit {
     /// Flow table (CSV; NetShare's, nfdump's or `gateway meter`'s names) or capture (pcap, pcapng, .gz); `-` is standard
-    /// input.
-    input: PathBuf,
+    /// input. With --config its original_data_file when not given.
+    #[arg(required_unless_present = "config")]
+    pub(crate) input: Option<PathBuf>,
     /// Where the model goes.
     #[arg(long, short)]
-    output: PathBuf,
+    pub(crate) output: PathBuf,
     /// Method; default: sequence, with --epsilon marginal.
-    #[arg(long, value_enum)]
-    method: Option<MethodArg>,
+    #[arg(long, value_enum, visible_alias = "engine")]
+    pub(crate) method: Option<MethodArg>,
+    /// Of --method doppelganger: NetShare's configuration file (JSON).
+    #[arg(long)]
+    pub(crate) config: Option<PathBuf>,
+    /// Of --method doppelganger: passes over the first chunk, in place of the configuration's `epochs`.
+    #[arg(long, requires = "config", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) epochs: Option<u32>,
+    /// Of --method doppelganger: folder of checkpoints; a run that was stopped goes on from there.
+    #[arg(long, requires = "config")]
+    pub(crate) checkpoints: Option<PathBuf>,
+    /// Of --method doppelganger: chunks that train at the same time; default: one for each core.
+    #[arg(long, requires = "config", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) threads: Option<u32>,
     /// Label column; default: the first of label, type, attacktype, class, attack.
     #[arg(long)]
-    label: Option<String>,
+    pub(crate) label: Option<String>,
     /// What becomes of addresses (without --epsilon; with it they are always made up).
     #[arg(long, value_enum, default_value = "fresh")]
-    addresses: Addresses,
+    pub(crate) addresses: Addresses,
     /// Key of the made-up addresses; the same input and key give the same model.
     #[arg(long, default_value_t = 0)]
-    seed: u64,
+    pub(crate) seed: u64,
     /// Differential privacy: ε of everything in the model together.
     #[arg(long, requires = "delta")]
-    epsilon: Option<Epsilon>,
+    pub(crate) epsilon: Option<Epsilon>,
     /// Differential privacy: δ, above 0; well below one in the number of records.
     #[arg(long, requires = "epsilon")]
-    delta: Option<f64>,
+    pub(crate) delta: Option<f64>,
     /// Budget ledger that pays; it is made when it does not exist.
     #[arg(long, requires_all = ["epsilon", "ledger_epsilon", "ledger_delta"])]
     ledger: Option<PathBuf>,
@@ -75,19 +91,19 @@ pub struct Fit {
     /// Keep no account over several fits: the guarantee holds for this model alone.
     #[arg(long, conflicts_with = "ledger")]
     no_ledger: bool,
-    /// Whose records are hidden.
-    #[arg(long, value_enum, default_value = "record")]
-    unit: UnitArg,
+    /// Whose records are hidden; default: record, with --method doppelganger always flow.
+    #[arg(long, value_enum)]
+    pub(crate) unit: Option<UnitArg>,
     /// With --unit host: the first records of each source that are used.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     max_records_per_host: u32,
     /// With --epsilon: the set of labels, comma-separated, or `from-input` to declare that the labels that occur are
     /// public. Without it labels are left out.
     #[arg(long)]
-    public_labels: Option<String>,
+    pub(crate) public_labels: Option<String>,
     /// With --epsilon: first and last start time, µs since 1970, as FIRST..LAST. Without it they are found and paid for.
     #[arg(long)]
-    public_time_range: Option<String>,
+    pub(crate) public_time_range: Option<String>,
     /// **Simulation only**: noise from a seed, which protects nobody; the model says so.
     #[arg(long, requires = "epsilon")]
     noise_seed: Option<u64>,
@@ -133,16 +149,18 @@ pub struct Evaluate {
     output: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum MethodArg {
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub(crate) enum MethodArg {
     /// Low-dimensional tables.
     Marginal,
     /// Record after record.
     Sequence,
+    /// NetShare's networks, by its configuration file.
+    Doppelganger,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
-enum Addresses {
+pub(crate) enum Addresses {
     /// Made-up ones of the same kind; equal prefixes stay equal.
     Fresh,
     /// The real ones.
@@ -150,7 +168,7 @@ enum Addresses {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum UnitArg {
+pub(crate) enum UnitArg {
     /// One record (one-way flow).
     Record,
     /// All records of one source address.
@@ -177,8 +195,8 @@ pub fn run(command: Synth) -> Result<()> {
     }
 }
 
-/// A flow table or a capture, told apart by the first bytes.
-fn read(path: &Path, label: Option<&str>) -> Result<Capture> {
+/// An input whose first bytes have been looked at, and whether they are a capture's.
+pub(crate) fn open(path: &Path) -> Result<(impl BufRead + use<>, bool)> {
     let name = path.display();
     let mut input: Box<dyn Read> = if path == Path::new("-") {
         Box::new(std::io::stdin().lock())
@@ -200,9 +218,15 @@ fn read(path: &Path, label: Option<&str>) -> Result<Capture> {
             | [0xa1, 0xb2, 0x3c, 0x4d]
             | [0x1f, 0x8b, ..]
     );
-    let whole = magic.as_slice().chain(input);
+    Ok((BufReader::new(Cursor::new(magic).chain(input)), capture))
+}
+
+/// A flow table or a capture, told apart by the first bytes.
+fn read(path: &Path, label: Option<&str>) -> Result<Capture> {
+    let name = path.display();
+    let (input, capture) = open(path)?;
     if capture {
-        let read = read_capture(BufReader::new(whole)).with_context(|| format!("in {name}"))?;
+        let read = read_capture(input).with_context(|| format!("in {name}"))?;
         if read.ignored > 0 {
             eprintln!(
                 "{name}: {} frames are not IP or damaged and were left out",
@@ -211,12 +235,18 @@ fn read(path: &Path, label: Option<&str>) -> Result<Capture> {
         }
         return Ok(read);
     }
-    let table = read_csv(BufReader::new(whole), label).with_context(|| format!("in {name}"))?;
+    let table = read_csv(input, label).with_context(|| format!("in {name}"))?;
     Ok(Capture::of_table(table))
 }
 
 fn run_fit(args: &Fit) -> Result<()> {
-    let input = read(&args.input, args.label.as_deref())?;
+    if args.config.is_some() || args.method == Some(MethodArg::Doppelganger) {
+        return netshare_command::run(args);
+    }
+    let Some(path) = &args.input else {
+        bail!("name the input");
+    };
+    let input = read(path, args.label.as_deref())?;
     let model = match (args.epsilon, args.delta) {
         (Some(epsilon), Some(delta)) => fit_paid(args, &input.table, epsilon, delta)?,
         _ => {
@@ -225,7 +255,7 @@ fn run_fit(args: &Fit) -> Result<()> {
             }
             let method = match args.method {
                 Some(MethodArg::Marginal) => Method::Marginal,
-                Some(MethodArg::Sequence) | None => Method::Sequence,
+                Some(MethodArg::Sequence | MethodArg::Doppelganger) | None => Method::Sequence,
             };
             let fresh_addresses = args.addresses == Addresses::Fresh;
             let options = Options {
@@ -240,11 +270,15 @@ fn run_fit(args: &Fit) -> Result<()> {
             }
         }
     };
+    write_model(&model, &args.output)
+}
+
+/// Writes model and side-car, and says what is promised.
+pub(crate) fn write_model(model: &dyn Engine, output: &Path) -> Result<()> {
     let bytes = model.to_bytes()?;
-    std::fs::write(&args.output, bytes)
-        .with_context(|| format!("while writing {}", args.output.display()))?;
+    std::fs::write(output, bytes).with_context(|| format!("while writing {}", output.display()))?;
     let sidecar = serde_json::to_string_pretty(model.info())?;
-    write_text(&beside(&args.output), &sidecar)?;
+    write_text(&beside(output), &sidecar)?;
     match &model.info().privacy {
         Some(p) => eprintln!(
             "({}, {})-differential privacy for {}{}; {} releases; assumptions and account in {}",
@@ -256,8 +290,8 @@ fn run_fit(args: &Fit) -> Result<()> {
             } else {
                 ""
             },
-            p.releases.len(),
-            beside(&args.output).display()
+            p.releases.len() + p.gradients.len(),
+            beside(output).display()
         ),
         None => eprintln!("no formal privacy guarantee: give --epsilon and --delta for one"),
     }
@@ -271,11 +305,7 @@ fn fit_paid(args: &Fit, table: &Table, epsilon: Epsilon, delta: f64) -> Result<M
     if matches!(args.method, Some(MethodArg::Sequence)) {
         bail!("--method sequence has no differential privacy; with --epsilon only marginal works");
     }
-    if args.ledger.is_none() && !args.no_ledger {
-        bail!(
-            "--epsilon needs --ledger FILE, which keeps account over several fits, or --no-ledger"
-        );
-    }
+    needs_ledger(args)?;
     let labels = match args.public_labels.as_deref() {
         Some("from-input") => Some(table.labels.clone()),
         Some(list) => Some(list.split(',').map(|l| l.trim().to_owned()).collect()),
@@ -292,21 +322,12 @@ fn fit_paid(args: &Fit, table: &Table, epsilon: Epsilon, delta: f64) -> Result<M
         .map(time_range)
         .transpose()?;
     let unit = match args.unit {
-        UnitArg::Record => Unit::Record,
-        UnitArg::Host => Unit::SourceHost {
+        Some(UnitArg::Record) | None => Unit::Record,
+        Some(UnitArg::Host) => Unit::SourceHost {
             max_records: args.max_records_per_host,
         },
     };
-    let entropy = match args.noise_seed {
-        Some(seed) => Entropy::Seed(seed),
-        None => {
-            let mut key = [0; 32];
-            File::open("/dev/urandom")
-                .and_then(|mut f| f.read_exact(&mut key))
-                .context("while reading /dev/urandom")?;
-            Entropy::System(key)
-        }
-    };
+    let entropy = entropy(args)?;
     // Only public checks before this line, only the paid mechanism after it.
     let (grant, entry) = pay(args, epsilon, delta)?;
     let mut tables = grant.into_tables(unit.most(), entropy)?;
@@ -325,7 +346,30 @@ fn fit_paid(args: &Fit, table: &Table, epsilon: Epsilon, delta: f64) -> Result<M
     )?)
 }
 
-fn pay(args: &Fit, epsilon: Epsilon, delta: f64) -> Result<(Grant, Option<u64>)> {
+pub(crate) fn needs_ledger(args: &Fit) -> Result<()> {
+    if args.ledger.is_none() && !args.no_ledger {
+        bail!(
+            "--epsilon needs --ledger FILE, which keeps account over several fits, or --no-ledger"
+        );
+    }
+    Ok(())
+}
+
+/// Where the noise comes from.
+pub(crate) fn entropy(args: &Fit) -> Result<Entropy> {
+    Ok(match args.noise_seed {
+        Some(seed) => Entropy::Seed(seed),
+        None => {
+            let mut key = [0; 32];
+            File::open("/dev/urandom")
+                .and_then(|mut f| f.read_exact(&mut key))
+                .context("while reading /dev/urandom")?;
+            Entropy::System(key)
+        }
+    })
+}
+
+pub(crate) fn pay(args: &Fit, epsilon: Epsilon, delta: f64) -> Result<(Grant, Option<u64>)> {
     let label = "trainer synth fit";
     match (&args.ledger, args.ledger_epsilon, args.ledger_delta) {
         (Some(path), Some(total), Some(total_delta)) => {
@@ -345,7 +389,7 @@ fn pay(args: &Fit, epsilon: Epsilon, delta: f64) -> Result<(Grant, Option<u64>)>
     }
 }
 
-fn time_range(text: &str) -> Result<(u64, u64)> {
+pub(crate) fn time_range(text: &str) -> Result<(u64, u64)> {
     let parts = text
         .split_once("..")
         .and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
@@ -371,7 +415,7 @@ fn write_text(path: &Path, text: &str) -> Result<()> {
 fn run_sample(args: &Sample) -> Result<()> {
     let name = args.model.display();
     let bytes = std::fs::read(&args.model).with_context(|| format!("while reading {name}"))?;
-    let model = Model::from_bytes(&bytes).with_context(|| format!("in {name}"))?;
+    let model = load(&bytes).with_context(|| format!("in {name}"))?;
     let records = args
         .records
         .unwrap_or(model.info().records.min(MAX_RECORDS as u64) as usize);
@@ -397,7 +441,7 @@ fn run_sample(args: &Sample) -> Result<()> {
             None
         }
         Format::Pcap => Some(
-            write_pcap(out, &drawn, Some(&model), args.seed, args.payloads)
+            write_pcap(out, &drawn, model.tables(), args.seed, args.payloads)
                 .with_context(written)?,
         ),
     };

@@ -14,6 +14,7 @@ mod measure;
 mod offline;
 mod query;
 mod simulate;
+mod synth;
 mod tunnel;
 
 pub use measure::Measured;
@@ -21,8 +22,8 @@ pub use measure::Measured;
 /// What `bench` takes.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
-    /// Which: meter, tcx, injector, replay, offline, tunnel, tunnel-cover, query, simulate [default: all].
-    #[arg(value_name = "NAME", value_parser = ["meter", "tcx", "injector", "replay", "offline", "tunnel", "tunnel-cover", "query", "simulate"])]
+    /// Which: meter, tcx, injector, replay, offline, tunnel, tunnel-cover, query, simulate, synth [default: all].
+    #[arg(value_name = "NAME", value_parser = ["meter", "tcx", "injector", "replay", "offline", "tunnel", "tunnel-cover", "query", "simulate", "synth"])]
     name: Vec<String>,
     /// Rounds that take turns; the median counts.
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=99))]
@@ -268,6 +269,9 @@ pub fn run(options: &Options) -> Result<()> {
     }
     if options.wants("query") {
         missed += query::run(options)?;
+    }
+    if options.wants("synth") {
+        missed += synth::run(options)?;
     }
     if options.wants("simulate") {
         let result = simulate::measure(options)?;

@@ -70,7 +70,7 @@ impl<T: Real> Parameter<T> {
     }
 
     /// Sets the optimizer's moments to zero.
-    pub(crate) fn forget(&mut self) {
+    pub fn forget(&mut self) {
         self.first.fill(T::zero());
         self.second.fill(T::zero());
     }
@@ -82,13 +82,20 @@ impl<T: Real> Parameter<T> {
         self.penalty * self.value.iter().map(|x| x.f64() * x.f64()).sum::<f64>()
     }
 
-    pub(crate) fn step(&mut self, how: &Optimizer) {
+    /// The numbers and the optimizer's two moments: all that later steps depend on.
+    pub fn parts_mut(&mut self) -> [&mut Array2<T>; 3] {
+        [&mut self.value, &mut self.first, &mut self.second]
+    }
+
+    /// One step down the gradient, which becomes zero. [`Optimizer::advance`] comes before.
+    pub fn step(&mut self, how: &Optimizer) {
         let c = how.coefficients();
         let t = T::of;
-        let (beta1, beta2) = (t(Optimizer::BETA1), t(Optimizer::BETA2));
-        let (own1, own2) = (t(1.0 - Optimizer::BETA1), t(1.0 - Optimizer::BETA2));
+        let (b1, epsilon) = how.betas();
+        let (beta1, beta2) = (t(b1), t(Optimizer::BETA2));
+        let (own1, own2) = (t(1.0 - b1), t(1.0 - Optimizer::BETA2));
         let (now, past, second, rate) = (t(c.gradient), t(c.momentum), t(c.second), t(how.rate));
-        let (epsilon, penalty) = (Optimizer::EPSILON, t(2.0 * self.penalty));
+        let (epsilon, penalty) = (t(epsilon), t(2.0 * self.penalty));
         ndarray::Zip::from(&mut self.value)
             .and(&mut self.gradient)
             .and(&mut self.first)
@@ -97,15 +104,15 @@ impl<T: Real> Parameter<T> {
                 let d = *g + penalty * *p;
                 *m = beta1 * *m + own1 * d;
                 *v = beta2 * *v + own2 * d * d;
-                let root = (*v * second).f64().sqrt() + epsilon;
-                *p = *p - rate * (past * *m + now * d) / t(root);
+                let root = (*v * second).sqrt() + epsilon;
+                *p = *p - rate * (past * *m + now * d) / root;
                 *g = T::zero();
             });
     }
 }
 
 /// Standard normal, by Box and Muller (1958).
-pub(crate) fn normal(rng: &mut dyn RngCore) -> f64 {
+pub fn normal(rng: &mut dyn RngCore) -> f64 {
     let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
     radius * (std::f64::consts::TAU * rng.random::<f64>()).cos()
 }
@@ -255,7 +262,7 @@ impl<T: Real> Conv1d<T> {
 }
 
 /// A part of a matrix.
-pub(crate) fn cut<T>(
+pub fn cut<T>(
     mut of: ArrayView2<'_, T>,
     rows: impl Into<Slice>,
     columns: impl Into<Slice>,
@@ -266,7 +273,7 @@ pub(crate) fn cut<T>(
 }
 
 /// A part of a matrix, to be changed.
-pub(crate) fn cut_mut<T>(
+pub fn cut_mut<T>(
     mut of: ArrayViewMut2<'_, T>,
     rows: impl Into<Slice>,
     columns: impl Into<Slice>,

@@ -2,7 +2,8 @@
 //!
 //! The trainer's attackers (LSTM, GRU, convolution, dense layers on sequences) and the gradient that its generators learn
 //! from. Start at [`Network`]: a list of [`Layer`]s, [`Network::forward`], [`Network::backward`], [`Network::step`];
-//! [`fit`] trains with early stopping; [`Network::to_graph`] gives the ONNX graph.
+//! [`fit`] trains with early stopping; [`Network::to_graph`] gives the ONNX graph. [`Critic`] and
+//! [`BatchNorm`] are parts of generative adversarial networks, for who puts layers together himself.
 //!
 //! ```
 //! use chaff_learn::{Activation, Fit, Layer, Network, Samples, fit};
@@ -29,15 +30,19 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod critic;
 mod export;
 mod layer;
 mod network;
+mod norm;
 mod real;
 mod recurrent;
 mod training;
 
-pub use layer::{Activation, Conv1d, Dense, Layer, Parameter};
+pub use critic::{Critic, Scores};
+pub use layer::{Activation, Conv1d, Dense, Layer, Parameter, cut, cut_mut, normal};
 pub use network::Network;
+pub use norm::BatchNorm;
 pub use real::Real;
 pub use recurrent::{Gru, Lstm};
 pub use training::{Fit, Optimizer, Samples, fit};

@@ -16,6 +16,8 @@ pub trait Real:
     fn f64(self) -> f64;
     /// e to this power; for `f32` within 2 ulp and free of branches, so that loops over it become vector instructions.
     fn exp(self) -> Self;
+    /// The square root.
+    fn sqrt(self) -> Self;
 
     /// `1 / (1 + exp(-x))`.
     #[inline(always)]
@@ -41,6 +43,9 @@ impl Real for f64 {
     fn exp(self) -> Self {
         self.exp()
     }
+    fn sqrt(self) -> Self {
+        self.sqrt()
+    }
 }
 
 impl Real for f32 {
@@ -49,6 +54,10 @@ impl Real for f32 {
     }
     fn f64(self) -> f64 {
         f64::from(self)
+    }
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        self.sqrt()
     }
     /// Range reduction by a multiple of ln 2 and a polynomial (the coefficients of Cephes' `expf`, Moshier 1992).
     #[inline(always)]

@@ -18,6 +18,8 @@ pub struct Lstm<T> {
     /// `4 units x 1`.
     pub bias: Parameter<T>,
     reverse: bool,
+    /// Hidden state and cell before the first step; `None`: zeros.
+    start: Option<[Array2<T>; 2]>,
     x: Array2<T>,
     /// Gates after their nonlinearity, `4 units x columns`.
     gates: Array2<T>,
@@ -49,6 +51,7 @@ impl<T: Real> Lstm<T> {
             recurrent: Parameter::orthogonal(4, units, rng),
             bias,
             reverse,
+            start: None,
             x: empty(),
             gates: empty(),
             cell: empty(),
@@ -63,6 +66,17 @@ impl<T: Real> Lstm<T> {
 
     /// The hidden state at every step, `units x columns`, in order of time also when it runs against it.
     pub fn forward(&mut self, x: Array2<T>, batch: usize) -> Array2<T> {
+        self.forward_from(x, batch, None)
+    }
+
+    /// As [`Lstm::forward`], from a hidden state and a cell (`units x batch` each), which get no gradient.
+    pub fn forward_from(
+        &mut self,
+        x: Array2<T>,
+        batch: usize,
+        start: Option<[Array2<T>; 2]>,
+    ) -> Array2<T> {
+        self.start = start;
         let units = self.recurrent.value.ncols();
         let n = x.ncols();
         let mut gates = spread(&self.bias.value, n);
@@ -70,10 +84,17 @@ impl<T: Real> Lstm<T> {
         let zeros = || Array2::<T>::zeros((units, n));
         let (mut cell, mut shown, mut hidden) = (zeros(), zeros(), zeros());
         for (at, before) in order(n, batch, self.reverse) {
-            if let Some(b) = before {
-                let h = cut(hidden.view(), .., b..b + batch);
+            let past = match (before, &self.start) {
+                (Some(b), _) => Some([
+                    cut(hidden.view(), .., b..b + batch),
+                    cut(cell.view(), .., b..b + batch),
+                ]),
+                (None, Some([h, c])) => Some([h.view(), c.view()]),
+                (None, None) => None,
+            };
+            if let Some([h, _]) = &past {
                 let mut z = cut_mut(gates.view_mut(), .., at..at + batch);
-                general_mat_mul(T::one(), &self.recurrent.value, &h, T::one(), &mut z);
+                general_mat_mul(T::one(), &self.recurrent.value, h, T::one(), &mut z);
             }
             let now = || at..at + batch;
             let mut bend = |from: usize, to: usize, f: fn(T) -> T| {
@@ -86,11 +107,10 @@ impl<T: Real> Lstm<T> {
             let gate = |g: usize| cut(gates.view(), g * units..(g + 1) * units, now());
             let (i, f, g, o) = (gate(0), gate(1), gate(2), gate(3));
             let mut c = &i * &g;
-            if let Some(b) = before {
-                let past = cut(cell.view(), .., b..b + batch);
+            if let Some([_, past]) = &past {
                 Zip::from(&mut c)
                     .and(&f)
-                    .and(&past)
+                    .and(past)
                     .for_each(|c, f, p| *c += *f * *p);
             }
             cut_mut(cell.view_mut(), .., now()).assign(&c);
@@ -141,8 +161,10 @@ impl<T: Real> Lstm<T> {
                     });
                 };
             put(0, carry.view(), g, i);
-            if let Some(b) = before {
-                put(1, carry.view(), cut(self.cell.view(), .., b..b + batch), f);
+            match (before, &self.start) {
+                (Some(b), _) => put(1, carry.view(), cut(self.cell.view(), .., b..b + batch), f),
+                (None, Some([_, c])) => put(1, carry.view(), c.view(), f),
+                (None, None) => {}
             }
             put(2, carry.view(), i, g);
             put(3, d, shown, o);
@@ -152,6 +174,9 @@ impl<T: Real> Lstm<T> {
                 let mut past = cut_mut(dh.view_mut(), .., b..b + batch);
                 general_mat_mul(one, &self.recurrent.value.t(), &z, one, &mut past);
                 let h = cut(self.hidden.view(), .., b..b + batch);
+                general_mat_mul(one, &z, &h.t(), one, &mut self.recurrent.gradient);
+            } else if let Some([h, _]) = &self.start {
+                let z = cut(dz.view(), .., at..at + batch);
                 general_mat_mul(one, &z, &h.t(), one, &mut self.recurrent.gradient);
             }
         }

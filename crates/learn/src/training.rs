@@ -90,6 +90,8 @@ impl Samples {
 pub struct Optimizer {
     /// Learning rate.
     pub rate: f64,
+    beta1: f64,
+    epsilon: f64,
     nesterov: bool,
     steps: i32,
     /// Product of the momentum schedule so far.
@@ -107,14 +109,20 @@ pub(crate) struct Coefficients {
 }
 
 impl Optimizer {
-    pub(crate) const BETA1: f64 = 0.9;
+    const BETA1: f64 = 0.9;
     pub(crate) const BETA2: f64 = 0.999;
-    pub(crate) const EPSILON: f64 = 1e-7;
 
     /// Adam: betas 0.9 and 0.999, epsilon 1e-7.
     pub fn adam(rate: f64) -> Self {
+        Self::adam_with(rate, Self::BETA1, 1e-7)
+    }
+
+    /// Adam with another first beta (0 to below 1) and epsilon (above 0).
+    pub fn adam_with(rate: f64, beta1: f64, epsilon: f64) -> Self {
         Self {
             rate,
+            beta1,
+            epsilon,
             nesterov: false,
             steps: 0,
             schedule: 1.0,
@@ -129,7 +137,22 @@ impl Optimizer {
         }
     }
 
-    pub(crate) fn advance(&mut self) {
+    /// Steps taken so far.
+    pub fn steps(&self) -> i32 {
+        self.steps
+    }
+
+    /// Goes on after so many steps of Adam.
+    pub fn resume(&mut self, steps: i32) {
+        self.steps = steps;
+    }
+
+    pub(crate) fn betas(&self) -> (f64, f64) {
+        (self.beta1, self.epsilon)
+    }
+
+    /// Counts a step; [`crate::Parameter::step`] of each parameter follows.
+    pub fn advance(&mut self) {
         self.steps = self.steps.saturating_add(1);
         if self.nesterov {
             self.schedule *= Self::momentum(self.steps);
@@ -146,7 +169,7 @@ impl Optimizer {
         if !self.nesterov {
             return Coefficients {
                 gradient: 0.0,
-                momentum: 1.0 / (1.0 - Self::BETA1.powi(steps)),
+                momentum: 1.0 / (1.0 - self.beta1.powi(steps)),
                 second,
             };
         }
@@ -383,6 +406,39 @@ mod tests {
         ];
         layers.extend(end(14, r));
         check("dense", layers);
+    }
+
+    /// With a given start, every gradient of the LSTM against central differences in double precision.
+    #[test]
+    fn lstm_gradients_from_a_start_agree_with_finite_differences() {
+        let mut rng = rng();
+        let draw = |rows: usize, columns: usize, rng: &mut ChaCha20Rng| {
+            Array2::from_shape_simple_fn((rows, columns), || rng.random::<f64>() - 0.5)
+        };
+        let mut lstm = crate::Lstm::<f64>::new(3, 4, false, &mut rng);
+        let (x, weight) = (draw(3, 6, &mut rng), draw(4, 6, &mut rng));
+        let start = [draw(4, 2, &mut rng), draw(4, 2, &mut rng)];
+        let loss = |lstm: &crate::Lstm<f64>| {
+            let h = lstm.clone().forward_from(x.clone(), 2, Some(start.clone()));
+            (&h * &weight).sum()
+        };
+        lstm.forward_from(x.clone(), 2, Some(start.clone()));
+        lstm.backward(weight.clone(), 2);
+        type Part = fn(&mut crate::Lstm<f64>) -> &mut crate::Parameter<f64>;
+        let parts: [Part; 3] = [|l| &mut l.weights, |l| &mut l.recurrent, |l| &mut l.bias];
+        let h = 1e-6;
+        for part in parts {
+            let gradient = part(&mut lstm).gradient.clone();
+            for ((i, j), g) in gradient.indexed_iter() {
+                let at = |by: f64| {
+                    let mut moved = lstm.clone();
+                    part(&mut moved).value[[i, j]] += by;
+                    loss(&moved)
+                };
+                let want = (at(h) - at(-h)) / (2.0 * h);
+                assert!((g - want).abs() < 1e-8, "[{i},{j}]: {g} {want}");
+            }
+        }
     }
 
     #[test]

@@ -35,7 +35,7 @@
 //! A label is stored and released in the clear: it must not depend on the data.
 //!
 //! # What it does not do
-//! The approximate (δ > 0) mechanism is [`Tables`]; numbers go through [`Grant::sum`] and its like. The hash chain finds
+//! The approximate (δ > 0) mechanisms are [`Tables`] and [`Gradients`]; numbers go through [`Grant::sum`] and its like. The hash chain finds
 //! accidents and careless edits, not an owner who recomputes it: there is no key. Time per release is not constant.
 //! The noise generator of a live release is OpenDP's: without OpenSSL that is ChaCha20 keyed by the operating system
 //! and rekeyed every 64 KiB, which the `rand` crate calls cryptographic and OpenDP's documentation does not.
@@ -48,6 +48,7 @@ pub mod file;
 mod grant;
 mod ledger;
 mod noise;
+mod rdp;
 mod released;
 pub mod telemetry;
 mod vector;
@@ -61,5 +62,6 @@ pub use ledger::{
     Refused, Rho, ToStore,
 };
 pub use noise::Noise;
+pub use rdp::{Gradients, Run, Sampled, epsilon_of_sampled};
 pub use released::{Mechanism, Released};
 pub use zcdp::{Charge, Entropy, Tables, epsilon_of_rho, rho_of_epsilon};

@@ -279,12 +279,8 @@ impl Row<'_> {
     }
 
     fn protocol(&self, column: usize) -> Result<u8, SynthError> {
-        let text = &self.fields[column];
-        if let Some((_, number)) = PROTOCOLS
-            .iter()
-            .find(|(name, _)| name.eq_ignore_ascii_case(text))
-        {
-            return Ok(*number);
+        if let Some(number) = named_protocol(&self.fields[column]) {
+            return Ok(number);
         }
         self.whole(
             column,
@@ -431,6 +427,24 @@ impl Columns {
             ..Record::default()
         })
     }
+}
+
+fn named_protocol(text: &str) -> Option<u8> {
+    let named = PROTOCOLS
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case(text));
+    named.map(|(_, number)| *number)
+}
+
+/// The protocols that have names, each once; public knowledge.
+pub(crate) fn named_protocols() -> Vec<String> {
+    let names = PROTOCOLS.iter().map(|(name, _)| (*name).to_owned());
+    names.filter(|name| name != "ICMPV6").collect()
+}
+
+/// A protocol from its name or number.
+pub(crate) fn protocol_number(text: &str) -> Option<u8> {
+    named_protocol(text).or_else(|| text.parse().ok())
 }
 
 /// NetShare's name of a protocol, otherwise its number.

@@ -56,6 +56,16 @@ pub enum SynthError {
         /// What is wrong.
         why: String,
     },
+    /// A value of a configuration outside what is allowed.
+    #[error("key {key}: {value} is not {allowed}")]
+    Config {
+        /// Path of the key, with dots.
+        key: String,
+        /// As in the file, cut to 80 characters.
+        value: String,
+        /// What is allowed.
+        allowed: String,
+    },
     /// Bytes that are not a model of this version.
     #[error("not a usable model: {0}")]
     Model(String),

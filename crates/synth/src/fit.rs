@@ -72,6 +72,12 @@ pub fn fit(table: &Table, options: &Options) -> Result<Model, SynthError> {
             (parents, chains)
         }
         Method::Sequence => (Vec::new(), sequences(&table.records, &encoder)),
+        Method::Doppelganger => {
+            return Err(SynthError::Option {
+                name: "method",
+                why: "doppelganger takes a configuration: fit_doppelganger".to_owned(),
+            });
+        }
     };
     Ok(Model {
         info: Info {
@@ -234,6 +240,12 @@ pub fn fit_private(
     paid: (f64, f64),
 ) -> Result<Model, SynthError> {
     check(table)?;
+    if options.unit == Unit::Flow {
+        return Err(SynthError::Option {
+            name: "unit",
+            why: "flows are the unit of doppelganger".to_owned(),
+        });
+    }
     if options.unit.most() == 0 || options.unit.most() != tables.sensitivity() {
         return Err(SynthError::Option {
             name: "unit",
@@ -277,6 +289,7 @@ pub fn fit_private(
     let unit = match options.unit {
         Unit::Record => "one record",
         Unit::SourceHost { .. } => "all records of one source address",
+        Unit::Flow => "all records of one flow",
     };
     let privacy = Privacy {
         epsilon: paid.0,
@@ -294,6 +307,7 @@ pub fn fit_private(
                 rho: c.rho,
             })
             .collect(),
+        gradients: Vec::new(),
         public_assumptions: public,
         ledger_entry,
         simulated: tables.simulated(),

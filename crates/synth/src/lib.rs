@@ -11,8 +11,10 @@
 //!   has discrete Gaussian noise from a budget of [`chaff_privacy::Tables`]: bins, popular ports and hosts, and the number
 //!   of records come from noisy counts as well. Nothing else of the data is in the model, and [`Privacy::verify`] recomputes
 //!   the account whenever a model is read.
+//! - [`Method::Doppelganger`] trains NetShare's own networks from its configuration file ([`read_config`],
+//!   [`fit_doppelganger`]; with [`fit_doppelganger_private`] the critics' gradients have the noise).
 //!
-//! Either way the record count is exact, counters are whole numbers, protocol rules hold, times are in order, and the same
+//! In any case the record count is exact, counters are whole numbers, protocol rules hold, times are in order, and the same
 //! seed gives the same records.
 //!
 //! ```
@@ -38,7 +40,9 @@ mod address;
 mod capture;
 mod chain;
 mod csv;
+mod doppelganger;
 mod encode;
+mod engine;
 mod error;
 mod fit;
 mod grid;
@@ -53,9 +57,14 @@ mod table;
 
 pub use capture::{ACTIVE_US, Capture, IDLE_US, MAX_PACKETS, read_capture};
 pub use csv::{protocol_name, read_csv, write_csv};
+pub use doppelganger::{
+    Config, Doppelganger, Losses, NetworkOptions, PrivateNetworkOptions, Progress, Rows, Settings,
+    Unwatched, Watch, fit_doppelganger, fit_doppelganger_private, read_config,
+};
+pub use engine::{Engine, load};
 pub use error::SynthError;
 pub use fit::{Options, PrivateOptions, fit, fit_capture, fit_private};
 pub use measure::{Distance, Fidelity, fidelity};
-pub use model::{Engine, Info, Method, Model, Paid, Privacy, Unit};
+pub use model::{Info, Method, Model, Paid, Privacy, Unit};
 pub use packets::{MAX_WRITTEN, write_pcap};
 pub use table::{MAX_LABELS, MAX_RECORDS, Record, Table, has_ports, header_bytes};

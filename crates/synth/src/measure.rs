@@ -40,7 +40,7 @@ pub struct Fidelity {
     pub five_tuple_copies: f64,
 }
 
-fn divergence<K: Ord + Clone>(
+pub(crate) fn divergence<K: Ord + Clone>(
     real: impl Iterator<Item = K>,
     synthetic: impl Iterator<Item = K>,
 ) -> f64 {
@@ -83,7 +83,7 @@ fn rank_divergence(real: Vec<f64>, synthetic: Vec<f64>) -> f64 {
     )
 }
 
-fn wasserstein(a: &[f64], b: &[f64]) -> f64 {
+pub(crate) fn wasserstein(a: &[f64], b: &[f64]) -> f64 {
     // Both sorted: the area between the distribution functions.
     let (mut i, mut j, mut sum) = (0, 0, 0.0);
     let mut last: Option<f64> = None;

@@ -1,18 +1,17 @@
 //! A fitted model: what it says of itself, and its file.
 
+use chaff_privacy::Sampled;
 use serde::{Deserialize, Serialize};
 
 use crate::SynthError;
-use crate::address::mix;
 use crate::chain::{Chain, Level};
 use crate::encode::{Encoder, FIELDS};
+use crate::engine::{self, Engine};
 use crate::packets::{GAP_SYMBOLS, PacketModel};
 use crate::sample;
 use crate::table::Table;
 
-const MAGIC: &[u8; 8] = b"CHAFSYN1";
-/// The largest header of a model file, bytes.
-const MAX_HEADER: usize = 256 << 20;
+const NOT_TABLES: &str = "it is a network, not tables";
 
 /// Which method learns and draws.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +21,8 @@ pub enum Method {
     Marginal,
     /// Record after record in time, given what source and pair of hosts did before.
     Sequence,
+    /// A generator network for each chunk of time, trained against critics.
+    Doppelganger,
 }
 
 /// Whose records the privacy guarantee hides.
@@ -35,13 +36,15 @@ pub enum Unit {
         /// At most so many of a host.
         max_records: u32,
     },
+    /// All records with the same addresses, ports and protocol.
+    Flow,
 }
 
 impl Unit {
     /// The most records of one unit.
     pub fn most(self) -> u32 {
         match self {
-            Self::Record => 1,
+            Self::Record | Self::Flow => 1,
             Self::SourceHost { max_records } => max_records,
         }
     }
@@ -75,6 +78,9 @@ pub struct Privacy {
     pub rho: f64,
     /// Every release; nothing else of the data is in the model.
     pub releases: Vec<Paid>,
+    /// Noisy gradient steps, of which a unit may take part in all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gradients: Vec<Sampled>,
     /// What was taken as known without looking at the data.
     pub public_assumptions: Vec<String>,
     /// The ledger's entry that paid.
@@ -102,7 +108,11 @@ impl Privacy {
             }
             sum += cost;
         }
-        let epsilon = chaff_privacy::epsilon_of_rho(sum, self.delta);
+        let epsilon = if self.gradients.is_empty() {
+            chaff_privacy::epsilon_of_rho(sum, self.delta)
+        } else {
+            chaff_privacy::epsilon_of_sampled(&self.gradients, sum, self.delta)
+        };
         if epsilon.is_nan() || epsilon > self.epsilon * (1.0 + 1e-9) {
             return Err(SynthError::Model(format!(
                 "accounting: the releases cost epsilon {epsilon} at delta {}, the model claims {}",
@@ -142,34 +152,26 @@ pub struct Model {
     pub(crate) packets: Option<PacketModel>,
 }
 
-/// A model that draws traces.
-pub trait Engine {
-    /// What it says of itself.
-    fn info(&self) -> &Info;
-
-    /// Draws exactly `records` records, in order of time. The same model, number and seed give the same records.
-    ///
-    /// # Errors
-    /// [`SynthError::TooMany`] above [`crate::MAX_RECORDS`].
-    fn sample(&self, records: usize, seed: u64) -> Result<Table, SynthError>;
-}
-
 impl Engine for Model {
     fn info(&self) -> &Info {
         &self.info
     }
 
     fn sample(&self, records: usize, seed: u64) -> Result<Table, SynthError> {
-        if records > crate::MAX_RECORDS {
-            return Err(SynthError::TooMany {
-                what: "records",
-                limit: crate::MAX_RECORDS,
-            });
-        }
+        engine::check_records(records)?;
         Ok(match self.info.method {
             Method::Marginal => sample::marginal(self, records, seed),
             Method::Sequence => sample::sequence(self, records, seed),
+            Method::Doppelganger => return Err(SynthError::Model(NOT_TABLES.to_owned())),
         })
+    }
+
+    fn to_bytes(&self) -> Result<Vec<u8>, SynthError> {
+        Self::to_bytes(self)
+    }
+
+    fn tables(&self) -> Option<&Model> {
+        Some(self)
     }
 }
 
@@ -180,14 +182,6 @@ struct Header {
     parents: Vec<Vec<Vec<usize>>>,
     pools: [Vec<f64>; 2],
     packets: Option<PacketModel>,
-}
-
-fn checksum(bytes: &[u8]) -> u64 {
-    bytes.chunks(8).fold(1, |h, c| {
-        let mut word = [0; 8];
-        word[..c.len()].copy_from_slice(c);
-        mix(h ^ u64::from_le_bytes(word))
-    })
 }
 
 impl Model {
@@ -203,14 +197,8 @@ impl Model {
             pools: self.pools.clone(),
             packets: self.packets.clone(),
         };
-        let json = serde_json::to_vec(&header).map_err(|e| SynthError::Model(e.to_string()))?;
-        if json.len() > MAX_HEADER {
-            return Err(SynthError::Model("its header is too large".to_owned()));
-        }
-        let mut out = MAGIC.to_vec();
+        let mut out = engine::begin(&header)?;
         let number = |out: &mut Vec<u8>, n: usize| out.extend((n as u32).to_le_bytes());
-        number(&mut out, json.len());
-        out.extend(json);
         for chain in &self.chains {
             number(&mut out, chain.levels.len());
             for level in &chain.levels {
@@ -229,9 +217,7 @@ impl Model {
                 level.rest.iter().for_each(|k| out.extend(k.to_le_bytes()));
             }
         }
-        let sum = checksum(&out);
-        out.extend(sum.to_le_bytes());
-        Ok(out)
+        Ok(engine::seal(out))
     }
 
     /// Reads a model file; whatever the bytes, drawing from the result is safe.
@@ -240,19 +226,9 @@ impl Model {
     /// [`SynthError::Model`], also when the accounting of a private model does not add up.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, SynthError> {
         let bad = |what: &str| SynthError::Model(what.to_owned());
-        let body = bytes
-            .strip_prefix(MAGIC)
-            .ok_or_else(|| bad("it does not begin with CHAFSYN1"))?;
-        let (signed, sum) = bytes
-            .split_last_chunk::<8>()
-            .ok_or_else(|| bad("it is cut"))?;
-        if checksum(signed) != u64::from_le_bytes(*sum) {
-            return Err(bad("it is cut or damaged (checksum)"));
-        }
-        let mut input = Input(&body[..body.len() - 8]);
-        let length = input.number()?;
-        let header: Header = serde_json::from_slice(input.take(length)?)
-            .map_err(|e| SynthError::Model(e.to_string()))?;
+        let (json, mut input) = engine::open(bytes)?;
+        let header: Header =
+            serde_json::from_slice(json).map_err(|e| SynthError::Model(e.to_string()))?;
         let mut chains = Vec::new();
         let more = header.packets.as_ref().map(|p| p.sizes.len() as u32);
         for field in 0..FIELDS + if more.is_some() { 2 } else { 0 } {
@@ -292,6 +268,9 @@ impl Model {
                 info.version
             )));
         }
+        if info.method == Method::Doppelganger {
+            return Err(bad(NOT_TABLES));
+        }
         if !encoder.valid()
             || packets.as_ref().is_some_and(|p| !p.sizes.valid())
             || !input.0.is_empty()
@@ -312,31 +291,5 @@ impl Model {
             chains,
             packets,
         })
-    }
-}
-
-struct Input<'a>(&'a [u8]);
-
-impl<'a> Input<'a> {
-    fn take(&mut self, n: usize) -> Result<&'a [u8], SynthError> {
-        let (head, tail) = self
-            .0
-            .split_at_checked(n)
-            .ok_or_else(|| SynthError::Model("it is cut".to_owned()))?;
-        self.0 = tail;
-        Ok(head)
-    }
-
-    fn number(&mut self) -> Result<usize, SynthError> {
-        Ok(self.array(1, u32::from_le_bytes)?[0] as usize)
-    }
-
-    fn array<T, const N: usize>(
-        &mut self,
-        n: usize,
-        read: fn([u8; N]) -> T,
-    ) -> Result<Vec<T>, SynthError> {
-        let bytes = self.take(n.saturating_mul(N))?;
-        Ok(bytes.as_chunks::<N>().0.iter().map(|c| read(*c)).collect())
     }
 }

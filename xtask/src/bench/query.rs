@@ -339,57 +339,13 @@ impl<'a> Bench<'a> {
         self.one(&command)
     }
 
-    /// Runs a program in a process of its own that counts for it.
     fn one(&self, command: &[String]) -> Result<Used> {
-        let said = [
-            self.folder.join("stdout.txt"),
-            self.folder.join("stderr.txt"),
-        ];
-        let mut measure = Command::new(std::env::current_exe()?);
-        measure.args(["measure", "--stdout"]).arg(&said[0]);
-        measure.arg("--stderr").arg(&said[1]);
-        measure.arg("--").args(command);
-        let used: Used = serde_json::from_str(&output(measure)?)?;
-        if used.code != 0 {
-            let error = fs::read_to_string(&said[1]).unwrap_or_default();
-            bail!(Stop::Check.error(format_args!(
-                "{command:?} ended with {}: {error}",
-                used.code
-            )));
-        }
-        Ok(used)
+        one(&self.folder, command)
     }
 
-    /// The interpreter of an environment with the pinned packages.
     fn python(&self) -> Result<PathBuf> {
-        let home = self.folder.join("python");
-        let python = home.join("bin/python");
-        let probe = || {
-            let mut probe = Command::new(&python);
-            probe.args([
-                "-c",
-                "import diffprivlib, pandasql, pyasn, cachetools, datafusion",
-            ]);
-            output(probe)
-        };
-        if python.exists() && probe().is_ok() {
-            return Ok(python);
-        }
-        eprintln!("installing {PACKAGES:?} into {}", home.display());
-        let mut make = Command::new("python3");
-        make.args(["-m", "venv"]).arg(&home);
-        output(make).context("no Python environment")?;
-        let mut install = Command::new(&python);
-        install.args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-        ]);
-        install.args(PACKAGES);
-        output(install)?;
-        Ok(python)
+        let imports = "diffprivlib, pandasql, pyasn, cachetools, datafusion";
+        python(&self.folder.join("python"), imports, &PACKAGES)
     }
 }
 
@@ -397,7 +353,53 @@ fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn median(runs: &[Used]) -> Used {
+/// Runs a program in a process of its own that counts for it; `folder` takes what it says.
+pub(super) fn one(folder: &Path, command: &[String]) -> Result<Used> {
+    let said = [folder.join("stdout.txt"), folder.join("stderr.txt")];
+    let mut measure = Command::new(std::env::current_exe()?);
+    measure.args(["measure", "--stdout"]).arg(&said[0]);
+    measure.arg("--stderr").arg(&said[1]);
+    measure.arg("--").args(command);
+    let used: Used = serde_json::from_str(&output(measure)?)?;
+    if used.code != 0 {
+        let error = fs::read_to_string(&said[1]).unwrap_or_default();
+        bail!(Stop::Check.error(format_args!(
+            "{command:?} ended with {}: {error}",
+            used.code
+        )));
+    }
+    Ok(used)
+}
+
+/// The interpreter of a Python environment with these packages, made when it cannot import what is needed yet.
+pub(super) fn python(home: &Path, imports: &str, packages: &[&str]) -> Result<PathBuf> {
+    let python = home.join("bin/python");
+    let probe = || {
+        let mut probe = Command::new(&python);
+        probe.args(["-c", &format!("import {imports}")]);
+        output(probe)
+    };
+    if python.exists() && probe().is_ok() {
+        return Ok(python);
+    }
+    eprintln!("installing {packages:?} into {}", home.display());
+    let mut make = Command::new("python3");
+    make.args(["-m", "venv"]).arg(home);
+    output(make).context("no Python environment")?;
+    let mut install = Command::new(&python);
+    install.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+    ]);
+    install.args(packages);
+    output(install)?;
+    Ok(python)
+}
+
+pub(super) fn median(runs: &[Used]) -> Used {
     let mut sorted = runs.to_vec();
     sorted.sort_by(|a, b| a.cpu_s.total_cmp(&b.cpu_s));
     sorted.get(sorted.len() / 2).copied().unwrap_or_default()
