@@ -6,7 +6,8 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::defend::Defence;
-use crate::evaluate::{Evaluation, HomeOptions, HomeScore, Options, evaluate, homes};
+use crate::evaluate::{Evaluation, Options, evaluate};
+use crate::homes::{HomeOptions, HomeScore, homes};
 use crate::ipet_command::{DefenceArgs, Input, bar};
 use crate::picture::{Series, curves};
 
@@ -206,14 +207,37 @@ fn device_table(e: &Evaluation) -> String {
 
 fn home_table(rows: &[HomeScore]) -> String {
     let mut t = String::from(
-        "| defence | active AUC | present AUC | top hits | busy minute AUC | kB/s a home |\n| --- | --- | --- | --- | --- | --- |\n",
+        "Presence is attacked by the surest minutes (each label its own curve) and by what is learnt from whole homes (one curve).\n\n\
+         | defence | active AUC | present AUC | top hits | present AUC, whole homes | top hits, whole homes | busy minute AUC | kB/s a home |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for r in rows {
         t.push_str(&format!("| {} |", r.defence));
-        for f in [&r.active_auc, &r.present_auc, &r.top_hits, &r.busy_auc] {
+        for f in [
+            &r.active_auc,
+            &r.present_auc,
+            &r.top_hits,
+            &r.whole_present_auc,
+            &r.whole_top_hits,
+            &r.busy_auc,
+        ] {
             t.push_str(&format!(" {:.3} ± {:.3} |", f.mean, f.half));
         }
         t.push_str(&format!(" {:.2} |\n", r.bytes_per_second.mean / 1e3));
     }
+    t.push_str("\nActive / present AUC (surest minutes) by label:\n\n| label |");
+    rows.iter()
+        .for_each(|r| t.push_str(&format!(" {} |", r.defence)));
+    t.push_str("\n| --- |");
+    rows.iter().for_each(|_| t.push_str(" --- |"));
+    let labels = rows.first().map_or(&[][..], |r| &r.devices);
+    for (c, device) in labels.iter().enumerate() {
+        t.push_str(&format!("\n| {} |", device.label));
+        for r in rows {
+            let d = &r.devices[c];
+            t.push_str(&format!(" {:.2} / {:.2} |", d.active_auc, d.present_auc));
+        }
+    }
+    t.push('\n');
     t
 }

@@ -1,6 +1,6 @@
 //! Traces: what an observer sees of one device in one session, packet by packet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -130,7 +130,7 @@ pub fn from_captures(
     notes: &mut Vec<String>,
     tick: &mut dyn FnMut(),
 ) -> Result<Vec<Trace>> {
-    let mut out = Vec::new();
+    let (mut out, mut folders) = (Vec::new(), Vec::new());
     for file in files {
         let name =
             |p: Option<&std::ffi::OsStr>| p.and_then(|n| n.to_str()).unwrap_or("").to_owned();
@@ -163,10 +163,33 @@ pub fn from_captures(
                 session: name(file.file_stem()),
                 packets,
             });
+            folders.push(folder.clone());
         }
         tick();
     }
+    tell_apart(&mut out, &folders);
     Ok(out)
+}
+
+/// Gives sessions that would have one file name (captures of the same name in several folders) the folder as well, and a number where
+/// that does not do either.
+fn tell_apart(traces: &mut [Trace], folders: &[String]) {
+    let mut count: BTreeMap<String, usize> = BTreeMap::new();
+    for t in traces.iter() {
+        *count.entry(t.file_name()).or_default() += 1;
+    }
+    let mut taken: BTreeSet<String> = BTreeSet::new();
+    for (t, folder) in traces.iter_mut().zip(folders) {
+        if count[&t.file_name()] > 1 {
+            t.session = format!("{}@{folder}", t.session);
+        }
+        let session = t.session.clone();
+        let mut number = 1;
+        while !taken.insert(t.file_name()) || (number > 1 && count.contains_key(&t.file_name())) {
+            number += 1;
+            t.session = format!("{session}-{number}");
+        }
+    }
 }
 
 /// Sorts by time, makes the first packet time 0 and drops what comes after `max_seconds`.
@@ -397,6 +420,24 @@ mod tests {
         assert_eq!(s.test, [2, 5, 8, 14]);
         assert_eq!(s.single, [15]);
         assert_eq!(s.train.len() + s.test.len() + s.single.len(), traces.len());
+    }
+
+    #[test]
+    fn sessions_of_one_name_in_several_folders_are_told_apart() {
+        let names = ["a", "a", "b", "a", "a-2", "a"];
+        let mut traces: Vec<Trace> = names
+            .iter()
+            .map(|name| Trace {
+                session: (*name).to_owned(),
+                ..trace("plug", 0)
+            })
+            .collect();
+        let folders = ["x", "y", "x", "x", "x", "x"].map(str::to_owned);
+        tell_apart(&mut traces, &folders);
+        let sessions: Vec<&str> = traces.iter().map(|t| t.session.as_str()).collect();
+        assert_eq!(sessions, ["a@x", "a@y", "b", "a@x-2", "a-2", "a@x-3"]);
+        let files: BTreeSet<String> = traces.iter().map(Trace::file_name).collect();
+        assert_eq!(files.len(), traces.len());
     }
 
     #[test]

@@ -53,6 +53,8 @@ mod graph;
 mod inspect;
 #[cfg(feature = "runtime")]
 mod model;
+#[cfg(feature = "runtime")]
+mod plan;
 mod proto;
 mod scan;
 mod signature;
