@@ -20,7 +20,8 @@ use crate::picture::{Series, curves};
 pub struct Evaluate {
     #[command(flatten)]
     input: Input,
-    /// Defences: none, constant, random, random+, ipet, ipet-mended, envelope, maybenot, maybenot-bins.
+    /// Defences: none, constant, random, random+, ipet, ipet-mended, envelope, maybenot, maybenot-bins, model:PATH (a model file or a folder
+    /// of LABEL.onnx, run as the gateway runs them).
     #[arg(
         long,
         value_delimiter = ',',

@@ -104,7 +104,7 @@ struct HomeTrace {
 /// home's minutes, and by forests that learn from mean, maximum and spread of a whole home's minutes which devices it has.
 ///
 /// # Errors
-/// As [`evaluate`], and when there are not enough labels.
+/// As [`crate::evaluate::evaluate`], and when there are not enough labels.
 pub fn homes(
     traces: &[Trace],
     defences: &[(String, Defence)],
@@ -351,7 +351,12 @@ fn attack_homes(
             .map(|(row, truth)| (forest.probabilities(&row)[1], truth));
         area(&scored.collect::<Vec<_>>())
     });
-    let whole_rows = |homes: &Homes| homes.iter().map(|(rows, _)| whole(rows)).collect::<Vec<_>>();
+    let whole_rows = |homes: &Homes| {
+        homes
+            .iter()
+            .map(|(rows, _)| whole(rows))
+            .collect::<Vec<_>>()
+    };
     let (whole_train, whole_test) = (whole_rows(train), whole_rows(test));
 
     // By label, then home.

@@ -15,6 +15,7 @@
 //!     version: SIGNATURE_VERSION, kind: "halver".into(), feature_kind: IPET_SLOTS.into(),
 //!     rows: 1, columns: 2, slot_ms: 100, window_ms: 100, scale: vec![1.0, 1.0], threshold: None,
 //!     device_label: "plug".into(), chain: 0, stage: 1, seed: 7, training_digest: [0; 32],
+//!     extras: Default::default(),
 //! };
 //! let golden = Golden { inputs: vec![vec![4.0, 6.0]], outputs: vec![vec![2.0, 3.0]] };
 //! let bytes = graph.to_bytes(&signature, &[golden])?;
@@ -69,5 +70,6 @@ pub use inspect::{Inspected, inspect};
 pub use model::Model;
 pub use scan::MAX_FILE;
 pub use signature::{
-    Golden, IPET_ATTACKER, IPET_GENERATOR, IPET_SLOTS, SIGNATURE_VERSION, Signature,
+    Extras, Golden, IPET_ATTACKER, IPET_GENERATOR, IPET_SLOTS, SIGNATURE_VERSION, SIZE_BINS,
+    Signature,
 };

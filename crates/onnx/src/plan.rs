@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::proto::{GraphProto, NodeProto, data_type};
 use crate::Port;
+use crate::proto::{GraphProto, NodeProto, data_type};
 
 /// Most elements of all values together; beyond, the runtime's blocked products are faster.
 const MAX_ELEMENTS: usize = 1 << 17;
@@ -183,12 +183,7 @@ struct Maker<'a> {
 
 impl<'a> Maker<'a> {
     /// A new value; `None` when all together become too large.
-    fn add(
-        &mut self,
-        name: &'a str,
-        dims: Vec<usize>,
-        numbers: Option<Vec<f32>>,
-    ) -> Option<usize> {
+    fn add(&mut self, name: &'a str, dims: Vec<usize>, numbers: Option<Vec<f32>>) -> Option<usize> {
         let place = self.values.len();
         let constant = numbers.is_some();
         let count: usize = dims.iter().product();
@@ -284,12 +279,7 @@ impl<'a> Maker<'a> {
         Some(())
     }
 
-    fn each(
-        &mut self,
-        node: &'a NodeProto,
-        name: &'a str,
-        function: fn(f32) -> f32,
-    ) -> Option<()> {
+    fn each(&mut self, node: &'a NodeProto, name: &'a str, function: fn(f32) -> f32) -> Option<()> {
         let x = self.read(node, 0)?;
         let (x, dims) = (x.place, x.dims.clone());
         let out = self.add(name, dims, None)?;

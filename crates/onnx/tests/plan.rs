@@ -20,6 +20,7 @@ fn signature() -> Signature {
         stage: 1,
         seed: 1,
         training_digest: [0; 32],
+        extras: chaff_onnx::Extras::default(),
     }
 }
 

@@ -69,6 +69,7 @@ fn signature() -> Signature {
         stage: 1,
         seed: 7,
         training_digest: [5; 32],
+        extras: chaff_onnx::Extras::default(),
     }
 }
 
