@@ -119,7 +119,8 @@ impl Default for Limits {
     }
 }
 
-/// Reads the TCP and UDP packets of every device in every capture; a trace for each device and file.
+/// Reads the TCP and UDP packets of every device in every capture; a trace for each device and file, without those that are the
+/// same as one of another file.
 ///
 /// # Errors
 /// When a file cannot be opened or is no capture. One that ends early is used up to there, with a line in `notes`.
@@ -135,6 +136,7 @@ pub fn from_captures(
         let name =
             |p: Option<&std::ffi::OsStr>| p.and_then(|n| n.to_str()).unwrap_or("").to_owned();
         let folder = name(file.parent().and_then(Path::file_name));
+        let mut copies = 0;
         let mut found: BTreeMap<usize, Vec<Seen>> = BTreeMap::new();
         packets(file, notes, &mut |at, p| {
             if !matches!(p.key.protocol, TCP | UDP) {
@@ -157,6 +159,10 @@ pub fn from_captures(
                 continue;
             }
             let device = &devices.list()[device];
+            if is_known(&out, &device.name, &packets) {
+                copies += 1;
+                continue;
+            }
             out.push(Trace {
                 label: device.label.clone(),
                 device: device.name.clone(),
@@ -165,10 +171,27 @@ pub fn from_captures(
             });
             folders.push(folder.clone());
         }
+        if copies > 0 {
+            notes.push(format!(
+                "{}: {copies} sessions are packet by packet those of other captures; used once",
+                file.display()
+            ));
+        }
         tick();
     }
     tell_apart(&mut out, &folders);
     Ok(out)
+}
+
+/// Whether another capture has the same packets of this device at the same distances: a capture of the whole home beside the
+/// cuts made from it. Held out on one side and learnt from on the other, such a session would flatter every attacker.
+fn is_known(before: &[Trace], device: &str, packets: &[Seen]) -> bool {
+    /// Fewer may be equal by chance.
+    const ENOUGH: usize = 4;
+    packets.len() >= ENOUGH
+        && before
+            .iter()
+            .any(|t| t.device == device && t.packets == packets)
 }
 
 /// Gives sessions that would have one file name (captures of the same name in several folders) the folder as well, and a number where
