@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use chaff_abi::Nanos;
 use clap::Args;
 
 use crate::defend::Defence;
@@ -54,6 +55,9 @@ pub struct Evaluate {
     /// Devices of a home.
     #[arg(long, default_value_t = 8)]
     home_devices: usize,
+    /// Mean pause before each session of a home's device, seconds.
+    #[arg(long, default_value_t = 240.0)]
+    home_pause: f64,
     /// Folder for report.json, table.md and curve.svg.
     #[arg(long)]
     output: PathBuf,
@@ -92,8 +96,12 @@ pub fn run_evaluate(args: &Evaluate) -> Result<()> {
     let working = bar((defences.len() * args.seeds.len()) as u64, "seeds")?;
     let mut tick = || working.inc(1);
     let (json, table) = if args.home {
+        if !(1.0..=86_400.0).contains(&args.home_pause) {
+            bail!("--home-pause is {}, allowed is 1 to 86400", args.home_pause);
+        }
         let options = HomeOptions {
             devices: args.home_devices,
+            pause: Nanos::from_secs_f64(args.home_pause),
             ..HomeOptions::default()
         };
         let rows = homes(&traces, &defences, &args.seeds, &options, &mut tick)?;
@@ -209,8 +217,8 @@ fn device_table(e: &Evaluation) -> String {
 fn home_table(rows: &[HomeScore]) -> String {
     let mut t = String::from(
         "Presence is attacked by the surest minutes (each label its own curve) and by what is learnt from whole homes (one curve).\n\n\
-         | defence | active AUC | present AUC | top hits | present AUC, whole homes | top hits, whole homes | busy minute AUC | kB/s a home |\n\
-         | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+         | defence | active AUC | present AUC | top hits | present AUC, whole homes | top hits, whole homes | busy minute AUC | kB/s a home | real kB/s |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for r in rows {
         t.push_str(&format!("| {} |", r.defence));
@@ -224,7 +232,12 @@ fn home_table(rows: &[HomeScore]) -> String {
         ] {
             t.push_str(&format!(" {:.3} ± {:.3} |", f.mean, f.half));
         }
-        t.push_str(&format!(" {:.2} |\n", r.bytes_per_second.mean / 1e3));
+        let (added, real) = (&r.bytes_per_second, &r.real_bytes_per_second);
+        t.push_str(&format!(
+            " {:.2} | {:.2} |\n",
+            added.mean / 1e3,
+            real.mean / 1e3
+        ));
     }
     t.push_str("\nActive / present AUC (surest minutes) by label:\n\n| label |");
     rows.iter()

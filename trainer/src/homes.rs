@@ -23,6 +23,8 @@ pub struct HomeOptions {
     pub homes: [usize; 2],
     /// Length of a home's stream.
     pub length: Nanos,
+    /// Mean pause before each session of a device.
+    pub pause: Nanos,
     /// Trees of a forest.
     pub trees: usize,
 }
@@ -33,6 +35,7 @@ impl Default for HomeOptions {
             devices: 8,
             homes: [40, 20],
             length: Nanos::from_secs(1200),
+            pause: Nanos::from_secs(240),
             trees: 100,
         }
     }
@@ -43,6 +46,8 @@ impl Default for HomeOptions {
 pub struct HomeScore {
     /// Name of the defence.
     pub defence: String,
+    /// Real bytes/s of a home.
+    pub real_bytes_per_second: Figure,
     /// Added bytes/s of a home.
     pub bytes_per_second: Figure,
     /// "Is this device active in this minute": area under the curve, mean over labels; chance 0.5.
@@ -98,7 +103,7 @@ struct HomeTrace {
 
 /// Puts several devices into one stream, as a tunnel does, and asks which they are. One seed a repetition.
 ///
-/// Sessions of a device are drawn from one part of the split only and put one after the other at random pauses (mean 2 min), cut to the
+/// Sessions of a device are drawn from one part of the split only and put one after the other at random pauses, cut to the
 /// home's length. For every label a forest of extremely randomized trees learns from minutes of the training homes
 /// (with their neighbours) whether the device is active. Presence is attacked twice: by the mean of that over the surest quarter of a
 /// home's minutes, and by forests that learn from mean, maximum and spread of a whole home's minutes which devices it has.
@@ -123,11 +128,11 @@ pub fn homes(
     }
     let mut out = Vec::new();
     for (name, defence) in defences {
-        let (mut costs, mut found) = (Vec::new(), Vec::new());
+        let (mut costs, mut reals, mut found) = (Vec::new(), Vec::new(), Vec::new());
         for &seed in seeds {
             let mut rng = stream(seed, "homes");
             let mut sides: [Homes; 2] = Default::default();
-            let (mut added, mut count) = (0.0, 0.0);
+            let (mut added, mut real, mut count) = (0.0, 0.0, 0.0);
             for (side, from) in [&parts.train, &parts.test].into_iter().enumerate() {
                 for k in 0..options.homes[side] {
                     let home = build(
@@ -144,11 +149,13 @@ pub fn homes(
                     let bytes =
                         |t: &Trace| t.packets.iter().map(|p| f64::from(p.size)).sum::<f64>();
                     added += (bytes(&covered) - bytes(&home.trace)) / options.length.as_secs_f64();
+                    real += bytes(&home.trace) / options.length.as_secs_f64();
                     count += 1.0;
                     sides[side].push((minutes(&covered.packets, options), home));
                 }
             }
             costs.push(added / count);
+            reals.push(real / count);
             found.push(attack_homes(&sides, &world, options, &mut rng));
             tick();
         }
@@ -156,6 +163,7 @@ pub fn homes(
             |f: &dyn Fn(&Found) -> f64| Figure::of(&found.iter().map(f).collect::<Vec<_>>());
         out.push(HomeScore {
             defence: name.clone(),
+            real_bytes_per_second: Figure::of(&reals),
             bytes_per_second: Figure::of(&costs),
             active_auc: figure(&|f| known(f.active.iter().copied())),
             present_auc: figure(&|f| known(f.present.iter().copied())),
@@ -218,7 +226,7 @@ fn build(
             own.push(if side == 0 { early } else { late });
         }
         own.retain(|packets| !packets.is_empty());
-        let mut at = pause(rng);
+        let mut at = pause(options, rng);
         while !own.is_empty() && at < options.length {
             let packets = own[below(rng, own.len())];
             let mut last = at;
@@ -233,15 +241,16 @@ fn build(
                 home.real[minute] += 1;
                 home.trace.packets.push(Seen { at: when, ..*p });
             }
-            at = last + pause(rng);
+            at = last + pause(options, rng);
         }
     }
     home.trace.packets.sort_by_key(|p| p.at);
     home
 }
 
-fn pause(rng: &mut dyn RngCore) -> Nanos {
-    Nanos::from_secs_f64(-120.0 * (1.0 - crate::network::unit(rng)).ln())
+fn pause(options: &HomeOptions, rng: &mut dyn RngCore) -> Nanos {
+    let mean = options.pause.as_secs_f64();
+    Nanos::from_secs_f64(-mean * (1.0 - crate::network::unit(rng)).ln())
 }
 
 /// Features of every minute: its own and the sums of its neighbours.

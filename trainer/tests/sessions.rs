@@ -37,10 +37,16 @@ fn captures_of_one_name_stay_apart_and_copies_count_once() {
         (names.map(|e| name(e.expect("entry"))).collect(), said)
     };
     let (one, _) = defend(&["home"]);
-    assert!(one.len() >= 2 && one.iter().all(|n| n.ends_with("__monday.csv")), "{one:?}");
+    assert!(
+        one.len() >= 2 && one.iter().all(|n| n.ends_with("__monday.csv")),
+        "{one:?}"
+    );
     let (twice, said) = defend(&["home", "again"]);
     assert_eq!(twice, one);
-    assert!(said.contains("sessions are packet by packet those of other captures"), "{said}");
+    assert!(
+        said.contains("sessions are packet by packet those of other captures"),
+        "{said}"
+    );
     let (all, _) = defend(&["home", "again", "short"]);
     let of = |folder: &str| all.iter().filter(|n| n.contains(folder)).count();
     assert_eq!(of("@short"), one.len(), "{all:?}");
