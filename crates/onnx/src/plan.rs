@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::Port;
-use crate::proto::{GraphProto, NodeProto, data_type};
+use crate::proto::{GraphProto, NodeProto, TensorProto, data_type};
 
 /// Most elements of all values together; beyond, the runtime's blocked products are faster.
 const MAX_ELEMENTS: usize = 1 << 17;
@@ -60,22 +60,12 @@ struct Known {
 }
 
 impl Plan {
-    /// The plan of a checked graph; `None` where the runtime is needed.
+    /// The plan of a checked graph; `None` where the runtime is needed, and for whatever the check should have refused: nothing here
+    /// relies on it.
     pub(crate) fn of(graph: &GraphProto, inputs: &[Port], outputs: &[Port]) -> Option<Self> {
         let mut maker = Maker::default();
         for t in &graph.initializer {
-            let dims: Option<Vec<usize>> =
-                t.dims.iter().map(|&d| usize::try_from(d).ok()).collect();
-            let raw = t.raw_data.as_deref().unwrap_or_default();
-            if t.data_type == Some(data_type::INT64) {
-                let numbers = raw.as_chunks::<8>().0.iter();
-                let shape = numbers.map(|b| i64::from_le_bytes(*b) as usize).collect();
-                maker.shapes.insert(&t.name, shape);
-                continue;
-            }
-            let numbers = raw.as_chunks::<4>().0.iter();
-            let numbers = numbers.map(|b| f32::from_le_bytes(*b)).collect();
-            maker.add(&t.name, dims?, Some(numbers))?;
+            maker.initializer(t)?;
         }
         for port in inputs {
             maker.add(&port.name, port.dims.clone(), None)?;
@@ -83,7 +73,10 @@ impl Plan {
         for node in &graph.node {
             maker.node(node)?;
         }
-        let place = |port: &Port| maker.known.get(port.name.as_str()).map(|k| k.place);
+        let place = |port: &Port| {
+            let known = maker.known.get(port.name.as_str())?;
+            (known.dims == port.dims && !known.constant).then_some(known.place)
+        };
         Some(Self {
             inputs: inputs.iter().map(place).collect::<Option<_>>()?,
             outputs: outputs.iter().map(place).collect::<Option<_>>()?,
@@ -170,6 +163,13 @@ fn relu(x: f32) -> f32 {
     x.max(0.0)
 }
 
+/// The number of elements; `None` for none and for too many.
+fn elements(dims: &[usize]) -> Option<usize> {
+    dims.iter()
+        .try_fold(1usize, |n, &d| n.checked_mul(d))
+        .filter(|n| (1..=MAX_ELEMENTS).contains(n))
+}
+
 /// A plan being made.
 #[derive(Default)]
 struct Maker<'a> {
@@ -182,26 +182,53 @@ struct Maker<'a> {
 }
 
 impl<'a> Maker<'a> {
-    /// A new value; `None` when all together become too large.
+    fn initializer(&mut self, t: &'a TensorProto) -> Option<()> {
+        let dims: Option<Vec<usize>> = t.dims.iter().map(|&d| usize::try_from(d).ok()).collect();
+        let dims = dims?;
+        let count = elements(&dims)?;
+        let raw = t.raw_data.as_deref()?;
+        match t.data_type? {
+            data_type::FLOAT => {
+                let (numbers, rest) = raw.as_chunks::<4>();
+                if numbers.len() != count || !rest.is_empty() {
+                    return None;
+                }
+                let numbers = numbers.iter().map(|b| f32::from_le_bytes(*b)).collect();
+                self.add(&t.name, dims, Some(numbers)).map(|_| ())
+            }
+            data_type::INT64 => {
+                let (numbers, rest) = raw.as_chunks::<8>();
+                if numbers.len() != count || !rest.is_empty() || dims.len() != 1 {
+                    return None;
+                }
+                let shape = numbers
+                    .iter()
+                    .map(|b| usize::try_from(i64::from_le_bytes(*b)).ok())
+                    .collect::<Option<Vec<usize>>>()?;
+                let twice = self.shapes.insert(&t.name, shape).is_some();
+                (!twice && !self.known.contains_key(t.name.as_str())).then_some(())
+            }
+            _ => None,
+        }
+    }
+
+    /// A new value; `None` when there is one of that name, or all together become too large.
     fn add(&mut self, name: &'a str, dims: Vec<usize>, numbers: Option<Vec<f32>>) -> Option<usize> {
         let place = self.values.len();
         let constant = numbers.is_some();
-        let count: usize = dims.iter().product();
+        let count = elements(&dims)?;
         self.elements += count;
-        if self.elements > MAX_ELEMENTS {
+        if self.elements > MAX_ELEMENTS || self.shapes.contains_key(name) {
             return None;
         }
+        let known = Known {
+            place,
+            dims,
+            constant,
+        };
         self.values
             .push(numbers.unwrap_or_else(|| vec![0.0; count]));
-        self.known.insert(
-            name,
-            Known {
-                place,
-                dims,
-                constant,
-            },
-        );
-        Some(place)
+        self.known.insert(name, known).is_none().then_some(place)
     }
 
     /// The value that a node reads at this input; `None` where it has none.
@@ -227,8 +254,11 @@ impl<'a> Maker<'a> {
             "Add" => self.pair(node, name, |a, b| a + b),
             "Reshape" => {
                 let x = self.read(node, 0)?;
-                let (part, length) = (x.place, x.dims.iter().product());
+                let (part, length) = (x.place, elements(&x.dims)?);
                 let dims = self.shapes.get(node.input.get(1)?.as_str())?.clone();
+                if elements(&dims)? != length {
+                    return None;
+                }
                 let out = self.add(name, dims, None)?;
                 let parts = vec![(part, length)];
                 self.steps.push(Step::Join {
@@ -247,7 +277,11 @@ impl<'a> Maker<'a> {
         let attribute = |name: &str| node.attribute.iter().find(|a| a.name == name);
         let number = |name: &str| attribute(name).and_then(|a| a.f).unwrap_or(1.0);
         let (alpha, beta) = (number("alpha"), number("beta"));
-        let turned = attribute("transB").and_then(|a| a.i) == Some(1);
+        let flag = |name: &str| attribute(name).and_then(|a| a.i).unwrap_or(0);
+        let turned = match (flag("transA"), flag("transB")) {
+            (0, turned @ 0..=1) => turned == 1,
+            _ => return None,
+        };
         let x = self.read(node, 0)?;
         let &[1, inputs] = x.dims.as_slice() else {
             return None;
@@ -255,7 +289,14 @@ impl<'a> Maker<'a> {
         let x = x.place;
         let (numbers, dims) = self.constant(node, 1)?;
         let &[rows, columns] = dims else { return None };
-        let width = if turned { rows } else { columns };
+        let (height, width) = if turned {
+            (columns, rows)
+        } else {
+            (rows, columns)
+        };
+        if height != inputs {
+            return None;
+        }
         let weights: Vec<f32> = (0..inputs * width)
             .map(|i| {
                 let (k, n) = (i / width, i % width);
@@ -266,6 +307,9 @@ impl<'a> Maker<'a> {
             2 => vec![0.0; width],
             _ => {
                 let (c, _) = self.constant(node, 2)?;
+                if c.len() != 1 && c.len() != width {
+                    return None;
+                }
                 (0..width).map(|n| beta * c[n % c.len()]).collect()
             }
         };
@@ -296,9 +340,14 @@ impl<'a> Maker<'a> {
         let (a, b) = (self.read(node, 0)?, self.read(node, 1)?);
         let rank = a.dims.len().max(b.dims.len());
         let size = |d: &[usize], i: usize| (i + d.len()).checked_sub(rank).map_or(1, |j| d[j]);
-        let dims: Vec<usize> = (0..rank)
-            .map(|i| size(&a.dims, i).max(size(&b.dims, i)))
+        let dims: Option<Vec<usize>> = (0..rank)
+            .map(|i| match (size(&a.dims, i), size(&b.dims, i)) {
+                (x, y) if x == y || y == 1 => Some(x),
+                (1, y) => Some(y),
+                _ => None,
+            })
             .collect();
+        let dims = dims?;
         let place = |from: &[usize], mut element: usize| {
             let (mut at, mut stride) = (0, 1);
             for i in (0..rank).rev() {
@@ -313,11 +362,8 @@ impl<'a> Maker<'a> {
             }
             at as u32
         };
-        let count: usize = dims.iter().product();
-        if count > MAX_ELEMENTS {
-            return None;
-        }
-        let elements = (0..count)
+        let count = elements(&dims)?;
+        let pairs = (0..count)
             .map(|e| [place(&a.dims, e), place(&b.dims, e)])
             .collect();
         let (a, b) = (a.place, b.place);
@@ -326,7 +372,7 @@ impl<'a> Maker<'a> {
             a,
             b,
             out,
-            elements,
+            elements: pairs,
             function,
         });
         Some(())
@@ -341,13 +387,176 @@ impl<'a> Maker<'a> {
         let mut along = 0;
         for input in 0..node.input.len() {
             let part = self.read(node, input)?;
-            parts.push((part.place, part.dims[at..].iter().product()));
-            along += part.dims[at];
+            let own = *part.dims.get(at)?;
+            let fits = part.dims.len() == dims.len()
+                && (0..dims.len()).all(|i| i == at || part.dims[i] == dims[i]);
+            if !fits {
+                return None;
+            }
+            parts.push((part.place, elements(&part.dims[at..])?));
+            along += own;
         }
-        dims[at] = along;
-        let rows = dims[..at].iter().product();
+        *dims.get_mut(at)? = along;
+        let rows = elements(&dims[..at])?;
         let out = self.add(name, dims, None)?;
         self.steps.push(Step::Join { parts, out, rows });
         Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::{AttributeProto, attribute};
+
+    fn floats(name: &str, dims: &[i64], count: usize) -> TensorProto {
+        TensorProto {
+            dims: dims.to_vec(),
+            data_type: Some(data_type::FLOAT),
+            name: name.to_owned(),
+            raw_data: Some(0.5f32.to_le_bytes().repeat(count)),
+            ..TensorProto::default()
+        }
+    }
+
+    fn integers(name: &str, numbers: &[i64]) -> TensorProto {
+        TensorProto {
+            dims: vec![numbers.len() as i64],
+            data_type: Some(data_type::INT64),
+            raw_data: Some(numbers.iter().flat_map(|n| n.to_le_bytes()).collect()),
+            ..floats(name, &[], 0)
+        }
+    }
+
+    fn node(op: &str, input: &[&str], output: &str) -> NodeProto {
+        NodeProto {
+            op_type: op.to_owned(),
+            input: input.iter().map(|&i| i.to_owned()).collect(),
+            output: vec![output.to_owned()],
+            ..NodeProto::default()
+        }
+    }
+
+    fn with(mut node: NodeProto, name: &str, i: i64) -> NodeProto {
+        node.attribute.push(AttributeProto {
+            name: name.to_owned(),
+            i: Some(i),
+            r#type: Some(attribute::INT),
+            ..AttributeProto::default()
+        });
+        node
+    }
+
+    /// The plan of a graph with the input `x` of 1 x 3 and the output `y`, run once.
+    fn plan(constants: Vec<TensorProto>, nodes: Vec<NodeProto>, y: &[usize]) -> Option<Vec<f32>> {
+        let port = |name: &str, dims: &[usize]| Port {
+            name: name.to_owned(),
+            dims: dims.to_vec(),
+        };
+        let graph = GraphProto {
+            node: nodes,
+            initializer: constants,
+            ..GraphProto::default()
+        };
+        let mut plan = Plan::of(&graph, &[port("x", &[1, 3])], &[port("y", y)])?;
+        let mut out = vec![0.0; y.iter().product()];
+        plan.run(&[&[1.0, 2.0, 3.0]], &mut [&mut out]);
+        Some(out)
+    }
+
+    fn gemm(weights: TensorProto, bias: TensorProto, y: usize) -> Option<Vec<f32>> {
+        let (w, b) = (weights.name.clone(), bias.name.clone());
+        plan(
+            vec![weights, bias],
+            vec![node("Gemm", &["x", &w, &b], "y")],
+            &[1, y],
+        )
+    }
+
+    #[test]
+    fn graphs_that_the_check_refuses_have_no_plan() {
+        let w = || floats("w", &[3, 2], 6);
+        let b = || floats("b", &[2], 2);
+        assert_eq!(gemm(w(), b(), 2), Some(vec![3.5, 3.5]));
+        // Weights, biases, outputs of other sizes; numbers that are not there; other types.
+        assert_eq!(gemm(floats("w", &[2, 3], 6), b(), 2), None);
+        assert_eq!(gemm(floats("w", &[4, 2], 8), b(), 2), None);
+        assert_eq!(gemm(floats("w", &[3, 2], 5), b(), 2), None);
+        assert_eq!(gemm(floats("w", &[-3, -2], 6), b(), 2), None);
+        assert_eq!(gemm(floats("w", &[i64::MAX, i64::MAX], 6), b(), 2), None);
+        assert_eq!(gemm(w(), floats("b", &[3], 3), 2), None);
+        assert_eq!(gemm(w(), floats("b", &[0], 0), 2), None);
+        assert_eq!(gemm(w(), b(), 3), None);
+        assert_eq!(gemm(w(), floats("w", &[2], 2), 2), None);
+        let double = TensorProto {
+            data_type: Some(11),
+            ..w()
+        };
+        assert_eq!(gemm(double, b(), 2), None);
+        let odd = TensorProto {
+            raw_data: Some(vec![0; 25]),
+            ..w()
+        };
+        assert_eq!(gemm(odd, b(), 2), None);
+        let turned = with(node("Gemm", &["x", "w", "b"], "y"), "transA", 1);
+        assert_eq!(plan(vec![w(), b()], vec![turned], &[1, 2]), None);
+
+        let reshape = |shape: &[i64]| {
+            let to = node("Reshape", &["x", "s"], "y");
+            plan(vec![integers("s", shape)], vec![to], &[1, 1, 3])
+        };
+        assert_eq!(reshape(&[1, 1, 3]), Some(vec![1.0, 2.0, 3.0]));
+        for shape in [
+            &[1, 1, -1][..],
+            &[1, 1, 0],
+            &[1, 1, 4],
+            &[1, 3],
+            &[],
+            &[i64::MAX, 3],
+        ] {
+            assert_eq!(reshape(shape), None, "{shape:?}");
+        }
+
+        let add = |c: TensorProto| plan(vec![c], vec![node("Add", &["x", "c"], "y")], &[1, 3]);
+        assert_eq!(add(floats("c", &[1], 1)), Some(vec![1.5, 2.5, 3.5]));
+        assert_eq!(add(floats("c", &[2], 2)), None);
+        assert_eq!(add(floats("c", &[2, 3], 6)), None);
+
+        let concat = |c: TensorProto, axis: i64, y: &[usize]| {
+            let joined = with(node("Concat", &["x", "c"], "y"), "axis", axis);
+            plan(vec![c], vec![joined], y)
+        };
+        let joined = Some(vec![1.0, 2.0, 3.0, 0.5]);
+        assert_eq!(concat(floats("c", &[1, 1], 1), -1, &[1, 4]), joined);
+        assert_eq!(concat(floats("c", &[2, 1], 2), -1, &[1, 4]), None);
+        assert_eq!(concat(floats("c", &[1], 1), -1, &[1, 4]), None);
+        assert_eq!(concat(floats("c", &[], 1), 0, &[1, 4]), None);
+
+        // Names that are taken, or that nothing has; operators that need the runtime.
+        let tanh = |from: &str, to: &str| node("Tanh", &[from], to);
+        assert!(plan(vec![], vec![tanh("x", "y")], &[1, 3]).is_some());
+        assert_eq!(
+            plan(vec![], vec![tanh("x", "x"), tanh("x", "y")], &[1, 3]),
+            None
+        );
+        assert_eq!(
+            plan(vec![], vec![tanh("x", "y"), tanh("x", "y")], &[1, 3]),
+            None
+        );
+        assert_eq!(plan(vec![], vec![tanh("z", "y")], &[1, 3]), None);
+        assert_eq!(plan(vec![], vec![tanh("x", "z")], &[1, 3]), None);
+        assert_eq!(plan(vec![], vec![node("Tanh", &[], "y")], &[1, 3]), None);
+        assert_eq!(
+            plan(vec![], vec![node("Softmax", &["x"], "y")], &[1, 3]),
+            None
+        );
+        assert_eq!(
+            plan(vec![floats("x", &[1, 3], 3)], vec![tanh("x", "y")], &[1, 3]),
+            None
+        );
+        assert_eq!(
+            plan(vec![integers("x", &[1])], vec![tanh("x", "y")], &[1, 3]),
+            None
+        );
     }
 }
