@@ -54,7 +54,6 @@ mod graph;
 mod inspect;
 #[cfg(feature = "runtime")]
 mod model;
-#[cfg(feature = "runtime")]
 mod plan;
 mod proto;
 mod scan;

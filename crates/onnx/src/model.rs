@@ -50,9 +50,7 @@ impl Model {
     /// See [`ModelError`]; nothing of the file reaches the runtime before all checks but the last have passed.
     pub fn load(bytes: &[u8], want_kind: &str) -> Result<Self, ModelError> {
         let inspected = inspect(bytes, want_kind)?;
-        let graph = inspected.graph.graph.as_ref();
-        let plan = graph.and_then(|g| Plan::of(g, &inspected.inputs, &inspected.outputs));
-        let engine = match plan {
+        let engine = match inspected.plan() {
             Some(plan) => Engine::Plan(plan),
             None => Engine::Runtime(session(&inspected.graph.encode_to_vec())?),
         };
