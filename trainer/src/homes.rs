@@ -372,7 +372,7 @@ fn attack_homes(
     let mut surest = vec![vec![0.0; test.len()]; labels];
     let mut wholes = surest.clone();
     let (mut active, mut present) = (Vec::new(), Vec::new());
-    for class in 0..labels {
+    for (class, (sure, guess)) in surest.iter_mut().zip(&mut wholes).enumerate() {
         let is_active = |home: &HomeTrace, m: usize| home.active[class][m];
         let forest = learn(by_minute(train, &is_active).into_iter(), trees, rng);
         let mut minutes = Vec::new();
@@ -383,16 +383,16 @@ fn attack_homes(
             // The surest minutes tell most.
             p.sort_by(|a, b| b.total_cmp(a));
             p.truncate(p.len().div_ceil(4));
-            surest[class][h] = mean(&p);
+            sure[h] = mean(&p);
         }
         active.push(area(&minutes));
         let is_there = test.iter().map(|(_, home)| home.present[class]);
-        let scored: Vec<_> = surest[class].iter().copied().zip(is_there).collect();
+        let scored: Vec<_> = sure.iter().copied().zip(is_there).collect();
         present.push(forest.and(area(&scored)));
 
         let there = train.iter().map(|(_, home)| home.present[class]);
         if let Some(forest) = learn(whole_train.iter().cloned().zip(there), trees, rng) {
-            for (to, row) in wholes[class].iter_mut().zip(&whole_test) {
+            for (to, row) in guess.iter_mut().zip(&whole_test) {
                 *to = forest.probabilities(row)[1];
             }
         }

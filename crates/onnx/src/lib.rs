@@ -36,6 +36,10 @@
 //! rebuilt from what was understood, and only the rebuilt one reaches the runtime. At last the stored test vectors are
 //! run and compared element by element to 1e-4, relative where values are above 1.
 //!
+//! # What runs it
+//! Graphs of at most 131,072 elements that are made of Gemm with constant weights, Sigmoid, Tanh, Relu, Round, Mul, Add, Reshape and
+//! Concat run in buffers made at loading, without an allocation and without the runtime, which gets all others.
+//!
 //! # What it does not do
 //! No symbolic sizes, no batch but 1, no operator outside Gemm, Sigmoid, Tanh, Relu, Round, Mul, Add,
 //! Reshape, Transpose, Concat, Softmax, LSTM, GRU, Conv and MaxPool over one dimension.
