@@ -48,7 +48,7 @@ fn measure(name: &str, times: u32, mut what: impl FnMut()) {
     let allocated = ALLOCATIONS.with(Cell::get) - allocated - 1;
     parts.sort_by(f64::total_cmp);
     println!(
-        "{name:40} {:9.3} us {:8.2} allocations",
+        "{name:44} {:9.3} us {:8.2} allocations",
         parts[4],
         allocated as f64 / f64::from(times / 9 * 9)
     );
@@ -66,8 +66,11 @@ fn main() -> Result<(), chaff_cover::CoverError> {
         });
     };
     for name in MODELS {
-        let mut g = OnnxGenerator::load(model(name).unwrap_or_default())?;
+        let bytes = model(name).unwrap_or_default();
+        let mut g = OnnxGenerator::load(bytes)?;
         run(&format!("model {name}"), 20_000, &mut g);
+        let mut g = OnnxGenerator::load_in_runtime(bytes)?;
+        run(&format!("model {name}, ONNX runtime"), 20_000, &mut g);
     }
     for name in ["constant", "random", "random+"] {
         if let Some(mut g) = by_name(name, Nanos::from_millis(100)) {

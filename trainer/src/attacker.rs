@@ -17,12 +17,16 @@ pub struct Attacker {
 }
 
 /// A window with its label, ready for training: slots row by row, silence in seconds last.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Sample {
     /// `rows x 4` values, then the silence.
     pub x: Vec<f64>,
     /// Index of the label.
     pub label: usize,
+    /// What a generator may see of the slots before the window, newest first, compressed; empty when it does not look.
+    pub past: Vec<f64>,
+    /// Number of the session: one home, one secret.
+    pub session: usize,
 }
 
 /// How an attacker is trained.
@@ -218,7 +222,11 @@ mod tests {
     fn sample() -> Sample {
         // Values apart from 0, where the compression has a corner.
         let x = (0..13).map(|i| 0.3 + f64::from(i * i) * 0.7).collect();
-        Sample { x, label: 1 }
+        Sample {
+            x,
+            label: 1,
+            ..Sample::default()
+        }
     }
 
     #[test]
@@ -270,7 +278,11 @@ mod tests {
             .map(|i| {
                 let mut x = vec![0.0; 13];
                 x[(i % 3) * 4 + 2 * (i % 2)] = 1.0;
-                Sample { x, label: i % 2 }
+                Sample {
+                    x,
+                    label: i % 2,
+                    ..Sample::default()
+                }
             })
             .collect();
         let mut a = Attacker::new(3, 2, &mut rng);

@@ -1,5 +1,7 @@
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, bail};
-use chaff_onnx::{IPET_GENERATOR, IPET_SLOTS, SIGNATURE_VERSION, Signature};
+use chaff_onnx::{Extras, IPET_GENERATOR, IPET_SLOTS, SIGNATURE_VERSION, SIZE_BINS, Signature};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde::Serialize;
@@ -46,6 +48,9 @@ pub struct Config {
     pub max_windows: usize,
     /// Which of several independently trained series this is.
     pub chain: u32,
+    /// What the generators do beyond iPET's. A mask is written into the models; windows do not show it, so it changes nothing of the
+    /// training.
+    pub extras: Extras,
     /// Seed of everything that is drawn.
     pub seed: u64,
 }
@@ -230,7 +235,9 @@ pub fn train(
             let mut rng = stream(config.seed, &purpose);
             // A shared generator goes on from the stage before; iPET's start from scratch.
             let before = generators[group[0]].take().filter(|_| config.shared);
-            let mut g = before.unwrap_or_else(|| Generator::new(rows, scale, &mut rng));
+            let mut g = before.unwrap_or_else(|| {
+                Generator::with_extras(rows, scale, config.extras.clone(), &mut rng)
+            });
             let samples: Vec<&Sample> = group.iter().flat_map(|&t| &parts[t].train).collect();
             g.train(
                 &attacker,
@@ -355,10 +362,12 @@ fn prepare(data: &Data, config: &Config) -> Result<(Vec<String>, Vec<Part>, Vec<
             .map(|s| &s.windows)
             .collect();
         let count: usize = sessions.iter().map(|s| s.len()).sum();
-        let (train, test) = split(
-            sessions,
-            &mut stream(config.seed, &format!("split {label}")),
-        );
+        let looks = config.extras.past as usize;
+        let pasts: Vec<Vec<(&Window, Vec<f64>)>> = sessions
+            .iter()
+            .map(|s| windows_with_past(s, config.shape, looks))
+            .collect();
+        let (train, test) = split(pasts, &mut stream(config.seed, &format!("split {label}")));
         if count == 0 {
             empty += 1;
             continue;
@@ -374,15 +383,17 @@ fn prepare(data: &Data, config: &Config) -> Result<(Vec<String>, Vec<Part>, Vec<
             .count()
             > 1;
         let mut rng = stream(config.seed, &format!("windows {label}"));
-        let mut pick = |mut from: Vec<&Window>, limit: usize| -> Vec<Sample> {
+        let mut pick = |mut from: Vec<Placed<'_>>, limit: usize| -> Vec<Sample> {
             shuffle(&mut from, &mut rng);
             from.truncate(limit.max(1));
             from.into_iter()
-                .map(|w| {
+                .map(|(w, past, session)| {
                     let slots = w.slots.iter().map(|v| f64::from(*v));
                     Sample {
                         x: slots.chain([w.silence]).collect(),
                         label: labels.len(),
+                        past,
+                        session,
                     }
                 })
                 .collect()
@@ -415,24 +426,72 @@ fn prepare(data: &Data, config: &Config) -> Result<(Vec<String>, Vec<Part>, Vec<
     Ok((labels, parts, left_out))
 }
 
+/// A window, the slots before it, and the number of its session.
+type Placed<'a> = (&'a Window, Vec<f64>, usize);
+
+/// Windows of a session, each with the `looks` slots before it, newest first, as a generator sees them
+/// ([`chaff_cover::compress`]): what the window before says of them, nothing where that was left out.
+fn windows_with_past(windows: &[Window], shape: Shape, looks: usize) -> Vec<(&Window, Vec<f64>)> {
+    let slot = shape.slot.as_secs_f64();
+    let mut before: Option<&Window> = None;
+    let mut out = Vec::with_capacity(windows.len());
+    for w in windows {
+        let mut past = vec![0.0; looks * COLUMNS];
+        if let Some(b) = before.filter(|b| b.index + 1 == w.index) {
+            // The packet before this window lies in the last row of the one before that is not empty.
+            let rows = b.slots.as_chunks::<COLUMNS>().0;
+            let last = rows
+                .iter()
+                .rposition(|r| r.iter().any(|v| *v > 0.0))
+                .unwrap_or(0);
+            let gone = (w.silence / slot) as usize;
+            for (back, to) in past.as_chunks_mut::<COLUMNS>().0.iter_mut().enumerate() {
+                // One slot back is the one that ends where this window begins.
+                let Some(row) = (last + gone).checked_sub(back).and_then(|at| rows.get(at)) else {
+                    continue;
+                };
+                for (to, pair) in to
+                    .as_chunks_mut::<2>()
+                    .0
+                    .iter_mut()
+                    .zip(row.as_chunks::<2>().0)
+                {
+                    *to = chaff_cover::compress(pair[0].into(), pair[1].into()).map(f64::from);
+                }
+            }
+        }
+        out.push((w, past));
+        before = Some(w);
+    }
+    out
+}
+
 fn split<'a>(
-    mut sessions: Vec<&'a Vec<Window>>,
+    mut sessions: Vec<Vec<(&'a Window, Vec<f64>)>>,
     rng: &mut ChaCha20Rng,
-) -> (Vec<&'a Window>, Vec<&'a Window>) {
-    if let [one] = sessions[..] {
+) -> (Vec<Placed<'a>>, Vec<Placed<'a>>) {
+    let flat = |part: &[Vec<(&'a Window, Vec<f64>)>], first: usize| {
+        let numbered = part
+            .iter()
+            .zip(first..)
+            .flat_map(|(s, number)| s.iter().map(move |(w, past)| (*w, past.clone(), number)));
+        numbered.collect::<Vec<_>>()
+    };
+    if let [one] = &sessions[..] {
         let cut = one.len() - (one.len() as f64 * HELD_OUT).ceil() as usize;
-        return (one[..cut].iter().collect(), one[cut..].iter().collect());
+        let (early, late) = (one[..cut].to_vec(), one[cut..].to_vec());
+        return (flat(&[early], 0), flat(&[late], 1));
     }
     shuffle(&mut sessions, rng);
     let held = ((sessions.len() as f64 * HELD_OUT).round() as usize)
         .max(1)
         .min(sessions.len());
     let (test, train) = sessions.split_at(held);
-    let flat = |part: &[&'a Vec<Window>]| part.iter().flat_map(|s| s.iter()).collect();
-    (flat(train), flat(test))
+    (flat(train, held), flat(test, 0))
 }
 
-/// Adds cover to the samples of every label that has a generator; also what was added, per label and window.
+/// Adds cover to the samples of every label that has a generator; also what was added, per label and window. Every session is another
+/// home, with another secret.
 fn cover(
     samples: &[Sample],
     generators: &[Option<Generator>],
@@ -440,9 +499,12 @@ fn cover(
 ) -> (Vec<Sample>, Vec<Vec<Vec<f64>>>) {
     let mut out = samples.to_vec();
     let mut added = vec![Vec::new(); generators.len()];
+    let mut secrets: BTreeMap<(usize, usize), Vec<f64>> = BTreeMap::new();
     for s in &mut out {
         if let Some(g) = &generators[s.label] {
-            let cover = g.perturb(s, rng);
+            let home = (s.label, s.session);
+            let secret = secrets.entry(home).or_insert_with(|| g.secret(rng));
+            let cover = g.perturb(s, secret, rng);
             added[s.label].push(cover);
         }
     }
@@ -471,20 +533,25 @@ fn per_slot<'a>(windows: impl Iterator<Item = &'a [f64]>, rows: usize) -> [f64; 
 
 fn signature(label: &str, data: &Data, config: &Config) -> Signature {
     let (p, b) = (config.max_packets as f32, config.max_payload as f32);
+    let (feature_kind, scale) = match config.extras.sizes.len() {
+        0 => (IPET_SLOTS, vec![p, b, p, b]),
+        bins => (SIZE_BINS, vec![p; 2 * bins]),
+    };
     Signature {
         version: SIGNATURE_VERSION,
         kind: IPET_GENERATOR.to_owned(),
-        feature_kind: IPET_SLOTS.to_owned(),
+        feature_kind: feature_kind.to_owned(),
         rows: config.shape.rows as u32,
-        columns: COLUMNS as u32,
+        columns: scale.len() as u32,
         slot_ms: config.shape.slot.as_millis() as u32,
         window_ms: config.shape.window().as_millis() as u32,
-        scale: vec![p, b, p, b],
+        scale,
         threshold: None,
         device_label: label.to_owned(),
         chain: config.chain,
         stage: config.stages,
         seed: config.seed,
         training_digest: data.digest,
+        extras: config.extras.clone(),
     }
 }

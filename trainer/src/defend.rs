@@ -3,8 +3,8 @@
 use anyhow::{Result, bail};
 use chaff_abi::{Dir, Nanos, SlotCounters};
 use chaff_cover::{
-    BINS, Demand, Envelope, EnvelopeConfig, Generator, HEADERS_V4, Limits, Mode, ReleaseClock,
-    Scheduler, SchedulerConfig, Waiting, Window, by_name,
+    BINS, Demand, Envelope, EnvelopeConfig, Generator, HEADERS_V4, Limits, Mode, OnnxGenerator,
+    ReleaseClock, Scheduler, SchedulerConfig, Waiting, Window, by_name,
 };
 use rand::RngCore;
 use rand_chacha::ChaCha20Rng;
@@ -15,6 +15,8 @@ use crate::traces::{Seen, Trace};
 
 /// Most packets that wait for a release clock.
 const QUEUE: usize = 1 << 20;
+/// Slots of real traffic that a generator can look at, as many as the gateway keeps.
+const PAST: usize = 40;
 
 /// Settings of the always-on envelope with size classes and a release clock.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,6 +62,8 @@ pub enum Defence {
         /// As for [`Defence::Ipet`].
         vectors: std::collections::BTreeMap<String, Vec<Demand>>,
     },
+    /// Model files by label, run as the gateway runs them; the entry with an empty label is for all others.
+    Models(std::collections::BTreeMap<String, Vec<u8>>),
     /// Always-on random cover, size classes, a release clock.
     Envelope(Box<EnvelopeOptions>),
     /// Maybenot machines at both ends.
@@ -74,6 +78,7 @@ impl Defence {
             Self::Slots(name) => name,
             Self::Ipet { .. } => "ipet",
             Self::IpetMended { .. } => "ipet-mended",
+            Self::Models(_) => "model",
             Self::Envelope(_) => "envelope",
             Self::Machines(_) => "maybenot",
         }
@@ -82,8 +87,8 @@ impl Defence {
     /// The session as an observer sees it, in order of time. Randomness depends on seed, copy, device and session only; copy 0
     /// is what happens, others are what an attacker makes for himself, who knows what [`EnvelopeOptions::known_homes`] says.
     ///
-    /// Cover lasts from the first to the last real packet of the session (iPET: 5 s longer), so that what the attacker gains
-    /// from a session's length is the same for all defences.
+    /// Cover lasts from the first to the last real packet of the session (iPET: 5 s longer; a model with a mask: as long as that
+    /// says), so that what the attacker gains from a session's length is the same for all defences.
     ///
     /// # Errors
     /// For settings out of range, and a label without vectors.
@@ -102,13 +107,19 @@ impl Defence {
                 };
                 slots(trace, generator, &mut rng)?
             }
-            Self::Ipet { vectors } => ipet(&trace.packets, rows(vectors, &trace.label)?, &mut rng),
+            Self::Ipet { vectors } => {
+                ipet(&trace.packets, of_label(vectors, &trace.label)?, &mut rng)
+            }
             Self::IpetMended { vectors } => {
                 let rows = Rows {
-                    rows: rows(vectors, &trace.label)?.to_vec(),
+                    rows: of_label(vectors, &trace.label)?.to_vec(),
                     next: 0,
                 };
                 slots(trace, Box::new(rows), &mut rng)?
+            }
+            Self::Models(files) => {
+                let bytes = of_label(files, &trace.label)?;
+                slots(trace, Box::new(OnnxGenerator::load(bytes)?), &mut rng)?
             }
             Self::Envelope(options) => {
                 let home = (options.known_homes > 0)
@@ -125,12 +136,13 @@ impl Defence {
     }
 }
 
-fn rows<'a>(
-    vectors: &'a std::collections::BTreeMap<String, Vec<Demand>>,
+/// What there is for a label, or for all others.
+fn of_label<'a, T>(
+    all: &'a std::collections::BTreeMap<String, Vec<T>>,
     label: &str,
-) -> Result<&'a [Demand]> {
-    match vectors.get(label).or_else(|| vectors.get("")) {
-        Some(rows) if !rows.is_empty() => Ok(rows),
+) -> Result<&'a [T]> {
+    match all.get(label).or_else(|| all.get("")) {
+        Some(own) if !own.is_empty() => Ok(own),
         _ => bail!("no generator for {label:?}"),
     }
 }
@@ -202,14 +214,26 @@ fn slots(trace: &Trace, generator: Box<dyn Generator>, rng: &mut dyn RngCore) ->
     };
     let mut seed = [0; 32];
     rng.fill_bytes(&mut seed);
+    // Nearly all cover that goes on after the device has ended by then.
+    let tail = generator.mask().map_or(Nanos::ZERO, |m| m.hold.times(5));
+    let end = last.at + tail;
     let mut scheduler = Scheduler::new(config, generator, seed, Nanos::ZERO);
-    let mut past = Window::new(1);
+    let mut past = Window::new(PAST);
     let (mut planned, mut cover) = (Vec::new(), Vec::new());
-    for slot in 0..=scheduler.slot_at(last.at) {
+    let mut real = trace.packets.iter().peekable();
+    for slot in 0..=scheduler.slot_at(end) {
         scheduler.plan(slot, &past, &mut planned)?;
-        past.push(SlotCounters::default());
+        let next = scheduler.slot_start(slot + 1)?;
+        let mut counters = SlotCounters::default();
+        while let Some(p) = real.next_if(|p| p.at < next) {
+            let d = p.dir.index();
+            counters.packets[d] += 1;
+            counters.bytes[d] += u64::from(p.size);
+            counters.payload[d] += u64::from(p.payload);
+        }
+        past.push(counters);
         let seen = |d: chaff_cover::Dummy| dummy(d.at, d.dir, d.payload.into());
-        cover.extend(planned.drain(..).map(seen).filter(|p| p.at <= last.at));
+        cover.extend(planned.drain(..).map(seen).filter(|p| p.at <= end));
     }
     Ok(merge(&trace.packets, cover))
 }

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use chaff_abi::Nanos;
 use clap::Args;
 
 use crate::defend::Defence;
-use crate::evaluate::{Evaluation, HomeOptions, HomeScore, Options, evaluate, homes};
+use crate::evaluate::{Evaluation, Options, evaluate};
+use crate::homes::{HomeOptions, HomeScore, homes};
 use crate::ipet_command::{DefenceArgs, Input, bar};
 use crate::picture::{Series, curves};
 
@@ -19,7 +21,8 @@ use crate::picture::{Series, curves};
 pub struct Evaluate {
     #[command(flatten)]
     input: Input,
-    /// Defences: none, constant, random, random+, ipet, ipet-mended, envelope, maybenot, maybenot-bins.
+    /// Defences: none, constant, random, random+, ipet, ipet-mended, envelope, maybenot, maybenot-bins, model:PATH (a model file or a folder
+    /// of LABEL.onnx, run as the gateway runs them).
     #[arg(
         long,
         value_delimiter = ',',
@@ -52,6 +55,9 @@ pub struct Evaluate {
     /// Devices of a home.
     #[arg(long, default_value_t = 8)]
     home_devices: usize,
+    /// Mean pause before each session of a home's device, seconds.
+    #[arg(long, default_value_t = 240.0)]
+    home_pause: f64,
     /// Folder for report.json, table.md and curve.svg.
     #[arg(long)]
     output: PathBuf,
@@ -90,8 +96,12 @@ pub fn run_evaluate(args: &Evaluate) -> Result<()> {
     let working = bar((defences.len() * args.seeds.len()) as u64, "seeds")?;
     let mut tick = || working.inc(1);
     let (json, table) = if args.home {
+        if !(1.0..=86_400.0).contains(&args.home_pause) {
+            bail!("--home-pause is {}, allowed is 1 to 86400", args.home_pause);
+        }
         let options = HomeOptions {
             devices: args.home_devices,
+            pause: Nanos::from_secs_f64(args.home_pause),
             ..HomeOptions::default()
         };
         let rows = homes(&traces, &defences, &args.seeds, &options, &mut tick)?;
@@ -206,14 +216,42 @@ fn device_table(e: &Evaluation) -> String {
 
 fn home_table(rows: &[HomeScore]) -> String {
     let mut t = String::from(
-        "| defence | active AUC | present AUC | top hits | busy minute AUC | kB/s a home |\n| --- | --- | --- | --- | --- | --- |\n",
+        "Presence is attacked by the surest minutes (each label its own curve) and by what is learnt from whole homes (one curve).\n\n\
+         | defence | active AUC | present AUC | top hits | present AUC, whole homes | top hits, whole homes | busy minute AUC | kB/s a home | real kB/s |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for r in rows {
         t.push_str(&format!("| {} |", r.defence));
-        for f in [&r.active_auc, &r.present_auc, &r.top_hits, &r.busy_auc] {
+        for f in [
+            &r.active_auc,
+            &r.present_auc,
+            &r.top_hits,
+            &r.whole_present_auc,
+            &r.whole_top_hits,
+            &r.busy_auc,
+        ] {
             t.push_str(&format!(" {:.3} ± {:.3} |", f.mean, f.half));
         }
-        t.push_str(&format!(" {:.2} |\n", r.bytes_per_second.mean / 1e3));
+        let (added, real) = (&r.bytes_per_second, &r.real_bytes_per_second);
+        t.push_str(&format!(
+            " {:.2} | {:.2} |\n",
+            added.mean / 1e3,
+            real.mean / 1e3
+        ));
     }
+    t.push_str("\nActive / present AUC (surest minutes) by label:\n\n| label |");
+    rows.iter()
+        .for_each(|r| t.push_str(&format!(" {} |", r.defence)));
+    t.push_str("\n| --- |");
+    rows.iter().for_each(|_| t.push_str(" --- |"));
+    let labels = rows.first().map_or(&[][..], |r| &r.devices);
+    for (c, device) in labels.iter().enumerate() {
+        t.push_str(&format!("\n| {} |", device.label));
+        for r in rows {
+            let d = &r.devices[c];
+            t.push_str(&format!(" {:.2} / {:.2} |", d.active_auc, d.present_auc));
+        }
+    }
+    t.push('\n');
     t
 }

@@ -236,7 +236,7 @@ impl EnvelopeArgs {
 pub struct Defend {
     #[command(flatten)]
     input: Input,
-    /// What the observer sees: none, constant, random, random+, ipet, ipet-mended, envelope, maybenot, maybenot-bins.
+    /// What the observer sees: none, constant, random, random+, ipet, ipet-mended, envelope, maybenot, maybenot-bins, model:PATH.
     #[arg(long, default_value = "envelope")]
     defence: String,
     #[command(flatten)]
@@ -329,11 +329,23 @@ impl DefenceArgs {
                     _ => Defence::IpetMended { vectors },
                 }
             }
-            other => bail!(
-                "the defence is {other:?}, wanted none, constant, random, random+, ipet, ipet-mended, envelope, maybenot or \
-                 maybenot-bins"
-            ),
+            other => match other.strip_prefix("model:") {
+                Some(path) => Defence::Models(model_files(Path::new(path))?),
+                None => bail!(
+                    "the defence is {other:?}, wanted none, constant, random, random+, ipet, ipet-mended, envelope, maybenot, \
+                     maybenot-bins or model:PATH"
+                ),
+            },
         })
+    }
+}
+
+/// Reads a model file, or a model that comes with Chaff by its name.
+fn model_bytes(path: &Path) -> Result<Vec<u8>> {
+    let own = path.to_str().and_then(chaff_cover::model);
+    match own.filter(|_| !path.exists()) {
+        Some(bytes) => Ok(bytes.to_vec()),
+        None => std::fs::read(path).with_context(|| format!("while reading {}", path.display())),
     }
 }
 
@@ -342,12 +354,29 @@ impl DefenceArgs {
 /// # Errors
 /// When there is no such file or it is no generator.
 pub fn generator(path: &Path) -> Result<OnnxGenerator> {
-    let own = path.to_str().and_then(chaff_cover::model);
-    let bytes = match own.filter(|_| !path.exists()) {
-        Some(bytes) => bytes.to_vec(),
-        None => std::fs::read(path).with_context(|| format!("while reading {}", path.display()))?,
-    };
+    let bytes = model_bytes(path)?;
     OnnxGenerator::load(&bytes).with_context(|| format!("while loading {}", path.display()))
+}
+
+/// A model file for all labels, or those of a folder by label; each was loaded once.
+fn model_files(path: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
+    let mut files = vec![path.to_owned()];
+    if path.is_dir() {
+        files = std::fs::read_dir(path)
+            .and_then(|all| all.map(|e| Ok(e?.path())).collect())
+            .with_context(|| format!("while listing {}", path.display()))?;
+        files.retain(|f| f.extension().is_some_and(|e| e == "onnx"));
+    }
+    let mut out = BTreeMap::new();
+    for file in files {
+        let label = generator(&file)?.signature().device_label.clone();
+        let label = if path.is_dir() { label } else { String::new() };
+        out.insert(label, model_bytes(&file)?);
+    }
+    if out.is_empty() {
+        bail!("no .onnx file in {}", path.display());
+    }
+    Ok(out)
 }
 
 /// Demands of a generator or of each generator of a folder, by label.

@@ -34,6 +34,7 @@ pub mod evaluate_command;
 pub mod features;
 pub mod forest;
 pub mod generator;
+pub mod homes;
 pub mod ipet;
 pub mod ipet_command;
 pub mod learn;

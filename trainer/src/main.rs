@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use chaff_cover::parity;
+use chaff_onnx::Extras;
 use chaff_trainer::attack_command;
 use chaff_trainer::captures;
 use chaff_trainer::cover::{self, Config, Progress, Report};
@@ -104,6 +105,8 @@ struct Cover {
     /// Most cover bytes of a slot and direction.
     #[arg(long, default_value_t = 100.0)]
     max_payload: f64,
+    #[command(flatten)]
+    beyond: BeyondArgs,
     /// Most windows used of one device.
     #[arg(long, default_value_t = 1000)]
     max_windows: usize,
@@ -129,6 +132,61 @@ struct Cover {
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// What generators do beyond iPET's; in the model's signature, and done wherever the model is used.
+#[derive(Args)]
+struct BeyondArgs {
+    /// The generator sees this many slots of recent real traffic, at most 1024; the gateway keeps 40.
+    #[arg(long, default_value_t = 0)]
+    past: u32,
+    /// The generator gets this many random numbers that are the home's secret, drawn when the gateway starts; an attacker trains on
+    /// other homes. At most 1024.
+    #[arg(long, default_value_t = 0)]
+    secret: u32,
+    /// The generator counts dummies of these UDP payloads, at most three, instead of packets and bytes; --max-packets is for each.
+    #[arg(long, value_delimiter = ',')]
+    sizes: Vec<u16>,
+    /// Cover goes on for a random time after the device, and starts without it for as long: mean, seconds. With --mask-pause.
+    #[arg(long, requires = "mask_pause")]
+    mask_hold: Option<f64>,
+    /// Mean time between starts of cover without the device, seconds.
+    #[arg(long, requires = "mask_hold")]
+    mask_pause: Option<f64>,
+}
+
+impl BeyondArgs {
+    fn extras(&self) -> Result<Extras> {
+        let ms = |name: &str, seconds: f64| -> Result<u32> {
+            let ms = (seconds * 1e3).round();
+            if !(1.0..=86_400_000.0).contains(&ms) {
+                bail!("--{name} is {seconds}, allowed is 0.001 to 86400");
+            }
+            Ok(ms as u32)
+        };
+        let ascending = self.sizes.windows(2).all(|w| w[0] < w[1]);
+        if self.sizes.len() > 3 || !ascending || self.sizes.first() == Some(&0) {
+            bail!(
+                "--sizes is {:?}, wanted at most 3 numbers, smallest first",
+                self.sizes
+            );
+        }
+        for (name, n) in [("past", self.past), ("secret", self.secret)] {
+            if n > 1_024 {
+                bail!("--{name} is {n}, allowed is 0 to 1024");
+            }
+        }
+        let mask_ms = match (self.mask_hold, self.mask_pause) {
+            (Some(hold), Some(pause)) => Some([ms("mask-hold", hold)?, ms("mask-pause", pause)?]),
+            _ => None,
+        };
+        Ok(Extras {
+            past: self.past,
+            secret: self.secret,
+            sizes: self.sizes.clone(),
+            mask_ms,
+        })
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -197,6 +255,7 @@ fn bar(total: u64, what: &'static str) -> Result<ProgressBar> {
 }
 
 fn train(args: Cover) -> Result<()> {
+    let extras = args.beyond.extras()?;
     let shape = Shape::new(args.omega, args.total_time)?;
     let files = captures::find(&args.pcap)?;
     let one_file = args.output.extension().is_some_and(|e| e == "onnx");
@@ -241,6 +300,7 @@ fn train(args: Cover) -> Result<()> {
         max_payload: args.max_payload,
         max_windows: args.max_windows,
         chain: args.chain,
+        extras,
         seed: args.seed,
     };
     let names: BTreeSet<String> = data.labels.iter().map(|l| file_name(l)).collect();
@@ -301,9 +361,10 @@ fn train(args: Cover) -> Result<()> {
 
 /// iPET as published, from the same captures.
 fn train_ipet(args: &Cover, shape: Shape, files: &[PathBuf], devices: &Devices) -> Result<()> {
-    if args.shared || args.device.is_some() || args.overhead_weight != 0.0 {
+    let plain = args.beyond.extras()? == Extras::default();
+    if args.shared || args.device.is_some() || args.overhead_weight != 0.0 || !plain {
         bail!(
-            "--profile ipet trains one generator for every device, without cost; leave out --shared, --device and --overhead-weight"
+            "--profile ipet trains one generator for every device, without cost; leave out --shared, --device, --overhead-weight, --past, --secret, --sizes and --mask-hold"
         );
     }
     let scope = match args.scope {

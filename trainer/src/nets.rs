@@ -286,6 +286,7 @@ pub fn to_onnx(
         stage: made.stage,
         seed: made.seed,
         training_digest: made.digest,
+        extras: chaff_onnx::Extras::default(),
     };
     let mut few = Samples::new(made.shape.rows, COLUMNS);
     for k in 0..VECTORS.min(samples.len()) {

@@ -499,5 +499,6 @@ fn signature(
         stage,
         seed: s.seed,
         training_digest,
+        extras: chaff_onnx::Extras::default(),
     }
 }

@@ -1,6 +1,6 @@
 //! Traces: what an observer sees of one device in one session, packet by packet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -119,7 +119,8 @@ impl Default for Limits {
     }
 }
 
-/// Reads the TCP and UDP packets of every device in every capture; a trace for each device and file.
+/// Reads the TCP and UDP packets of every device in every capture; a trace for each device and file, without those that are the
+/// same as one of another file.
 ///
 /// # Errors
 /// When a file cannot be opened or is no capture. One that ends early is used up to there, with a line in `notes`.
@@ -130,11 +131,12 @@ pub fn from_captures(
     notes: &mut Vec<String>,
     tick: &mut dyn FnMut(),
 ) -> Result<Vec<Trace>> {
-    let mut out = Vec::new();
+    let (mut out, mut folders) = (Vec::new(), Vec::new());
     for file in files {
         let name =
             |p: Option<&std::ffi::OsStr>| p.and_then(|n| n.to_str()).unwrap_or("").to_owned();
         let folder = name(file.parent().and_then(Path::file_name));
+        let mut copies = 0;
         let mut found: BTreeMap<usize, Vec<Seen>> = BTreeMap::new();
         packets(file, notes, &mut |at, p| {
             if !matches!(p.key.protocol, TCP | UDP) {
@@ -157,16 +159,60 @@ pub fn from_captures(
                 continue;
             }
             let device = &devices.list()[device];
+            if is_known(&out, &device.name, &packets) {
+                copies += 1;
+                continue;
+            }
             out.push(Trace {
                 label: device.label.clone(),
                 device: device.name.clone(),
                 session: name(file.file_stem()),
                 packets,
             });
+            folders.push(folder.clone());
+        }
+        if copies > 0 {
+            notes.push(format!(
+                "{}: {copies} sessions are packet by packet those of other captures; used once",
+                file.display()
+            ));
         }
         tick();
     }
+    tell_apart(&mut out, &folders);
     Ok(out)
+}
+
+/// Whether another capture has the same packets of this device at the same distances: a capture of the whole home beside the
+/// cuts made from it. Held out on one side and learnt from on the other, such a session would flatter every attacker.
+fn is_known(before: &[Trace], device: &str, packets: &[Seen]) -> bool {
+    /// Fewer may be equal by chance.
+    const ENOUGH: usize = 4;
+    packets.len() >= ENOUGH
+        && before
+            .iter()
+            .any(|t| t.device == device && t.packets == packets)
+}
+
+/// Gives sessions that would have one file name (captures of the same name in several folders) the folder as well, and a number where
+/// that does not do either.
+fn tell_apart(traces: &mut [Trace], folders: &[String]) {
+    let mut count: BTreeMap<String, usize> = BTreeMap::new();
+    for t in traces.iter() {
+        *count.entry(t.file_name()).or_default() += 1;
+    }
+    let mut taken: BTreeSet<String> = BTreeSet::new();
+    for (t, folder) in traces.iter_mut().zip(folders) {
+        if count[&t.file_name()] > 1 {
+            t.session = format!("{}@{folder}", t.session);
+        }
+        let session = t.session.clone();
+        let mut number = 1;
+        while !taken.insert(t.file_name()) || (number > 1 && count.contains_key(&t.file_name())) {
+            number += 1;
+            t.session = format!("{session}-{number}");
+        }
+    }
 }
 
 /// Sorts by time, makes the first packet time 0 and drops what comes after `max_seconds`.
@@ -397,6 +443,24 @@ mod tests {
         assert_eq!(s.test, [2, 5, 8, 14]);
         assert_eq!(s.single, [15]);
         assert_eq!(s.train.len() + s.test.len() + s.single.len(), traces.len());
+    }
+
+    #[test]
+    fn sessions_of_one_name_in_several_folders_are_told_apart() {
+        let names = ["a", "a", "b", "a", "a-2", "a"];
+        let mut traces: Vec<Trace> = names
+            .iter()
+            .map(|name| Trace {
+                session: (*name).to_owned(),
+                ..trace("plug", 0)
+            })
+            .collect();
+        let folders = ["x", "y", "x", "x", "x", "x"].map(str::to_owned);
+        tell_apart(&mut traces, &folders);
+        let sessions: Vec<&str> = traces.iter().map(|t| t.session.as_str()).collect();
+        assert_eq!(sessions, ["a@x", "a@y", "b", "a@x-2", "a-2", "a@x-3"]);
+        let files: BTreeSet<String> = traces.iter().map(Trace::file_name).collect();
+        assert_eq!(files.len(), traces.len());
     }
 
     #[test]

@@ -332,6 +332,7 @@ fn written(rows: usize, latent: usize, weight: f32) -> Result<Vec<u8>, chaff_onn
         stage: 1,
         seed: 1,
         training_digest: [0; 32],
+        extras: chaff_onnx::Extras::default(),
     };
     let golden = Golden {
         inputs: vec![vec![0.0; latent]],

@@ -41,6 +41,16 @@ pub trait Generator: Send {
 
     /// What reports call it.
     fn name(&self) -> &str;
+
+    /// The only UDP payloads of its dummies, ascending, at most three; empty: any.
+    fn sizes(&self) -> &[u16] {
+        &[]
+    }
+
+    /// When it makes cover; `None`: as [`crate::SchedulerConfig::mode`] says.
+    fn mask(&self) -> Option<crate::Mask> {
+        None
+    }
 }
 
 /// No cover. The name has an underscore because `None` is taken.

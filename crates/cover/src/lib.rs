@@ -32,6 +32,7 @@ mod demand;
 mod envelope;
 mod error;
 mod generator;
+mod mask;
 #[cfg(feature = "onnx")]
 mod onnx;
 mod onoff;
@@ -48,11 +49,12 @@ pub use demand::{Demand, Window};
 pub use envelope::{BINS, Envelope, EnvelopeConfig, Planned, ReleaseClock, Waiting};
 pub use error::CoverError;
 pub use generator::{Generator, NAMES, None_, by_name};
+pub use mask::Mask;
 #[cfg(feature = "onnx")]
-pub use onnx::{MODELS, OnnxGenerator, model, standard_normal};
+pub use onnx::{MODELS, OnnxGenerator, compress, model, standard_normal};
 pub use onoff::{Constant, Random, RandomPlus};
 pub use overhead::{DirOverhead, HEADERS_V4, HEADERS_V6, Overhead};
-pub use place::{Dummy, Limits, Placed, place, place_direction};
+pub use place::{Dummy, Limits, Placed, place, place_direction, place_sizes};
 pub use recorded::Recorded;
 pub use scheduler::{Budget, Mode, Scheduler, SchedulerConfig};
 pub use tally::Tally;

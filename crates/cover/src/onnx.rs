@@ -1,6 +1,6 @@
-use crate::{CoverError, Demand, Generator, Window};
+use crate::{CoverError, Demand, Generator, Mask, Window};
 use chaff_abi::{Dir, Nanos};
-use chaff_onnx::{IPET_GENERATOR, IPET_SLOTS, Model, ModelError, Signature};
+use chaff_onnx::{IPET_GENERATOR, IPET_SLOTS, Model, ModelError, SIZE_BINS, Signature};
 use rand::RngCore;
 
 /// Columns of [`IPET_SLOTS`]: direction of each pair (packets, bytes).
@@ -26,13 +26,16 @@ pub fn model(name: &str) -> Option<&'static [u8]> {
 /// A generator read from an ONNX file: one run of the model makes the demands of one window.
 ///
 /// The input is a latent vector of independent standard normal numbers; the outputs are `rows x 4` values in the order
-/// incoming packets, incoming bytes, outgoing packets, outgoing bytes. They are rounded here, half to even.
-/// The real traffic is not looked at.
+/// incoming packets, incoming bytes, outgoing packets, outgoing bytes. They are rounded here, half to even. What else it may take
+/// and make says [`chaff_onnx::Extras`]: recent real traffic, a secret of the home (drawn in [`Generator::start`]), counts by size,
+/// a mask of the device's sessions. Without the first of these the real traffic is not looked at.
 #[derive(Debug)]
 pub struct OnnxGenerator {
     model: Model,
     name: String,
     latent: Vec<f32>,
+    secret: Vec<f32>,
+    past: Vec<f32>,
     demands: Vec<f32>,
 }
 
@@ -43,34 +46,71 @@ impl OnnxGenerator {
     /// [`CoverError::Generator`] with [`ModelError`] as its source.
     pub fn load(bytes: &[u8]) -> Result<Self, CoverError> {
         let model = Model::load(bytes, IPET_GENERATOR).map_err(|e| failed("onnx", e))?;
-        let name = format!("onnx:{}", model.signature().device_label);
-        let rows = model.signature().rows as usize;
+        Self::of(model)
+    }
+
+    /// As [`OnnxGenerator::load`], but always in the ONNX runtime: to compare with.
+    ///
+    /// # Errors
+    /// As [`OnnxGenerator::load`].
+    pub fn load_in_runtime(bytes: &[u8]) -> Result<Self, CoverError> {
+        let model = Model::load_in_runtime(bytes, IPET_GENERATOR).map_err(|e| failed("onnx", e))?;
+        Self::of(model)
+    }
+
+    fn of(model: Model) -> Result<Self, CoverError> {
+        let signature = model.signature();
+        let name = format!("onnx:{}", signature.device_label);
+        let (rows, extras) = (signature.rows as usize, &signature.extras);
+        let (secret, past) = (extras.secret as usize, extras.past as usize * COLUMNS);
+        let more: Vec<(&str, usize)> = [("secret", secret), ("past", past)]
+            .into_iter()
+            .filter(|(_, n)| *n > 0)
+            .collect();
         let latent = match model.inputs() {
-            [one] if one.elements() <= MAX_LATENT => one.elements(),
+            [one, rest @ ..]
+                if one.elements() <= MAX_LATENT
+                    && rest
+                        .iter()
+                        .map(|p| (p.name.as_str(), p.elements()))
+                        .eq(more.iter().copied()) =>
+            {
+                one.elements()
+            }
             other => {
+                let also: String = more
+                    .iter()
+                    .map(|(n, size)| format!(", {n} of {size}"))
+                    .collect();
                 return Err(unfit(
                     &name,
                     "the inputs",
-                    format!("are {other:?}, wanted one latent vector"),
+                    format!("are {other:?}, wanted one latent vector{also}"),
                 ));
             }
         };
-        let fits = model.signature().feature_kind == IPET_SLOTS
-            && model.signature().columns as usize == COLUMNS
-            && matches!(model.outputs(), [one] if one.elements() == rows * COLUMNS);
+        let (kind, columns) = match extras.sizes.len() {
+            0 => (IPET_SLOTS, COLUMNS),
+            bins => (SIZE_BINS, 2 * bins),
+        };
+        let fits = signature.feature_kind == kind
+            && signature.columns as usize == columns
+            && matches!(model.outputs(), [one] if one.elements() == rows * columns);
         if !fits {
             let what = format!(
-                "are {:?} for {rows} rows of {:?}, wanted rows x 4 of {IPET_SLOTS:?}",
+                "are {:?} for {rows} rows of {:?}, wanted rows x {columns} of {kind:?}",
                 model.outputs(),
-                model.signature().feature_kind
+                signature.feature_kind
             );
             return Err(unfit(&name, "the outputs", what));
         }
         Ok(Self {
-            model,
             name,
             latent: vec![0.0; latent],
-            demands: vec![0.0; rows * COLUMNS],
+            secret: vec![0.0; secret],
+            past: vec![0.0; past],
+            demands: vec![0.0; rows * columns],
+            model,
         })
     }
 
@@ -78,6 +118,23 @@ impl OnnxGenerator {
     pub fn signature(&self) -> &Signature {
         self.model.signature()
     }
+
+    /// Writes what the model sees of recent real traffic: the newest slot first, zeros beyond what is kept.
+    fn look(&mut self, past: &Window) {
+        let slots = past.iter().rev().map(Some).chain(std::iter::repeat(None));
+        for (row, slot) in self.past.as_chunks_mut::<COLUMNS>().0.iter_mut().zip(slots) {
+            for (dir, pair) in PAIRS.into_iter().zip(row.as_chunks_mut::<2>().0) {
+                let (packets, bytes) =
+                    slot.map_or((0, 0), |s| (s.packets[dir.index()], s.payload[dir.index()]));
+                *pair = compress(packets as f64, bytes as f64);
+            }
+        }
+    }
+}
+
+/// Packets and bytes as a model sees them in its input `past`.
+pub fn compress(packets: f64, bytes: f64) -> [f32; 2] {
+    [packets.ln_1p() as f32, (0.2 * bytes.ln_1p()) as f32]
 }
 
 impl Generator for OnnxGenerator {
@@ -89,20 +146,45 @@ impl Generator for OnnxGenerator {
         self.model.signature().rows as usize
     }
 
+    fn start(&mut self, rng: &mut dyn RngCore) {
+        standard_normal(rng, &mut self.secret);
+    }
+
     fn fill(
         &mut self,
-        _past: &Window,
+        past: &Window,
         rng: &mut dyn RngCore,
         out: &mut [Demand],
     ) -> Result<(), CoverError> {
         standard_normal(rng, &mut self.latent);
+        self.look(past);
+        let mut inputs: [&[f32]; 3] = [&self.latent, &[], &[]];
+        let mut count = 1;
+        for more in [&self.secret, &self.past] {
+            if !more.is_empty() {
+                inputs[count] = more;
+                count += 1;
+            }
+        }
         self.model
-            .run(&[&self.latent], &mut [&mut self.demands])
+            .run(&inputs[..count], &mut [&mut self.demands])
             .map_err(|e| failed(&self.name, e))?;
-        for (demand, row) in out.iter_mut().zip(self.demands.as_chunks::<COLUMNS>().0) {
+        let sizes = &self.model.signature().extras.sizes;
+        let columns = self.demands.len() / self.rows().max(1);
+        for (demand, row) in out
+            .iter_mut()
+            .zip(self.demands.chunks_exact(columns.max(1)))
+        {
             *demand = Demand::NONE;
-            for (dir, pair) in PAIRS.into_iter().zip(row.as_chunks::<2>().0) {
-                demand.add(dir, whole(pair[0]), whole(pair[1]));
+            for (dir, half) in PAIRS.into_iter().zip(row.chunks_exact(columns / 2)) {
+                if sizes.is_empty() {
+                    demand.add(dir, whole(half[0]), whole(half[1]));
+                    continue;
+                }
+                for (size, count) in sizes.iter().zip(half) {
+                    let count = whole(*count);
+                    demand.add(dir, count, count.saturating_mul(u32::from(*size)));
+                }
             }
         }
         Ok(())
@@ -110,6 +192,18 @@ impl Generator for OnnxGenerator {
 
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn sizes(&self) -> &[u16] {
+        &self.model.signature().extras.sizes
+    }
+
+    fn mask(&self) -> Option<Mask> {
+        let [hold, pause] = self.model.signature().extras.mask_ms?;
+        Some(Mask {
+            hold: Nanos::from_millis(hold.into()),
+            pause: Nanos::from_millis(pause.into()),
+        })
     }
 }
 
@@ -190,6 +284,7 @@ mod tests {
             stage: 1,
             seed: 1,
             training_digest: [0; 32],
+            extras: chaff_onnx::Extras::default(),
         };
         let golden = Golden {
             inputs: vec![vec![0.0; 2]],

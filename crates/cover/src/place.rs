@@ -126,6 +126,64 @@ pub fn place_direction(
     }
 }
 
+/// [`place_direction`] with dummies of these sizes only (UDP payloads, ascending, at most three, moved into the limits), which sum to the
+/// bytes wanted exactly where that can be done with this many.
+#[expect(clippy::too_many_arguments, reason = "place_direction and the sizes")]
+pub fn place_sizes(
+    start: Nanos,
+    slot: Nanos,
+    dir: Dir,
+    want: Demand,
+    sizes: &[u16],
+    limits: &Limits,
+    rng: &mut dyn RngCore,
+    out: &mut Vec<Dummy>,
+) -> Placed {
+    let wanted = want.packets[dir.index()];
+    let bytes = u64::from(want.bytes[dir.index()]);
+    let packets = wanted.min(limits.max_packets_per_slot);
+    let mut total = 0;
+    if let Some((_, counts)) = split(packets, bytes, sizes) {
+        for (&size, count) in sizes.iter().zip(counts) {
+            let most = limits.max_payload.max(limits.min_payload);
+            let payload = size.clamp(limits.min_payload, most);
+            for _ in 0..count {
+                total += u64::from(payload);
+                out.push(Dummy {
+                    at: start + Nanos(instant(slot, rng)),
+                    dir,
+                    payload,
+                });
+            }
+        }
+    }
+    Placed {
+        packets,
+        bytes: total,
+        rounded_up: total.saturating_sub(bytes),
+        cut: bytes.saturating_sub(total),
+        capped: wanted - packets,
+    }
+}
+
+/// How many of each size make `packets` dummies with a sum nearest to `bytes`, and how far from it that is.
+fn split(packets: u32, bytes: u64, sizes: &[u16]) -> Option<(u64, [u32; 3])> {
+    let (&largest, smaller) = sizes.split_last()?;
+    let at = smaller.len();
+    if at == 0 {
+        let off = bytes.abs_diff(u64::from(packets) * u64::from(largest));
+        return Some((off, [packets, 0, 0]));
+    }
+    let with = |count: u32| {
+        let rest = bytes.saturating_sub(u64::from(count) * u64::from(largest));
+        let over = (u64::from(count) * u64::from(largest)).saturating_sub(bytes);
+        let (off, mut counts) = split(packets - count, rest, smaller)?;
+        *counts.get_mut(at)? = count;
+        Some((off + over, counts))
+    };
+    (0..=packets).filter_map(with).min_by_key(|found| found.0)
+}
+
 /// A uniform offset inside the slot, to the nanosecond.
 fn instant(slot: Nanos, rng: &mut dyn RngCore) -> u64 {
     if slot.0 == 0 {
@@ -143,6 +201,30 @@ mod tests {
     use rand_chacha::rand_core::SeedableRng;
 
     const SLOT: Nanos = Nanos::from_millis(100);
+
+    proptest! {
+        #[test]
+        fn counts_of_sizes_come_back_as_dummies_of_these_sizes(
+            counts in [0u32..8, 0u32..8, 0u32..8],
+            kinds in 1usize..4,
+        ) {
+            let sizes = &[40u16, 500, 1_350][..kinds];
+            let sum = |c: &[u32]| c.iter().zip(sizes).map(|(c, s)| c * u32::from(*s)).sum::<u32>();
+            let packets: u32 = counts[..kinds].iter().sum();
+            let mut want = Demand::NONE;
+            want.add(Dir::In, packets, sum(&counts[..kinds]));
+            let mut out = Vec::new();
+            let mut rng = ChaCha20Rng::seed_from_u64(1);
+            let placed = place_sizes(
+                Nanos::from_secs(5), SLOT, Dir::In, want, sizes, &Limits::default(), &mut rng, &mut out,
+            );
+            prop_assert_eq!((placed.rounded_up, placed.cut, placed.capped), (0, 0, 0));
+            prop_assert_eq!(out.len(), packets as usize);
+            prop_assert!(out.iter().all(|d| sizes.contains(&d.payload) && d.dir == Dir::In));
+            let found: u32 = out.iter().map(|d| u32::from(d.payload)).sum();
+            prop_assert_eq!(found, want.bytes[Dir::In.index()]);
+        }
+    }
 
     fn run(want: Demand, limits: &Limits, seed: u64) -> (Vec<Dummy>, [Placed; 2]) {
         let mut out = Vec::new();

@@ -1,7 +1,8 @@
+use crate::mask::Masking;
 use crate::streams::Streams;
 use crate::{
     CoverError, Demand, Dummy, Generator, HEADERS_V4, Limits, Overhead, TokenBucket, Window,
-    place_direction,
+    place_direction, place_sizes,
 };
 use chaff_abi::{Dir, Nanos};
 
@@ -44,7 +45,7 @@ pub struct SchedulerConfig {
     pub label: String,
     /// Sizes and counts, see there.
     pub limits: Limits,
-    /// When, default always.
+    /// When, default always; a generator with a [`crate::Mask`] has its own say.
     pub mode: Mode,
     /// How many bytes at most, default unbounded.
     pub budget: Option<Budget>,
@@ -75,6 +76,7 @@ pub struct Scheduler {
     epoch: Nanos,
     bucket: Option<TokenBucket>,
     overhead: Overhead,
+    masking: Option<Masking>,
     block: Vec<Demand>,
     /// Number of the block in `block`.
     filled: Option<u64>,
@@ -96,6 +98,7 @@ impl Scheduler {
             .budget
             .map(|b| TokenBucket::new(b.bytes_per_second, b.burst_bytes));
         Self {
+            masking: generator.mask().map(Masking::new),
             config,
             generator,
             streams,
@@ -134,7 +137,7 @@ impl Scheduler {
         self.overhead.skipped_slots += self.next.map_or(0, |next| slot - next);
         self.overhead = self.overhead.with_real(past.total());
         self.next = Some(slot.saturating_add(1));
-        if !self.active(past) {
+        if !self.active(slot, start, past) {
             self.overhead.inactive_slots += 1;
             return Ok(());
         }
@@ -142,8 +145,11 @@ impl Scheduler {
         for dir in Dir::BOTH {
             let mut rng = self.streams.place(dir, slot);
             let length = self.generator.slot();
-            let placed =
-                place_direction(start, length, dir, want, &self.config.limits, &mut rng, out);
+            let limits = &self.config.limits;
+            let placed = match self.generator.sizes() {
+                [] => place_direction(start, length, dir, want, limits, &mut rng, out),
+                sizes => place_sizes(start, length, dir, want, sizes, limits, &mut rng, out),
+            };
             self.overhead.by_dir[dir.index()].note(&placed);
         }
         out[from..].sort_unstable();
@@ -220,7 +226,12 @@ impl Scheduler {
         Ok(self.block[(slot % rows as u64) as usize])
     }
 
-    fn active(&self, past: &Window) -> bool {
+    fn active(&mut self, slot: u64, start: Nanos, past: &Window) -> bool {
+        let length = self.slot();
+        if let Some(masking) = &mut self.masking {
+            let now = past.idle_slots() == Some(0);
+            return masking.covers(start, length, now, &mut self.streams.mask(slot));
+        }
         match self.config.mode {
             Mode::Always => true,
             Mode::Active { tail } => past

@@ -9,6 +9,7 @@ pub(crate) struct Streams {
     start: [u8; 32],
     generate: [u8; 32],
     place: [[u8; 32]; 2],
+    mask: [u8; 32],
 }
 
 impl Streams {
@@ -18,6 +19,7 @@ impl Streams {
             start: purpose("start"),
             generate: purpose("generate"),
             place: [purpose("place out"), purpose("place in")],
+            mask: purpose("mask"),
         }
     }
 
@@ -34,6 +36,11 @@ impl Streams {
     /// Sizes and times of one slot and direction.
     pub(crate) fn place(&self, dir: Dir, slot: u64) -> ChaCha20Rng {
         numbered(self.place[dir.index()], slot)
+    }
+
+    /// Whether a slot begins cover by itself, and how long it lasts.
+    pub(crate) fn mask(&self, slot: u64) -> ChaCha20Rng {
+        numbered(self.mask, slot)
     }
 }
 

@@ -1,5 +1,6 @@
 use crate::check::check;
 use crate::graph::{decode, digest};
+use crate::plan::Plan;
 use crate::proto::ModelProto;
 use crate::signature::{PREFIX, golden};
 use crate::{Golden, ModelError, Port, Signature};
@@ -16,11 +17,31 @@ pub struct Inspected {
     /// The stored test vectors; they fit the inputs and outputs and are finite.
     pub golden: Vec<Golden>,
     /// The graph as it was understood, without metadata: what the runtime would get.
-    #[cfg_attr(
-        not(feature = "runtime"),
-        expect(dead_code, reason = "only the runtime takes it")
-    )]
     pub(crate) graph: ModelProto,
+}
+
+impl Inspected {
+    /// The plan of the graph; `None` where the runtime is needed.
+    pub(crate) fn plan(&self) -> Option<Plan> {
+        Plan::of(self.graph.graph.as_ref()?, &self.inputs, &self.outputs)
+    }
+
+    /// What the graph makes of these inputs, without the runtime; `None` where that is needed, and for inputs that do not fit.
+    pub fn run(&self, inputs: &[&[f32]]) -> Option<Vec<Vec<f32>>> {
+        let sizes = self.inputs.iter().map(Port::elements);
+        if !inputs.iter().map(|x| x.len()).eq(sizes) {
+            return None;
+        }
+        let mut plan = self.plan()?;
+        let mut made: Vec<Vec<f32>> = self
+            .outputs
+            .iter()
+            .map(|p| vec![0.0; p.elements()])
+            .collect();
+        let mut slices: Vec<&mut [f32]> = made.iter_mut().map(Vec::as_mut_slice).collect();
+        plan.run(inputs, &mut slices);
+        Some(made)
+    }
 }
 
 /// Reads a model without running it: bounds, signature, kind, graph, digest, stored vectors.

@@ -15,6 +15,7 @@
 //!     version: SIGNATURE_VERSION, kind: "halver".into(), feature_kind: IPET_SLOTS.into(),
 //!     rows: 1, columns: 2, slot_ms: 100, window_ms: 100, scale: vec![1.0, 1.0], threshold: None,
 //!     device_label: "plug".into(), chain: 0, stage: 1, seed: 7, training_digest: [0; 32],
+//!     extras: Default::default(),
 //! };
 //! let golden = Golden { inputs: vec![vec![4.0, 6.0]], outputs: vec![vec![2.0, 3.0]] };
 //! let bytes = graph.to_bytes(&signature, &[golden])?;
@@ -35,6 +36,10 @@
 //! rebuilt from what was understood, and only the rebuilt one reaches the runtime. At last the stored test vectors are
 //! run and compared element by element to 1e-4, relative where values are above 1.
 //!
+//! # What runs it
+//! Graphs of at most 131,072 elements that are made of Gemm with constant weights, Sigmoid, Tanh, Relu, Round, Mul, Add, Reshape and
+//! Concat run in buffers made at loading, without an allocation and without the runtime, which gets all others.
+//!
 //! # What it does not do
 //! No symbolic sizes, no batch but 1, no operator outside Gemm, Sigmoid, Tanh, Relu, Round, Mul, Add,
 //! Reshape, Transpose, Concat, Softmax, LSTM, GRU, Conv and MaxPool over one dimension.
@@ -53,6 +58,7 @@ mod graph;
 mod inspect;
 #[cfg(feature = "runtime")]
 mod model;
+mod plan;
 mod proto;
 mod scan;
 mod signature;
@@ -67,5 +73,6 @@ pub use inspect::{Inspected, inspect};
 pub use model::Model;
 pub use scan::MAX_FILE;
 pub use signature::{
-    Golden, IPET_ATTACKER, IPET_GENERATOR, IPET_SLOTS, SIGNATURE_VERSION, Signature,
+    Extras, Golden, IPET_ATTACKER, IPET_GENERATOR, IPET_SLOTS, SIGNATURE_VERSION, SIZE_BINS,
+    Signature,
 };

@@ -6,15 +6,24 @@ use ort::session::builder::GraphOptimizationLevel;
 use ort::value::TensorRef;
 use prost::Message;
 
-use crate::{Golden, ModelError, Port, Signature, inspect};
+use crate::plan::Plan;
+use crate::{Golden, Inspected, ModelError, Port, Signature, inspect};
 
 /// Largest difference between the runtime's answer and a stored one, relative to the stored one where that is above 1.
 /// Runtimes differ by 1e-7 of the output's scale; wrong ones by far more.
 const TOLERANCE: f32 = 1e-4;
 
+/// What computes.
+enum Engine {
+    /// Small feed-forward graphs: nothing is allocated in a run.
+    Plan(Plan),
+    /// All others.
+    Runtime(Session),
+}
+
 /// A loaded, checked model.
 pub struct Model {
-    session: Session,
+    engine: Engine,
     signature: Signature,
     inputs: Vec<Port>,
     outputs: Vec<Port>,
@@ -26,25 +35,52 @@ impl std::fmt::Debug for Model {
             .field("signature", &self.signature)
             .field("inputs", &self.inputs)
             .field("outputs", &self.outputs)
+            .field("planned", &self.is_planned())
             .finish_non_exhaustive()
     }
 }
 
 impl Model {
-    /// Loads a model: everything that [`inspect`] checks, then the stored vectors against the runtime.
+    /// Loads a model: everything that [`inspect`] checks, then the stored vectors against what runs it.
+    ///
+    /// Small feed-forward graphs, as generators of cover are, run in buffers made here, without the ONNX runtime and without an
+    /// allocation; all others run in the runtime.
     ///
     /// # Errors
     /// See [`ModelError`]; nothing of the file reaches the runtime before all checks but the last have passed.
     pub fn load(bytes: &[u8], want_kind: &str) -> Result<Self, ModelError> {
         let inspected = inspect(bytes, want_kind)?;
+        let engine = match inspected.plan() {
+            Some(plan) => Engine::Plan(plan),
+            None => Engine::Runtime(session(&inspected.graph.encode_to_vec())?),
+        };
+        Self::with(engine, inspected)
+    }
+
+    /// As [`Model::load`], but always in the ONNX runtime: to compare with.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn load_in_runtime(bytes: &[u8], want_kind: &str) -> Result<Self, ModelError> {
+        let inspected = inspect(bytes, want_kind)?;
+        let session = session(&inspected.graph.encode_to_vec())?;
+        Self::with(Engine::Runtime(session), inspected)
+    }
+
+    fn with(engine: Engine, inspected: Inspected) -> Result<Self, ModelError> {
         let mut model = Self {
-            session: session(&inspected.graph.encode_to_vec())?,
+            engine,
             signature: inspected.signature,
             inputs: inspected.inputs,
             outputs: inspected.outputs,
         };
         model.self_test(&inspected.golden)?;
         Ok(model)
+    }
+
+    /// Whether it runs without the ONNX runtime.
+    pub fn is_planned(&self) -> bool {
+        matches!(self.engine, Engine::Plan(_))
     }
 
     /// What the model is.
@@ -84,17 +120,25 @@ impl Model {
                 return Err(wrong("output", i, out.len(), port.elements()));
             }
         }
-        let mut values = Vec::with_capacity(inputs.len());
         for (i, (port, x)) in self.inputs.iter().zip(inputs).enumerate() {
             if x.len() != port.elements() {
                 return Err(wrong("input", i, x.len(), port.elements()));
             }
+        }
+        let session = match &mut self.engine {
+            Engine::Plan(plan) => {
+                plan.run(inputs, outputs);
+                return Ok(());
+            }
+            Engine::Runtime(session) => session,
+        };
+        let mut values = Vec::with_capacity(inputs.len());
+        for (port, x) in self.inputs.iter().zip(inputs) {
             let view = TensorRef::from_array_view((port.dims.clone(), *x))
                 .map_err(|e| runtime("making an input", &e))?;
             values.push((port.name.as_str(), view));
         }
-        let made = self
-            .session
+        let made = session
             .run(values)
             .map_err(|e| runtime("running the model", &e))?;
         for (i, (port, out)) in self.outputs.iter().zip(outputs).enumerate() {

@@ -15,6 +15,9 @@ pub const IPET_ATTACKER: &str = "ipet-attacker";
 /// bytes, outgoing packets, outgoing payload bytes, all per slot.
 pub const IPET_SLOTS: &str = "ipet-slots";
 
+/// [`Signature::feature_kind`] of counts by size: for each slot the incoming dummies of each of [`Extras::sizes`], then the outgoing ones.
+pub const SIZE_BINS: &str = "size-bins";
+
 /// Prefix of every metadata key that belongs to the signature.
 pub(crate) const PREFIX: &str = "chaff.";
 pub(crate) const DIGEST: &str = "chaff.digest";
@@ -55,6 +58,82 @@ pub struct Signature {
     pub seed: u64,
     /// SHA-256 of the training data in the form the trainer documents.
     pub training_digest: [u8; 32],
+    /// What a generator of cover does beyond iPET's.
+    pub extras: Extras,
+}
+
+/// What a generator of cover takes and makes beyond iPET's. What is off is not in the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// Slots of recent real traffic that it looks at, in an input `past`: the newest first, for each slot the columns of
+    /// [`IPET_SLOTS`], packets as `ln(1 + n)`, bytes as `0.2 ln(1 + n)`. 0 to 1,024.
+    pub past: u32,
+    /// Numbers of an input `secret`, standard normal, drawn once a home and device. 0 to 1,024.
+    pub secret: u32,
+    /// UDP payloads of the dummies it counts, at most 3, ascending, 1 to 65,535; empty: it gives packets and bytes.
+    pub sizes: Vec<u16>,
+    /// Cover goes on after the device, and starts without it: mean length of such cover and mean time between such starts, ms, 1 to
+    /// 86,400,000 each; `None`: whenever the user's settings say.
+    pub mask_ms: Option<[u32; 2]>,
+}
+
+impl Extras {
+    fn check(&self) -> Result<(), ModelError> {
+        for (field, n) in [("chaff.past", self.past), ("chaff.secret", self.secret)] {
+            if n > 1_024 {
+                return Err(bad(field, n, "0 to 1024"));
+            }
+        }
+        let ascending = self.sizes.windows(2).all(|w| w[0] < w[1]);
+        if self.sizes.len() > 3 || !ascending || self.sizes.first() == Some(&0) {
+            return Err(bad(
+                "chaff.sizes",
+                list(&self.sizes),
+                "at most 3 sizes, ascending, above 0",
+            ));
+        }
+        if let Some(mask) = self.mask_ms
+            && mask.iter().any(|ms| !(1..=86_400_000).contains(ms))
+        {
+            return Err(bad("chaff.mask_ms", list(&mask), "two of 1 to 86400000"));
+        }
+        Ok(())
+    }
+
+    fn write(&self, entries: &mut Vec<(&'static str, String)>) {
+        for (key, n) in [("chaff.past", self.past), ("chaff.secret", self.secret)] {
+            if n > 0 {
+                entries.push((key, n.to_string()));
+            }
+        }
+        if !self.sizes.is_empty() {
+            entries.push(("chaff.sizes", list(&self.sizes)));
+        }
+        if let Some(mask) = self.mask_ms {
+            entries.push(("chaff.mask_ms", list(&mask)));
+        }
+    }
+
+    fn read<'a>(find: impl Fn(&'static str) -> Option<&'a str>) -> Result<Self, ModelError> {
+        let count = |key| find(key).map_or(Ok(0), |text| number(key, text));
+        let mask_ms = match find("chaff.mask_ms") {
+            None => None,
+            Some(text) => {
+                let both: Vec<u32> = numbers("chaff.mask_ms", text)?;
+                let both = both.try_into();
+                Some(both.map_err(|_| bad("chaff.mask_ms", text, "two numbers"))?)
+            }
+        };
+        Ok(Self {
+            past: count("chaff.past")?,
+            secret: count("chaff.secret")?,
+            sizes: match find("chaff.sizes") {
+                None => Vec::new(),
+                Some(text) => numbers("chaff.sizes", text)?,
+            },
+            mask_ms,
+        })
+    }
 }
 
 /// One stored test vector: what the trainer computed for these inputs. Compared element by element when the model is
@@ -103,7 +182,7 @@ impl Signature {
         if !scale_fits {
             return Err(bad(
                 "chaff.scale",
-                join(&self.scale),
+                list(&self.scale),
                 format!("{} positive numbers", self.columns),
             ));
         }
@@ -117,7 +196,7 @@ impl Signature {
                 "at most 256 bytes, no control characters",
             ));
         }
-        Ok(())
+        self.extras.check()
     }
 
     /// The metadata of a model with this signature, without the digest, sorted by key.
@@ -130,7 +209,7 @@ impl Signature {
             (GOLDEN, golden_text(golden)),
             ("chaff.kind", self.kind.clone()),
             ("chaff.rows", self.rows.to_string()),
-            ("chaff.scale", join(&self.scale)),
+            ("chaff.scale", list(&self.scale)),
             ("chaff.seed", self.seed.to_string()),
             ("chaff.slot_ms", self.slot_ms.to_string()),
             ("chaff.stage", self.stage.to_string()),
@@ -141,6 +220,7 @@ impl Signature {
         if let Some(t) = self.threshold {
             entries.push(("chaff.threshold", t.to_string()));
         }
+        self.extras.write(&mut entries);
         entries.sort_by_key(|e| e.0);
         entries
             .into_iter()
@@ -210,6 +290,7 @@ impl Signature {
             stage: count("chaff.stage")?,
             seed: number("chaff.seed", text("chaff.seed")?)?,
             training_digest,
+            extras: Extras::read(find)?,
         };
         signature.check()?;
         Ok((signature, text(GOLDEN)?, text(DIGEST)?))
@@ -294,11 +375,11 @@ fn number<T: std::str::FromStr>(field: &'static str, text: &str) -> Result<T, Mo
     text.parse().map_err(|_| bad(field, text, "a number"))
 }
 
-fn numbers(field: &'static str, text: &str) -> Result<Vec<f32>, ModelError> {
+fn numbers<T: std::str::FromStr>(field: &'static str, text: &str) -> Result<Vec<T>, ModelError> {
     text.split(',').map(|t| number(field, t)).collect()
 }
 
-fn join(values: &[f32]) -> String {
+fn list<T: ToString>(values: &[T]) -> String {
     let texts: Vec<String> = values.iter().map(ToString::to_string).collect();
     texts.join(",")
 }

@@ -6,8 +6,8 @@ use crate::graph::decode;
 use crate::model::session;
 use crate::proto::{DimensionValue, ModelProto, NodeProto};
 use crate::{
-    Golden, Graph, IPET_GENERATOR, IPET_SLOTS, Model, ModelError, SIGNATURE_VERSION, Signature,
-    Value, sign,
+    Extras, Golden, Graph, IPET_GENERATOR, IPET_SLOTS, Model, ModelError, SIGNATURE_VERSION,
+    Signature, Value, sign,
 };
 
 const LATENT: usize = 5;
@@ -30,6 +30,7 @@ fn signature() -> Signature {
         stage: 3,
         seed: u64::MAX,
         training_digest: [0xab; 32],
+        extras: Extras::default(),
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Input: an ONNX file.
 //!
-//! - A file that is accepted has a signature in range, and vectors that fit its inputs and outputs.
+//! - A file that is accepted has a signature in range, and vectors that fit its inputs and outputs; a graph that runs without the
+//!   runtime takes the vectors and gives as many numbers.
 //! - A graph that can be signed gives a file that is accepted and that signs to itself: what was understood is all there is.
 //! - A signed file with one changed byte is refused, or still says the same.
 
@@ -50,6 +51,10 @@ fn check(found: &Inspected) {
                     .all(|(v, p)| v.len() == p.elements())
         };
         assert!(fits(&vector.inputs, &found.inputs) && fits(&vector.outputs, &found.outputs));
+        let inputs: Vec<&[f32]> = vector.inputs.iter().map(Vec::as_slice).collect();
+        if let Some(made) = found.run(&inputs) {
+            assert!(fits(&made, &found.outputs));
+        }
     }
 }
 
@@ -69,6 +74,7 @@ fn signature() -> Signature {
         stage: 1,
         seed: 7,
         training_digest: [5; 32],
+        extras: chaff_onnx::Extras::default(),
     }
 }
 

@@ -1,0 +1,54 @@
+//! Sessions of several captures: none is lost to another one's name, none counts twice.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+#[test]
+fn captures_of_one_name_stay_apart_and_copies_count_once() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
+    let dir = tempfile::tempdir().expect("folder");
+    let whole = std::fs::read(fixtures.join("demo.pcap")).expect("fixture");
+    // The same capture twice, and one that breaks off in the middle.
+    for (folder, bytes) in [
+        ("home", &whole[..]),
+        ("again", &whole),
+        ("short", &whole[..whole.len() / 2]),
+    ] {
+        let folder = dir.path().join(folder);
+        std::fs::create_dir(&folder).expect("folder");
+        std::fs::write(folder.join("monday.pcap"), bytes).expect("written");
+    }
+    let defend = |folders: &[&str]| -> (BTreeSet<String>, String) {
+        let out = tempfile::tempdir().expect("folder");
+        let done = Command::new(env!("CARGO_BIN_EXE_trainer"))
+            .args(["defend", "--defence", "none", "--seed", "1", "--devices"])
+            .arg(fixtures.join("devices.csv"))
+            .arg("--output")
+            .arg(out.path())
+            .arg("--pcap")
+            .args(folders.iter().map(|f| dir.path().join(f)))
+            .output()
+            .expect("starts");
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(done.status.success(), "{said}");
+        let names = std::fs::read_dir(out.path()).expect("folder");
+        let name = |e: std::fs::DirEntry| e.file_name().into_string().expect("UTF-8");
+        (names.map(|e| name(e.expect("entry"))).collect(), said)
+    };
+    let (one, _) = defend(&["home"]);
+    assert!(
+        one.len() >= 2 && one.iter().all(|n| n.ends_with("__monday.csv")),
+        "{one:?}"
+    );
+    let (twice, said) = defend(&["home", "again"]);
+    assert_eq!(twice, one);
+    assert!(
+        said.contains("sessions are packet by packet those of other captures"),
+        "{said}"
+    );
+    let (all, _) = defend(&["home", "again", "short"]);
+    let of = |folder: &str| all.iter().filter(|n| n.contains(folder)).count();
+    assert_eq!(of("@short"), one.len(), "{all:?}");
+    assert_eq!(all.len(), 2 * one.len(), "{all:?}");
+}
