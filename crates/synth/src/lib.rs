@@ -37,6 +37,7 @@
 mod address;
 mod capture;
 mod chain;
+mod columns;
 mod csv;
 mod encode;
 mod error;
@@ -46,16 +47,26 @@ mod marginal;
 mod measure;
 mod model;
 mod packets;
+mod private_packets;
 mod rules;
 mod sample;
+mod schema;
+mod score;
 mod state;
 mod table;
+mod wire;
 
 pub use capture::{ACTIVE_US, Capture, IDLE_US, MAX_PACKETS, read_capture};
-pub use csv::{protocol_name, read_csv, write_csv};
+pub use columns::{TableReader, protocol_name};
+pub use csv::{read_csv, write_csv};
 pub use error::SynthError;
-pub use fit::{Options, PrivateOptions, fit, fit_capture, fit_private};
-pub use measure::{Distance, Fidelity, fidelity};
+pub use fit::{Options, PrivateOptions, fit, fit_capture, fit_capture_private, fit_private};
+pub use measure::{
+    Both, Classifier, Curve, Curves, Distance, Downstream, Fidelity, Holdout, Kind, Measures, Near, Report, Sketch,
+    Summary, Temporal, curves, evaluate, fidelity,
+};
 pub use model::{Engine, Info, Method, Model, Paid, Privacy, Unit};
-pub use packets::{MAX_WRITTEN, write_pcap};
+pub use packets::{MAX_WRITTEN, PcapOptions, write_pcap};
+pub use schema::Names;
+pub use score::{Scores, score};
 pub use table::{MAX_LABELS, MAX_RECORDS, Record, Table, has_ports, header_bytes};

@@ -10,7 +10,7 @@ use crate::packets::{GAP_SYMBOLS, PacketModel};
 use crate::sample;
 use crate::table::Table;
 
-const MAGIC: &[u8; 8] = b"CHAFSYN1";
+const MAGIC: &[u8; 8] = b"CHAFSYN2";
 /// The largest header of a model file, bytes.
 const MAX_HEADER: usize = 256 << 20;
 
@@ -124,6 +124,8 @@ pub struct Info {
     pub records: u64,
     /// Whether addresses are made up.
     pub fresh_addresses: bool,
+    /// Packets that were learned from; 0 of flow tables and with privacy.
+    pub packets: u64,
     /// The differential privacy guarantee; `None`: there is none.
     pub privacy: Option<Privacy>,
 }
@@ -242,7 +244,7 @@ impl Model {
         let bad = |what: &str| SynthError::Model(what.to_owned());
         let body = bytes
             .strip_prefix(MAGIC)
-            .ok_or_else(|| bad("it does not begin with CHAFSYN1"))?;
+            .ok_or_else(|| bad("it does not begin with CHAFSYN2"))?;
         let (signed, sum) = bytes
             .split_last_chunk::<8>()
             .ok_or_else(|| bad("it is cut"))?;
@@ -293,7 +295,7 @@ impl Model {
             )));
         }
         if !encoder.valid()
-            || packets.as_ref().is_some_and(|p| !p.sizes.valid())
+            || packets.as_ref().is_some_and(|p| !p.valid())
             || !input.0.is_empty()
             || !pools.iter().flatten().all(|w| w.is_finite() && *w >= 0.0)
             || !parents.iter().flatten().flatten().all(known)

@@ -10,6 +10,7 @@ use rand_chacha::rand_core::SeedableRng;
 use crate::address::key;
 use crate::encode::*;
 use crate::model::Model;
+use crate::packets::calibrate;
 use crate::state::State;
 use crate::table::{Record, Table};
 use crate::{marginal, rules};
@@ -34,11 +35,11 @@ fn draw_known(model: &Model, field: usize, keys: &[u64], rng: &mut dyn RngCore) 
 }
 
 /// One point in each of `records` equal parts of the unit interval, for even coverage.
-fn stratum(i: usize, records: usize, rng: &mut dyn RngCore) -> f64 {
+pub(crate) fn stratum(i: usize, records: usize, rng: &mut dyn RngCore) -> f64 {
     (i as f64 + rng.random::<f64>()) / records as f64
 }
 
-fn running(weights: &[f64]) -> Vec<f64> {
+pub(crate) fn running(weights: &[f64]) -> Vec<f64> {
     weights
         .iter()
         .scan(0.0, |sum, w| {
@@ -48,15 +49,23 @@ fn running(weights: &[f64]) -> Vec<f64> {
         .collect()
 }
 
-fn pick(sums: &[f64], u: f64) -> usize {
+pub(crate) fn pick(sums: &[f64], u: f64) -> usize {
     let total = sums.last().copied().unwrap_or(0.0);
     sums.partition_point(|s| *s <= u * total)
         .min(sums.len().saturating_sub(1))
 }
 
-fn table(model: &Model, mut records: Vec<Record>) -> Table {
+fn table(model: &Model, mut records: Vec<Record>, rng: &mut dyn RngCore) -> Table {
     let e = &model.encoder;
+    if let Some(packets) = &model.packets {
+        calibrate(&mut records, e, &packets.counts, rng);
+    }
+    let times = model.packets.as_ref().and_then(|p| p.times.as_ref());
     for r in &mut records {
+        if let Some((_, _, end)) = times {
+            // No flow goes on after its capture.
+            r.duration_us = r.duration_us.min(end.saturating_sub(r.start_us));
+        }
         rules::settle(r, e.odd_ports);
     }
     records.sort_by_key(|r| r.start_us);
@@ -102,7 +111,7 @@ pub(crate) fn marginal(model: &Model, count: usize, seed: u64) -> Table {
         r.start_us = start(e, s[TIME], &mut rng);
         records.push(r);
     }
-    table(model, records)
+    table(model, records, &mut rng)
 }
 
 /// Both addresses of a record are of one IP version: that of the source.
@@ -116,8 +125,7 @@ fn one_family(r: &mut Record) {
 }
 
 fn start(e: &Encoder, bin: u32, rng: &mut dyn RngCore) -> u64 {
-    let (low, high) = e.time.bounds(bin);
-    rng.random_range(low..=high) / e.units_us.0 * e.units_us.0
+    e.time.draw_evenly(bin, rng) / e.units_us.0 * e.units_us.0
 }
 
 pub(crate) fn sequence(model: &Model, count: usize, seed: u64) -> Table {
@@ -160,8 +168,7 @@ pub(crate) fn sequence(model: &Model, count: usize, seed: u64) -> Table {
                 && s[SAME] == 1
                 && let Some(last) = state.pair(s[SRC], s[DST])
             {
-                let (a, b) = last.ports;
-                let turned = if last.from == s[SRC] { (a, b) } else { (b, a) };
+                let turned = last.turned(s[SRC]);
                 let protocol = e.services.get(s[SERVICE] as usize).map_or(0, |p| p.0);
                 let like = Record {
                     protocol,
@@ -186,7 +193,7 @@ pub(crate) fn sequence(model: &Model, count: usize, seed: u64) -> Table {
         state.push(&s, (r.src_port, r.dst_port));
         records.push(r);
     }
-    table(model, records)
+    table(model, records, &mut rng)
 }
 
 /// The symbol of a new host in the neighbourhood of a known one; itself for addresses that are no hosts.
