@@ -7,9 +7,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, bail};
+use chaff_export::{Csv, Dialect, Output, Parquet, ParquetOptions, Target, WholeFile};
 use chaff_privacy::file::LedgerFile;
 use chaff_privacy::{Entropy, Epsilon, Grant, Ledger};
-use chaff_export::{Csv, Dialect, Output, Parquet, ParquetOptions, Target, WholeFile};
 use chaff_synth::{
     Capture, Engine, MAX_RECORDS, Method, Model, Names, Options, PcapOptions, PrivateOptions,
     Table, Unit, fit, fit_capture, fit_capture_private, fit_private, write_csv, write_pcap,
@@ -37,17 +37,13 @@ pub enum Synth {
         trainer synth sample home.synth --seed 1 --output synthetic.pcap")]
     Sample(Sample),
     /// Compare a real trace with a synthetic one.
-    #[command(
-        after_long_help = "Examples:\n  \
+    #[command(after_long_help = "Examples:\n  \
         trainer synth evaluate flows.csv synthetic.csv --output report.json --picture report.svg\n  \
-        trainer synth evaluate monday.pcap synthetic.pcap --holdout tuesday.pcap --output report.json"
-    )]
+        trainer synth evaluate monday.pcap synthetic.pcap --holdout tuesday.pcap --output report.json")]
     Evaluate(Evaluate),
     /// Score how strange records are to a model, in nats: a novelty detector for flows.
-    #[command(
-        after_long_help = "Example:\n  \
-        trainer synth score normal.synth today.csv --normal yesterday.csv --false-alarms 0.001 --output scores.csv"
-    )]
+    #[command(after_long_help = "Example:\n  \
+        trainer synth score normal.synth today.csv --normal yesterday.csv --false-alarms 0.001 --output scores.csv")]
     Score(Score),
 }
 
@@ -310,7 +306,9 @@ fn fit_one(args: &Fit, input: &Path, output: &Path) -> Result<()> {
             p.releases.len(),
             beside(output).display()
         ),
-        None => eprintln!("{name}: no formal privacy guarantee: give --epsilon and --delta for one"),
+        None => {
+            eprintln!("{name}: no formal privacy guarantee: give --epsilon and --delta for one")
+        }
     }
     Ok(())
 }

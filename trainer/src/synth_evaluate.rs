@@ -69,7 +69,7 @@ pub struct Score {
 ///
 /// # Errors
 /// What is wrong with input or output, naming the file.
-pub fn run_evaluate(args: &Evaluate) -> Result<()> {
+pub(crate) fn run_evaluate(args: &Evaluate) -> Result<()> {
     let read = |path: &PathBuf| read(path, args.label.as_deref());
     let (real, synthetic) = (read(&args.real)?, read(&args.synthetic)?);
     let holdout = args.holdout.as_ref().map(read).transpose()?;
@@ -99,8 +99,10 @@ pub fn run_evaluate(args: &Evaluate) -> Result<()> {
 }
 
 fn name(path: &Path) -> String {
-    path.file_name()
-        .map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into())
+    path.file_name().map_or_else(
+        || path.display().to_string(),
+        |n| n.to_string_lossy().into(),
+    )
 }
 
 /// The numbers to look at first, with what is right beside them.
@@ -163,7 +165,7 @@ fn table(r: &Report) -> String {
 ///
 /// # Errors
 /// What is wrong with model, input or output, naming the file.
-pub fn run_score(args: &Score) -> Result<()> {
+pub(crate) fn run_score(args: &Score) -> Result<()> {
     if !(args.false_alarms > 0.0 && args.false_alarms < 1.0) {
         bail!(
             "--false-alarms {}: must be above 0 and below 1",

@@ -15,7 +15,7 @@ use parquet::schema::types::Type;
 ///
 /// # Errors
 /// What is wrong, naming file, line or row, column and value.
-pub fn read(path: &Path, label: Option<&str>) -> Result<Capture> {
+pub(crate) fn read(path: &Path, label: Option<&str>) -> Result<Capture> {
     let name = path.display();
     let mut input: Box<dyn Read> = if path == Path::new("-") {
         Box::new(std::io::stdin().lock())
@@ -64,7 +64,7 @@ pub fn read(path: &Path, label: Option<&str>) -> Result<Capture> {
 ///
 /// # Errors
 /// The file cannot be read or is not a model.
-pub fn read_model(path: &Path) -> Result<Model> {
+pub(crate) fn read_model(path: &Path) -> Result<Model> {
     let name = path.display();
     let bytes = std::fs::read(path).with_context(|| format!("while reading {name}"))?;
     Model::from_bytes(&bytes).with_context(|| format!("in {name}"))
@@ -170,8 +170,7 @@ mod tests {
     fn written(path: &Path, names: Names, table: &Table) {
         let file = WholeFile::create(path).expect("creates");
         let columns = names.columns(table);
-        let mut out =
-            Parquet::new(file, &columns, &ParquetOptions::default()).expect("writes");
+        let mut out = Parquet::new(file, &columns, &ParquetOptions::default()).expect("writes");
         let mut row = Vec::new();
         for r in &table.records {
             names.values(table, r, &mut row);

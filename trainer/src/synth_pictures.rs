@@ -23,7 +23,7 @@ fn failed(e: &dyn Display) -> anyhow::Error {
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn compared(path: &Path, title: &str, curves: &Curves, report: &Report) -> Result<()> {
+pub(crate) fn compared(path: &Path, title: &str, curves: &Curves, report: &Report) -> Result<()> {
     let fail = |e: &dyn Display| anyhow!("while drawing {}: {e}", path.display());
     let panels = curves.numbers.len() + 3;
     let rows = panels.div_ceil(2);
@@ -44,7 +44,7 @@ pub fn compared(path: &Path, title: &str, curves: &Curves, report: &Report) -> R
     let shares: Vec<[f64; 2]> = curves.services.iter().map(|(_, s)| *s).collect();
     bars(
         &panel()?,
-        "share of each service (black: real, red: synthetic)",
+        "share of each service (black: real, orange: synthetic)",
         &names,
         &shares,
     )
@@ -70,7 +70,10 @@ fn summary(s: &Summary, floor: Option<&Summary>) -> (Vec<String>, Vec<[f64; 2]>)
         .into_iter()
         .filter_map(|(name, part)| {
             let value = part(s)?;
-            Some((name.to_owned(), [floor.and_then(part).unwrap_or(0.0), value]))
+            Some((
+                name.to_owned(),
+                [floor.and_then(part).unwrap_or(0.0), value],
+            ))
         })
         .unzip()
 }
@@ -78,12 +81,16 @@ fn summary(s: &Summary, floor: Option<&Summary>) -> (Vec<String>, Vec<[f64; 2]>)
 /// Cumulative distributions, over log(1 + x) where values span more than a factor of 100.
 fn distribution(area: &Area<'_>, name: &str, values: &[Vec<f64>; 2]) -> Result<()> {
     let most = values.iter().flatten().copied().fold(0.0, f64::max);
-    let least = values.iter().flatten().copied().fold(f64::INFINITY, f64::min);
+    let least = values
+        .iter()
+        .flatten()
+        .copied()
+        .fold(f64::INFINITY, f64::min);
     let log = most > 100.0 * least.max(0.01);
     let scale = |x: f64| if log { (1.0 + x).log10() } else { x };
     let mut chart = ChartBuilder::on(area)
         .caption(
-            format!("{name}: share up to it (black: real, red: synthetic)"),
+            format!("{name}: share up to it (black: real, orange: synthetic)"),
             ("sans-serif", 13),
         )
         .margin(8)
@@ -92,7 +99,12 @@ fn distribution(area: &Area<'_>, name: &str, values: &[Vec<f64>; 2]) -> Result<(
         .build_cartesian_2d(scale(least)..scale(most).max(scale(least) + 1e-6), 0.0..1.0)
         .map_err(|e| failed(&e))?;
     let label = |x: &f64| {
-        let value = if log { 10f64.powf(*x) - 1.0 } else { *x };
+        // From ten on the one that logarithms add is not seen.
+        let value = match log {
+            true if *x < 1.0 => 10f64.powf(*x) - 1.0,
+            true => 10f64.powf(*x),
+            false => *x,
+        };
         if value >= 1e4 {
             format!("{value:.0e}")
         } else if value >= 10.0 {
@@ -111,7 +123,10 @@ fn distribution(area: &Area<'_>, name: &str, values: &[Vec<f64>; 2]) -> Result<(
         .map_err(|e| failed(&e))?;
     for (values, colour) in values.iter().zip([REAL, SYNTHETIC]) {
         let n = values.len().max(2) as f64 - 1.0;
-        let points = values.iter().enumerate().map(|(i, x)| (scale(*x), i as f64 / n));
+        let points = values
+            .iter()
+            .enumerate()
+            .map(|(i, x)| (scale(*x), i as f64 / n));
         chart
             .draw_series(LineSeries::new(points, colour.stroke_width(2)))
             .map_err(|e| failed(&e))?;
@@ -123,7 +138,7 @@ fn rate(area: &Area<'_>, rate: &[Vec<f64>; 2]) -> Result<()> {
     let most = rate.iter().flatten().copied().fold(1e-9, f64::max);
     let mut chart = ChartBuilder::on(area)
         .caption(
-            "share of records over time (black: real, red: synthetic)",
+            "share of records over time (black: real, orange: synthetic)",
             ("sans-serif", 13),
         )
         .margin(8)
@@ -166,11 +181,18 @@ fn bars(area: &Area<'_>, what: &str, names: &[String], values: &[[f64; 2]]) -> R
             let high = (row - 4) / 2;
             let y = top + j * high;
             let end = left + (f64::from(width) * value / most) as i32;
-            area.draw(&Rectangle::new([(left, y), (end, y + high - 1)], colour.filled()))
-                .map_err(|e| failed(&e))?;
+            area.draw(&Rectangle::new(
+                [(left, y), (end, y + high - 1)],
+                colour.filled(),
+            ))
+            .map_err(|e| failed(&e))?;
         }
         let [a, b] = pair;
-        text(format!("{a:.3} {b:.3}"), (left + width + 6, top + row / 2 - 6), 11)?;
+        text(
+            format!("{a:.3} {b:.3}"),
+            (left + width + 6, top + row / 2 - 6),
+            11,
+        )?;
     }
     Ok(())
 }

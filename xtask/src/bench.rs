@@ -17,6 +17,7 @@ mod simulate;
 mod tunnel;
 
 pub use measure::Measured;
+pub(crate) use measure::Used;
 
 /// What `bench` takes.
 #[derive(clap::Args, Clone, Debug)]

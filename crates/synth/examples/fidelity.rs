@@ -13,8 +13,7 @@ use std::time::Instant;
 use chaff_privacy::{Entropy, Epsilon, Ledger};
 use chaff_synth::{
     Capture, Engine, Method, Options, PcapOptions, PrivateOptions, Unit, fit, fit_capture,
-    fit_capture_private, fit_private,
-    read_capture, read_csv, write_csv, write_pcap,
+    fit_capture_private, fit_private, read_capture, read_csv, write_csv, write_pcap,
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

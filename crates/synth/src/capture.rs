@@ -7,7 +7,6 @@ use std::net::IpAddr;
 use chaff_flow::{Packet, parse};
 use chaff_trace::Reader;
 
-
 use crate::table::MAX_RECORDS;
 use crate::wire::{folded, ones_sum};
 use crate::{Record, SynthError, Table};

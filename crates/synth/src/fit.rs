@@ -11,9 +11,9 @@ use crate::encode::*;
 use crate::grid::Grid;
 use crate::marginal;
 use crate::model::{Info, Method, Model, Paid, Privacy, Unit};
+use crate::private_packets::{self, Chosen};
 use crate::state::{State, levels};
 use crate::table::{Record, Table};
-use crate::private_packets::{self, Chosen};
 use crate::{SynthError, packets, rules};
 
 /// What a fit without differential privacy takes.

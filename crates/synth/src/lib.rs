@@ -62,11 +62,11 @@ pub use csv::{read_csv, write_csv};
 pub use error::SynthError;
 pub use fit::{Options, PrivateOptions, fit, fit_capture, fit_capture_private, fit_private};
 pub use measure::{
-    Both, Classifier, Curve, Curves, Distance, Downstream, Fidelity, Holdout, Kind, Measures, Near, Report, Sketch,
-    Summary, Temporal, curves, evaluate, fidelity,
+    Both, Classifier, Curve, Curves, Distance, Downstream, Fidelity, Holdout, Kind, Measures, Near,
+    Report, Sketch, Summary, Temporal, curves, evaluate, fidelity,
 };
 pub use model::{Engine, Info, Method, Model, Paid, Privacy, Unit};
-pub use packets::{MAX_WRITTEN, PcapOptions, write_pcap};
+pub use packets::{MAX_WRITTEN, PcapOptions, draw_frames, write_pcap};
 pub use schema::Names;
 pub use score::{Scores, score};
 pub use table::{MAX_LABELS, MAX_RECORDS, Record, Table, has_ports, header_bytes};

@@ -22,9 +22,9 @@ use crate::chain::Chain;
 use crate::encode::{Encoder, FIELDS, SERVICE};
 use crate::grid::Grid;
 use crate::sample::{pick, running, stratum};
-use crate::table::{Record, Table, header_bytes};
-use crate::wire::{Out, Sent, build, ethernet, headers, least_bytes};
-use crate::{Model, SynthError};
+use crate::table::{MAX_RECORDS, Record, Table, header_bytes};
+use crate::wire::{Out, Sent, build, ethernet, headers, least_bytes, well_formed};
+use crate::{Engine, Model, SynthError};
 
 /// The most packets that are written at once: 20 million.
 pub const MAX_WRITTEN: u64 = 20_000_000;
@@ -148,7 +148,14 @@ pub(crate) fn inner(capture: &Capture) -> Vec<Inner> {
                 gap: (f.last.is_some()).then(|| {
                     let mean = gap_symbol(f.duration / f.packets);
                     let last = f.last_gap;
-                    (Before { mean, last, ..before }, gap_symbol(gap))
+                    (
+                        Before {
+                            mean,
+                            last,
+                            ..before
+                        },
+                        gap_symbol(gap),
+                    )
                 }),
             });
         }
@@ -182,7 +189,9 @@ impl PacketModel {
         Before {
             service,
             mean: self.sizes.find(inner.mean_bytes),
-            last: inner.last_bytes.map_or(0, |b| self.sizes.find(u64::from(b)) + 1),
+            last: inner
+                .last_bytes
+                .map_or(0, |b| self.sizes.find(u64::from(b)) + 1),
             ..inner.size
         }
     }
@@ -374,6 +383,28 @@ pub fn write_pcap(
     Ok(packets.len() as u64)
 }
 
+/// Draws a capture of Ethernet frames, cut after their headers, as input for a simulation or a replay. `records` flows; without
+/// it as many as were learned from.
+///
+/// # Errors
+/// As [`Engine::sample`] and [`write_pcap`].
+pub fn draw_frames(
+    model: &Model,
+    records: Option<usize>,
+    seed: u64,
+) -> Result<Vec<u8>, SynthError> {
+    let usual = usize::try_from(model.info.records).unwrap_or(usize::MAX);
+    let drawn = model.sample(records.unwrap_or(usual.min(MAX_RECORDS)), seed)?;
+    let options = PcapOptions {
+        seed,
+        ethernet: true,
+        payloads: false,
+    };
+    let mut out = Vec::new();
+    write_pcap(&mut out, &drawn, Some(model), &options)?;
+    Ok(out)
+}
+
 /// Lets packets arrive at the learned rate, in the order that they have: each bin of time takes the next of them and spreads them
 /// as they were spread.
 fn arrive(packets: &mut [Out], grid: &Grid, weights: &[f64], rng: &mut dyn RngCore) {
@@ -438,7 +469,7 @@ fn sizes(
             Some(_) => left,
             None => mean,
         };
-        let bytes = bytes.clamp(low, high);
+        let bytes = well_formed(r, bytes.clamp(low, high));
         last = learned.map_or(0, |l| l.sizes.find(bytes) + 1);
         left = left.saturating_sub(bytes);
         out.push(bytes as u32);

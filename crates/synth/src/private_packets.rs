@@ -240,3 +240,67 @@ pub(crate) fn plan(parents: &mut [Vec<Vec<usize>>]) {
         *tables = vec![vec![PROTOCOL], vec![]];
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::Step;
+    use crate::table::Table;
+
+    /// Flows of 1, 2, 3, ... packets, their packets in turns.
+    fn capture(flows: &[u64]) -> Capture {
+        let mut steps = Vec::new();
+        let mut records = Vec::new();
+        for (flow, n) in flows.iter().enumerate() {
+            for i in 0..*n {
+                steps.push(Step {
+                    flow: flow as u32,
+                    at_us: n * 1000 + i * (n + i),
+                    bytes: (40 + 7 * i + n) as u32,
+                    id: 0,
+                    fragment: 0,
+                    ttl: 64,
+                    tos: 0,
+                    tcp_flags: None,
+                    ip_checksum: None,
+                    transport_checksum: None,
+                });
+            }
+            records.push(Record {
+                start_us: n * 1000,
+                duration_us: (n - 1) * (2 * n - 1),
+                packets: *n,
+                bytes: (0..*n).map(|i| 40 + 7 * i + n).sum(),
+                ..Record::default()
+            });
+        }
+        steps.sort_by_key(|s| s.at_us);
+        Capture {
+            table: Table {
+                records,
+                capture: true,
+                ..Table::default()
+            },
+            ignored: 0,
+            steps,
+        }
+    }
+
+    #[test]
+    fn a_flow_more_changes_no_other_flow() {
+        let flows: Vec<u64> = (1..30).collect();
+        let all = choose(&capture(&flows));
+        for gone in 0..flows.len() {
+            let mut fewer = flows.clone();
+            fewer.remove(gone);
+            let mut left = choose(&capture(&fewer));
+            left.insert(gone, all[gone]);
+            for (a, b) in all.iter().zip(&left) {
+                assert_eq!((a.size, a.gap), (b.size, b.gap));
+            }
+        }
+        // One packet says all of its size, two leave no gap between inner ones.
+        assert_eq!((all[0].size, all[1].gap), (None, None));
+        assert!(all[1].size.is_some() && all[2].gap.is_some());
+    }
+}

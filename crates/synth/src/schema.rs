@@ -39,12 +39,37 @@ const CHAFF: [(&str, Kind, &str, &str); 16] = [
     ("protocol", Kind::Unsigned, "", "IP protocol"),
     ("packets", Kind::Unsigned, "packets", "Packets"),
     ("bytes", Kind::Unsigned, "bytes", "Sum of IP lengths"),
-    ("fwd_packets", Kind::Unsigned, "packets", "Packets of the source"),
+    (
+        "fwd_packets",
+        Kind::Unsigned,
+        "packets",
+        "Packets of the source",
+    ),
     ("fwd_bytes", Kind::Unsigned, "bytes", "Bytes of the source"),
-    ("fwd_first_ns", Kind::Unsigned, "ns since 1970", "First packet of the source"),
-    ("fwd_last_ns", Kind::Unsigned, "ns since 1970", "Last packet of the source"),
-    ("bwd_packets", Kind::Unsigned, "packets", "Packets of the destination: 0"),
-    ("bwd_bytes", Kind::Unsigned, "bytes", "Bytes of the destination: 0"),
+    (
+        "fwd_first_ns",
+        Kind::Unsigned,
+        "ns since 1970",
+        "First packet of the source",
+    ),
+    (
+        "fwd_last_ns",
+        Kind::Unsigned,
+        "ns since 1970",
+        "Last packet of the source",
+    ),
+    (
+        "bwd_packets",
+        Kind::Unsigned,
+        "packets",
+        "Packets of the destination: 0",
+    ),
+    (
+        "bwd_bytes",
+        Kind::Unsigned,
+        "bytes",
+        "Bytes of the destination: 0",
+    ),
 ];
 
 impl Names {
@@ -60,14 +85,13 @@ impl Names {
             unit: "".into(),
             doc: "Label".into(),
         });
-        let column = |(name, kind, unit, doc): &(&'static str, Kind, &'static str, &'static str)| {
-            Column {
+        let column =
+            |(name, kind, unit, doc): &(&'static str, Kind, &'static str, &'static str)| Column {
                 name: (*name).into(),
                 kind: *kind,
                 unit: (*unit).into(),
                 doc: (*doc).into(),
-            }
-        };
+            };
         fixed.iter().map(column).chain(label).collect()
     }
 
@@ -94,7 +118,9 @@ impl Names {
                 out.extend([first, last, duration].map(Unsigned));
                 out.extend([Ip(r.src), port(r.src_port), Ip(r.dst), port(r.dst_port)]);
                 out.push(Unsigned(r.protocol.into()));
-                out.extend([r.packets, r.bytes, r.packets, r.bytes, first, last, 0, 0].map(Unsigned));
+                out.extend(
+                    [r.packets, r.bytes, r.packets, r.bytes, first, last, 0, 0].map(Unsigned),
+                );
             }
         }
         if table.label_column.is_some() {

@@ -72,7 +72,9 @@ pub fn score(model: &Model, table: &Table, seed: u64) -> Result<Scores, SynthErr
         let mut s = e.symbols(&index, &r);
         let mut nats = [0.0; FIELDS];
         let fields: Vec<usize> = match model.info.method {
-            Method::Sequence => (0..FIELDS).filter(|f| !matches!(*f, TIME | PROTOCOL)).collect(),
+            Method::Sequence => (0..FIELDS)
+                .filter(|f| !matches!(*f, TIME | PROTOCOL))
+                .collect(),
             Method::Marginal => marginal::ORDER.into_iter().filter(|f| *f != TIME).collect(),
         };
         let mut same = false;

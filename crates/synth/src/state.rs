@@ -187,9 +187,9 @@ impl State {
             _ => {
                 add(&[n(SRC), n(SERVICE), n(DST)]);
                 add(&[n(SRC), n(SERVICE)]);
-                add(&[n(SRC)]);
-                add(&[n(SERVICE), n(SIZE)]);
+                add(&[n(SRC), protocol()]);
                 add(&[n(SERVICE)]);
+                add(&[protocol()]);
             }
         }
         add(&[]);

@@ -61,9 +61,20 @@ pub(crate) fn headers(r: &Record, packet: &[u8]) -> usize {
     }
 }
 
+/// The nearest size that is well formed: options of neighbour discovery come in eights.
+pub(crate) fn well_formed(r: &Record, bytes: u64) -> u64 {
+    match (r.protocol, r.dst_port >> 8) {
+        (58, 133..=136) => bytes.next_multiple_of(8),
+        _ => bytes,
+    }
+}
+
 /// Bytes that packets of the protocol need to be well formed, more than their header.
 pub(crate) fn least_bytes(r: &Record) -> u64 {
     let ip = if r.src.is_ipv6() { 40 } else { 20 };
+    if let (58, kind @ 133..=136) = (r.protocol, (r.dst_port >> 8) as u8) {
+        return ip + discovery_bytes(kind) as u64;
+    }
     ip + match r.protocol {
         1 | 2 | 58 => 8,
         4 => 20,
@@ -184,15 +195,15 @@ pub(crate) fn build(r: &Record, p: &Out, id: u16, sent: &mut Sent, out: &mut Vec
         1 | 58 => {
             let echo = if r.protocol == 1 { 8 } else { 128 };
             let known = r.dst_port != 0;
-            put(
-                rest,
-                0,
-                &if known {
-                    r.dst_port.to_be_bytes()
-                } else {
-                    [echo, 0]
-                },
-            );
+            let kind = if known {
+                r.dst_port.to_be_bytes()
+            } else {
+                [echo, 0]
+            };
+            put(rest, 0, &kind);
+            if let (IpAddr::V6(dst), 133..=136) = (r.dst, kind[0]) {
+                discovery(rest, kind[0], dst.octets());
+            }
             let sum = folded(ones_sum(rest) + if r.protocol == 58 { pseudo } else { 0 });
             put(rest, 2, &sum.to_be_bytes());
         }
@@ -225,12 +236,36 @@ pub(crate) fn build(r: &Record, p: &Out, id: u16, sent: &mut Sent, out: &mut Vec
     }
 }
 
+/// Fixed part of a neighbour discovery message (RFC 4861).
+fn discovery_bytes(kind: u8) -> usize {
+    match kind {
+        133 => 8,
+        134 => 16,
+        _ => 24,
+    }
+}
+
+/// What neighbour discovery has after type, code and checksum: a target, and experimental options (RFC 4727) to the end.
+fn discovery(message: &mut [u8], kind: u8, target: [u8; 16]) {
+    if matches!(kind, 135 | 136) {
+        put(message, 8, &target);
+    }
+    let fixed = discovery_bytes(kind).min(message.len());
+    for option in message[fixed..].chunks_mut(8) {
+        put(option, 0, &[253, 1]);
+    }
+}
+
 /// The header of an Ethernet frame around an IP packet: local hosts have an address each, all others are behind a router.
 pub(crate) fn ethernet(r: &Record) -> [u8; 14] {
     let mut out = [0; 14];
     out[..6].copy_from_slice(&mac(r.dst));
     out[6..12].copy_from_slice(&mac(r.src));
-    out[12..].copy_from_slice(if r.src.is_ipv6() { &[0x86, 0xdd] } else { &[8, 0] });
+    out[12..].copy_from_slice(if r.src.is_ipv6() {
+        &[0x86, 0xdd]
+    } else {
+        &[8, 0]
+    });
     out
 }
 

@@ -1,8 +1,8 @@
 //! Inputs that are odd: a clear error, or a right result.
 
 use chaff_synth::{
-    Engine, Method, Model, Options, PcapOptions, Record, SynthError, Table, fit, header_bytes, read_capture,
-    read_csv, write_csv, write_pcap,
+    Engine, Method, Model, Options, PcapOptions, Record, SynthError, Table, fit, header_bytes,
+    read_capture, read_csv, write_csv, write_pcap,
 };
 use proptest::prelude::*;
 

@@ -161,10 +161,7 @@ mod tests {
         let ranks = rank_divergence([1, 1, 1, 2].into_iter(), [5, 4, 4, 4].into_iter());
         assert_eq!(ranks, 0.0);
         assert_eq!(quantile(&[1.0, 2.0, 4.0], 0.75), 3.0);
-        assert_eq!(
-            variation([1, 2].into_iter(), [1, 3].into_iter()),
-            Some(0.5)
-        );
+        assert_eq!(variation([1, 2].into_iter(), [1, 3].into_iter()), Some(0.5));
         let none = distance(&[0.0, 0.0], &[0.0, 2.0]);
         assert_eq!((none.raw, none.relative), (1.0, None));
         // Constant values have a spread of a twentieth of themselves.

@@ -18,9 +18,15 @@ pub(super) trait Learner {
     fn class(&self, row: &[u32]) -> u32 {
         let shares = self.shares(row);
         // The first of equals.
-        let best = shares.iter().enumerate().fold((0, f64::NEG_INFINITY), |b, (i, s)| {
-            if *s > b.1 { (i, *s) } else { b }
-        });
+        let best = shares
+            .iter()
+            .enumerate()
+            .fold(
+                (0, f64::NEG_INFINITY),
+                |b, (i, s)| {
+                    if *s > b.1 { (i, *s) } else { b }
+                },
+            );
         best.0 as u32
     }
 }
@@ -28,7 +34,11 @@ pub(super) trait Learner {
 enum Node {
     Leaf(Vec<f64>),
     /// Codes of the column up to `at` go to the next node, others to `right`.
-    Split { column: usize, at: u32, right: usize },
+    Split {
+        column: usize,
+        at: u32,
+        right: usize,
+    },
 }
 
 /// A decision tree by Gini's impurity (CART: Breiman, Friedman, Olshen, Stone 1984).
@@ -57,13 +67,7 @@ impl Tree {
         Self::grown(x, y, (0..y.len()).collect(), growth, rng)
     }
 
-    fn grown(
-        x: &Codes,
-        y: &[u32],
-        rows: Vec<usize>,
-        growth: Growth,
-        rng: &mut ChaCha8Rng,
-    ) -> Self {
+    fn grown(x: &Codes, y: &[u32], rows: Vec<usize>, growth: Growth, rng: &mut ChaCha8Rng) -> Self {
         let mut tree = Self { nodes: Vec::new() };
         tree.grow(x, y, rows, 0, growth, rng);
         tree
@@ -125,7 +129,8 @@ fn best_split(
         None => (0..width).collect(),
     };
     let (n, classes) = (rows.len() as f64, growth.classes);
-    let impurity = |counts: &[f64], n: f64| 1.0 - counts.iter().map(|c| c * c).sum::<f64>() / (n * n);
+    let impurity =
+        |counts: &[f64], n: f64| 1.0 - counts.iter().map(|c| c * c).sum::<f64>() / (n * n);
     let whole = impurity(counts, n);
     let mut best = (1e-9, None);
     for column in tried {
@@ -165,7 +170,13 @@ impl Learner for Tree {
                     column,
                     at: edge,
                     right,
-                } => at = if row[*column] <= *edge { at + 1 } else { *right },
+                } => {
+                    at = if row[*column] <= *edge {
+                        at + 1
+                    } else {
+                        *right
+                    }
+                }
             }
         }
     }
@@ -388,7 +399,11 @@ mod tests {
             Box::new(Nearest::learn(&x, &y, 3)),
         ];
         for (i, learner) in learners.iter().enumerate() {
-            let right = tx.rows.iter().zip(&ty).filter(|(r, c)| learner.class(r) == **c);
+            let right = tx
+                .rows
+                .iter()
+                .zip(&ty)
+                .filter(|(r, c)| learner.class(r) == **c);
             let right = right.count();
             assert!(right > 150, "learner {i}: {right} of 200");
             let sum: f64 = learner.shares(&tx.rows[0]).iter().sum();

@@ -168,14 +168,21 @@ fn distances(real: &View, synthetic: &View) -> BTreeMap<&'static str, Distance> 
         Kind::Packets => "PAT",
     };
     let mut out = BTreeMap::from([(start, distance(&real.since(), &synthetic.since()))]);
-    for (column, name) in [("td", "TD"), ("pkt", "PKT"), ("byt", "BYT"), ("pkt_len", "PS")] {
+    for (column, name) in [
+        ("td", "TD"),
+        ("pkt", "PKT"),
+        ("byt", "BYT"),
+        ("pkt_len", "PS"),
+    ] {
         if let (Some(x), Some(y)) = (real.number(column), synthetic.number(column)) {
             out.insert(name, distance(x, y));
         }
     }
     let flows = |v: &View| {
         let mut counts: BTreeMap<Tuple, f64> = BTreeMap::new();
-        v.tuples.iter().for_each(|t| *counts.entry(*t).or_default() += 1.0);
+        v.tuples
+            .iter()
+            .for_each(|t| *counts.entry(*t).or_default() += 1.0);
         counts.into_values().collect::<Vec<_>>()
     };
     out.insert("FS", distance(&flows(real), &flows(synthetic)));
@@ -350,7 +357,9 @@ pub fn curves(real: &Capture, synthetic: &Capture) -> Curves {
     };
     let per_tuple = |v: &View| {
         let mut counts: BTreeMap<Tuple, f64> = BTreeMap::new();
-        v.tuples.iter().for_each(|t| *counts.entry(*t).or_default() += 1.0);
+        v.tuples
+            .iter()
+            .for_each(|t| *counts.entry(*t).or_default() += 1.0);
         counts.into_values().collect()
     };
     let numbers = match views[0].kind {
@@ -368,7 +377,10 @@ pub fn curves(real: &Capture, synthetic: &Capture) -> Curves {
     };
     let rate = [0, 1].map(|i| {
         let n = views[i].len().max(1) as f64;
-        temporal::rates(&views[i])[0].iter().map(|c| c / n).collect()
+        temporal::rates(&views[i])[0]
+            .iter()
+            .map(|c| c / n)
+            .collect()
     });
     let service = |t: &Tuple| (t.4, t.2.min(t.3).min(1024));
     let known = view::top(views[0].tuples.iter().map(service), 12);
@@ -443,12 +455,14 @@ mod tests {
         assert_eq!((held.membership_auc, held.copies), (0.5, 1.0));
         assert_eq!(report.temporal.rate_profile_tvd, 0.0);
         assert!(report.floor.unwrap().jsd_mean > 0.0);
-        assert!(serde_json::to_string(&report.summary).unwrap().contains("pair_tvd"));
+        assert!(
+            serde_json::to_string(&report.summary)
+                .unwrap()
+                .contains("pair_tvd")
+        );
         let curves = curves(&real, &real);
         assert_eq!(curves.numbers[0].values[0], curves.numbers[0].values[1]);
         assert!(!curves.services.is_empty());
-        assert!(
-            evaluate(&real, &Capture::default(), None, &Measures::default()).is_err()
-        );
+        assert!(evaluate(&real, &Capture::default(), None, &Measures::default()).is_err());
     }
 }

@@ -10,9 +10,16 @@ pub(super) struct Neighbours {
 }
 
 enum Node {
-    Leaf { from: u32, to: u32 },
+    Leaf {
+        from: u32,
+        to: u32,
+    },
     /// The left child is the next node.
-    Split { axis: u32, at: f32, right: u32 },
+    Split {
+        axis: u32,
+        at: f32,
+        right: u32,
+    },
 }
 
 /// Points of a leaf.
@@ -72,10 +79,7 @@ impl Neighbours {
         let at = if *median > low {
             *median
         } else {
-            values
-                .into_iter()
-                .filter(|v| *v > low)
-                .fold(high, f32::min)
+            values.into_iter().filter(|v| *v > low).fold(high, f32::min)
         };
         let mut order = self.order[from..to].to_vec();
         order.sort_by_key(|i| self.point(*i)[axis] >= at);

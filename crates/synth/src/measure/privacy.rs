@@ -115,10 +115,19 @@ impl Embedding {
             for address in [t.0, t.1] {
                 let bytes = low(address).to_be_bytes();
                 let weights = [0.4, 0.3, 0.2, 0.1];
-                out.extend(bytes.iter().zip(weights).map(|(b, w)| f32::from(*b) / 255.0 * w));
+                out.extend(
+                    bytes
+                        .iter()
+                        .zip(weights)
+                        .map(|(b, w)| f32::from(*b) / 255.0 * w),
+                );
             }
             out.extend([t.2, t.3].map(|p| f32::from(p) / 65_535.0));
-            out.extend(self.protocols.iter().map(|p| f32::from(u8::from(*p == t.4)) * 0.5));
+            out.extend(
+                self.protocols
+                    .iter()
+                    .map(|p| f32::from(u8::from(*p == t.4)) * 0.5),
+            );
             for ((_, ranks), values) in self.numbers.iter().zip(&columns) {
                 let value = values.map_or(0.0, |v| v[i]);
                 let below = ranks.partition_point(|r| *r < value);
@@ -146,11 +155,7 @@ fn timeless(view: &View, at: usize) -> Timeless {
     if let Some(header) = view.headers.get(at) {
         numbers.push(header.tcp_flags.map_or(256, u64::from));
     }
-    (
-        view.tuples[at],
-        numbers,
-        view.text(at).map(str::to_owned),
-    )
+    (view.tuples[at], numbers, view.text(at).map(str::to_owned))
 }
 
 /// Share of `of` that is in `within`, time aside.

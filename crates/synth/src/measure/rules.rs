@@ -44,11 +44,7 @@ const HOME: [(u16, Option<bool>); 33] = [
 ];
 
 /// The share of records for which `holds`, of those for which `counts`; `None` without such records.
-fn share(
-    n: usize,
-    counts: impl Fn(usize) -> bool,
-    holds: impl Fn(usize) -> bool,
-) -> Option<f64> {
+fn share(n: usize, counts: impl Fn(usize) -> bool, holds: impl Fn(usize) -> bool) -> Option<f64> {
     let (mut all, mut good) = (0u64, 0u64);
     for i in (0..n).filter(|i| counts(*i)) {
         all += 1;
@@ -99,17 +95,10 @@ pub(super) fn shares(view: &View) -> BTreeMap<&'static str, f64> {
             |i| home(i).iter().all(|h| *h != Some(false)),
         ),
     );
-    put(
-        "dns_is_udp",
-        share(n, |i| t[i].3 == 53, |i| t[i].4 == 17),
-    );
+    put("dns_is_udp", share(n, |i| t[i].3 == 53, |i| t[i].4 == 17));
     put(
         "portless_proto_has_no_ports",
-        share(
-            n,
-            |i| !matches!(t[i].4, 6 | 17 | 132),
-            |i| t[i].2 == 0,
-        ),
+        share(n, |i| !matches!(t[i].4, 6 | 17 | 132), |i| t[i].2 == 0),
     );
     put(
         "tcp_udp_has_ports",

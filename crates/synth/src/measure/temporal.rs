@@ -132,10 +132,7 @@ fn coarse(t: &Tuple) -> u32 {
 }
 
 /// Pairs of services, and the share of records that have one of the same source before them.
-fn bigrams(
-    view: &View,
-    known: &std::collections::BTreeMap<u32, u32>,
-) -> (Vec<(u32, u32)>, f64) {
+fn bigrams(view: &View, known: &std::collections::BTreeMap<u32, u32>) -> (Vec<(u32, u32)>, f64) {
     let order = ordered(view, |t| t.0);
     let code = |i: usize| known.get(&coarse(&view.tuples[i])).copied().unwrap_or(24);
     let pairs: Vec<_> = order
@@ -187,7 +184,9 @@ mod tests {
         let acf = autocorrelation(&wave);
         assert!(acf[4] > 0.9 && acf[1] < 0.0, "{acf:?}");
         assert_eq!(autocorrelation(&[3.0; 40]), [0.0; LAGS]);
-        let line: Vec<_> = (0..20).map(|i| (f64::from(i), 5.0 - f64::from(i))).collect();
+        let line: Vec<_> = (0..20)
+            .map(|i| (f64::from(i), 5.0 - f64::from(i)))
+            .collect();
         assert!(correlation(&line).is_some_and(|c| (c + 1.0).abs() < 1e-12));
         assert_eq!(correlation(&line[..5]), None);
     }
