@@ -213,7 +213,7 @@ pub(crate) fn fit(
         ones[LABEL] = positive(&counts, sigma);
     }
     let ports = known_ports(records, &mut purse)?;
-    let (time, time_weights) = times(records, options, n, &mut purse)?;
+    let (time, time_weights) = times(records, (options, table.capture), n, &mut purse)?;
     let values = |value: &dyn Fn(&Record) -> u64| records.iter().map(value).collect::<Vec<u64>>();
     let (packets, w) = purse.grid(
         "packets",
@@ -479,7 +479,7 @@ fn services(
 /// Bins of start times. Without a public range the half of the time line with nearly all records is followed down.
 fn times(
     records: &[Record],
-    options: &PrivateOptions,
+    (options, capture): (&PrivateOptions, bool),
     n: f64,
     purse: &mut Purse<'_>,
 ) -> Result<(Grid, Vec<f64>), SynthError> {
@@ -495,7 +495,8 @@ fn times(
         None => {
             // A window of two cells of 2^k µs, each round halves the cell.
             let (mut low, mut width) = (0u64, 1u64 << 52);
-            let rounds = 42;
+            // Captures may be as short as a millisecond.
+            let (rounds, shortest) = if capture { (42, 1000) } else { (34, 2_000_000) };
             let share = SHARES.range / f64::from(rounds);
             for round in 0..rounds {
                 let half = width / 2;
@@ -510,7 +511,7 @@ fn times(
                     (counts[*a] + counts[a + 1]).total_cmp(&(counts[*b] + counts[b + 1]))
                 });
                 let Some(best) = best else { break };
-                if counts[best] + counts[best + 1] < 0.9 * n - 2.0 * sigma || half < 1000 {
+                if counts[best] + counts[best + 1] < 0.9 * n - 2.0 * sigma || half < shortest {
                     break;
                 }
                 low += best as u64 * half;

@@ -420,10 +420,10 @@ fn arrive(packets: &mut [Out], grid: &Grid, weights: &[f64], rng: &mut dyn RngCo
         let (first, last) = (mine[0].at, mine[mine.len() - 1].at);
         let width = u128::from(last - first);
         for p in mine {
-            p.at = if width == 0 {
-                grid.draw_evenly(run[0] as u32, rng)
-            } else {
-                low + (u128::from(p.at - first) * u128::from(high - low) / width) as u64
+            let far = u128::from(p.at - first) * u128::from(high - low);
+            p.at = match far.checked_div(width) {
+                Some(far) => low + far as u64,
+                None => grid.draw_evenly(run[0] as u32, rng),
             };
         }
     }

@@ -306,7 +306,11 @@ impl Lab<'_> {
     fn tshark(&mut self, case: &Case, made: &Path) -> Result<()> {
         const BAR: Bar = most("frames that tshark complains about", "", 0.0);
         let mut probe = Command::new("tshark");
-        if !probe.arg("--version").output().is_ok_and(|o| o.status.success()) {
+        if !probe
+            .arg("--version")
+            .output()
+            .is_ok_and(|o| o.status.success())
+        {
             println!("| {} | | {} | | skipped: no tshark |", case.file, BAR.what);
             return Ok(());
         }
@@ -316,7 +320,8 @@ impl Lab<'_> {
             for protocol in ["ip", "tcp", "udp"] {
                 command.args(["-o", &format!("{protocol}.check_checksum:TRUE")]);
             }
-            Ok(output(command.args(["-Y", filter]))?.lines().count())
+            command.args(["-Y", filter]);
+            Ok(output(command)?.lines().count())
         };
         let malformed = complaints("_ws.malformed || ip.checksum.status == 0")?;
         let sample = ["sample", "--seed", "1", "--payloads", "--output"];

@@ -223,6 +223,11 @@ fn sixteenths(values: &[f64]) -> Vec<f64> {
     edges
 }
 
+/// A part of a 5-tuple.
+type Named<T> = (&'static str, fn(&Tuple) -> T);
+/// A column as it is.
+type Values<'a> = &'a dyn Fn(&View) -> Option<Vec<f64>>;
+
 /// All columns in bins.
 pub(super) fn columns(real: &View, synthetic: &View) -> Vec<Column> {
     let views = [real, synthetic];
@@ -234,7 +239,7 @@ pub(super) fn columns(real: &View, synthetic: &View) -> Vec<Column> {
             size,
         });
     };
-    let hosts: [(&str, fn(&Tuple) -> IpAddr); 2] = [("srcip", |t| t.0), ("dstip", |t| t.1)];
+    let hosts: [Named<IpAddr>; 2] = [("srcip", |t| t.0), ("dstip", |t| t.1)];
     for (name, side) in hosts {
         push(name, 9, &|v| {
             let ranks = top(v.tuples.iter().map(side), usize::MAX);
@@ -243,7 +248,7 @@ pub(super) fn columns(real: &View, synthetic: &View) -> Vec<Column> {
             v.tuples.iter().map(|t| place(&edges, rank(t))).collect()
         });
     }
-    let ports: [(&str, fn(&Tuple) -> u16); 2] = [("srcport", |t| t.2), ("dstport", |t| t.3)];
+    let ports: [Named<u16>; 2] = [("srcport", |t| t.2), ("dstport", |t| t.3)];
     for (name, side) in ports {
         let known = top(real.tuples.iter().map(side), 16);
         let class = |p: u16| 16 + place(&[1024, 8192, 32768, 49152], p);
@@ -278,7 +283,7 @@ pub(super) fn columns(real: &View, synthetic: &View) -> Vec<Column> {
                 .collect()
         });
     }
-    let binned: [(&str, &dyn Fn(&View) -> Option<Vec<f64>>); 7] = [
+    let binned: [(&str, Values<'_>); 7] = [
         ("ts", &|v| Some(v.since())),
         ("td", &|v| v.number("td").map(<[f64]>::to_vec)),
         ("pkt", &|v| v.number("pkt").map(<[f64]>::to_vec)),
@@ -292,10 +297,7 @@ pub(super) fn columns(real: &View, synthetic: &View) -> Vec<Column> {
         let both = packets.iter().zip(bytes);
         Some(both.map(|(p, b)| b / p.max(1.0)).collect::<Vec<f64>>())
     };
-    for (name, values) in binned
-        .into_iter()
-        .chain([(RATIO, &ratio as &dyn Fn(&View) -> Option<Vec<f64>>)])
-    {
+    for (name, values) in binned.into_iter().chain([(RATIO, &ratio as Values<'_>)]) {
         let (Some(mine), Some(_)) = (values(real), values(synthetic)) else {
             continue;
         };
