@@ -52,6 +52,9 @@ pub struct GatewaySection {
     pub control: PathBuf,
     /// User that the gateway becomes after it attached its programs; `""` keeps root (not advised).
     pub user: String,
+    /// Whether the gateway, once it is `user`, confines itself with Landlock and seccomp: it writes below its own folders only,
+    /// starts no program, opens no TCP connection but to resolvers.
+    pub sandbox: bool,
     /// CSV with columns device, mac, ip (and others): further devices.
     pub devices_file: Option<PathBuf>,
     /// Compiled eBPF object to load instead of the built-in one.
@@ -353,6 +356,7 @@ impl Default for GatewaySection {
             instance: "chaff".into(),
             control: "control.sock".into(),
             user: "nobody".into(),
+            sandbox: true,
             devices_file: None,
             ebpf_object: None,
         }

@@ -291,7 +291,7 @@ impl Injector {
     /// Makes the thread give up its own capabilities, and waits until it did (at most a second).
     ///
     /// Changing the process's user does that already; this is for a process that started without root. See
-    /// [`crate::privileges`] for the order.
+    /// [`chaff_confine::privileges`] for the order.
     pub fn drop_capabilities(&self) -> bool {
         self.shared.drop_capabilities.store(true, Ordering::SeqCst);
         self.shared.notify(Nanos::ZERO);
@@ -433,7 +433,7 @@ impl Worker {
         while !self.shared.stop.load(Ordering::SeqCst) {
             let word = self.shared.word.load(Ordering::SeqCst);
             if self.shared.drop_capabilities.load(Ordering::SeqCst) {
-                if let Err(error) = crate::privileges::drop_thread_capabilities() {
+                if let Err(error) = chaff_confine::privileges::drop_thread_capabilities() {
                     tracing::error!(%error, "the injector keeps its capabilities");
                 }
                 self.shared.drop_capabilities.store(false, Ordering::SeqCst);

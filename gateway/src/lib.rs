@@ -17,7 +17,6 @@ pub mod generators;
 pub mod hints;
 pub mod injector;
 pub mod meter;
-pub mod privileges;
 pub mod processes;
 pub mod progress;
 pub mod run;

@@ -1,6 +1,7 @@
 //! `gateway run`: the live gateway. Loads the meter, opens what needs privileges, gives them up, then drives
 //! [`chaff_engine::Gateway`] from one loop (`live`); a thread of its own reads the kernel's flow maps (`feed`).
 
+mod confine;
 mod control;
 mod feed;
 mod live;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use chaff_abi::{CoverPeer, DeviceKey, MeterConfig, Nanos, Reason};
+use chaff_confine::privileges::{self, Identity, PrivilegeError};
 use chaff_engine::{Gateway, Parts, mapped};
 use chaff_privacy::Entropy;
 use chaff_wire::Key;
@@ -29,7 +31,6 @@ use crate::datapath::{
 };
 use crate::export::{Exports, Paths};
 use crate::injector::{Injector, InjectorOptions};
-use crate::privileges::{self, Identity, PrivilegeError};
 use crate::processes::Processes;
 use crate::sys_net::{interfaces, open_cover_socket, there_are};
 use crate::telemetry::FileBook;
@@ -549,6 +550,9 @@ impl Opened {
         if file.archive.enabled {
             let folder = file.state(&file.archive.folder);
             exports.archive = Some(Archiver::open(&folder, &file.archive, layout)?);
+        }
+        if identity.is_some() && file.gateway.sandbox {
+            confine::confine(file)?;
         }
         Ok(Self {
             exports,

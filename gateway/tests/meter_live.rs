@@ -398,13 +398,7 @@ fn child_without_privileges() {
     let (uid, gid) = (Uid::from_raw(65_534), Gid::from_raw(65_534));
     setresgid(gid, gid, gid).expect("gid");
     setresuid(uid, uid, uid).expect("uid");
-    for set in [
-        caps::CapSet::Effective,
-        caps::CapSet::Permitted,
-        caps::CapSet::Inheritable,
-    ] {
-        caps::clear(None, set).expect("capabilities");
-    }
+    chaff_confine::privileges::drop_thread_capabilities().expect("capabilities");
     println!("ready");
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).expect("line");

@@ -58,6 +58,10 @@ pub(crate) struct Args {
     /// Also pass UDP and TCP from an address on to another.
     #[arg(long, value_name = "LISTEN=TARGET", value_parser = forward)]
     pub forward: Vec<(SocketAddr, SocketAddr)>,
+    /// User to become when started as root, once sockets and files are open; "" stays root. With --tunnel it stays root: routes
+    /// and translation are taken back at the end.
+    #[arg(long, value_name = "USER", default_value = "nobody")]
+    pub user: String,
     /// Stop after this many seconds.
     #[arg(long, value_name = "S")]
     pub duration: Option<f64>,

@@ -2,12 +2,14 @@
 
 mod config;
 mod peer;
+mod rights;
 mod sys;
 mod tunnel;
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::net::UdpSocket;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -86,6 +88,10 @@ impl Quantiles {
 
 fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let settings = Settings::new(args)?;
+    let becomes = match settings.tunnel {
+        None => rights::seal(&args.user)?,
+        Some(_) => None,
+    };
     for at in &args.echo {
         peer::echo(*at)?;
     }
@@ -110,6 +116,7 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let Some((listen, key)) = settings.cover else {
         if tunnel.is_none() {
+            rights::give_up(becomes, args)?;
             eprintln!("sink-server: echo and forward only; stop with Ctrl-C");
         }
         while !stop.load(Ordering::Relaxed) && end.is_none_or(|end| sys::monotonic() < end) {
@@ -126,6 +133,9 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let start = sys::monotonic();
     let sink = Sink::new(settings.sink, key, sys::unix() - start, start);
     let mut server = Server::new(socket, sink, start, args)?;
+    if tunnel.is_none() {
+        rights::give_up(becomes, args)?;
+    }
     eprintln!("sink-server: winnowing at {listen}; stop with Ctrl-C");
     server.serve(&stop, end)?;
     let report = server.finish(args)?;
@@ -134,11 +144,16 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(report)
 }
 
+fn created(path: &Path) -> anyhow::Result<File> {
+    File::create(path).with_context(|| format!("while creating {}", path.display()))
+}
+
 struct Server {
     socket: UdpSocket,
     sink: Sink,
     start: Nanos,
     packets: Option<BufWriter<File>>,
+    report: Option<File>,
     write_failed: bool,
     refused_rows: u64,
     rows_left_out: u64,
@@ -151,9 +166,7 @@ impl Server {
     fn new(socket: UdpSocket, sink: Sink, start: Nanos, args: &Args) -> anyhow::Result<Self> {
         let packets = match &args.packets {
             Some(path) => {
-                let file = File::create(path)
-                    .with_context(|| format!("while creating {}", path.display()))?;
-                let mut out = BufWriter::new(file);
+                let mut out = BufWriter::new(created(path)?);
                 writeln!(
                     out,
                     "time_s,dir,size_bytes,is_dummy,device,verdict,slot,latency_us"
@@ -162,6 +175,8 @@ impl Server {
             }
             None => None,
         };
+        // Open before there are no rights to make it.
+        let report = args.report.as_deref().map(created).transpose()?;
         let histogram =
             || Histogram::new_with_max(60_000_000_000, 3).context("while making a histogram");
         Ok(Self {
@@ -169,6 +184,7 @@ impl Server {
             sink,
             start,
             packets,
+            report,
             write_failed: false,
             refused_rows: 0,
             rows_left_out: 0,
@@ -305,10 +321,10 @@ impl Server {
             rows_left_out: self.rows_left_out,
         };
         let text = serde_json::to_string_pretty(&report)?;
-        if let Some(path) = &args.report
-            && let Err(e) = std::fs::write(path, &text)
+        if let Some(file) = &mut self.report
+            && let Err(e) = file.write_all(text.as_bytes())
         {
-            eprintln!("sink-server: cannot write {} ({e})", path.display());
+            eprintln!("sink-server: cannot write --report ({e})");
             self.write_failed = true;
         }
         if args.json

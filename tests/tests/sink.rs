@@ -57,6 +57,24 @@ fn next(state: &mut u64) -> u64 {
 }
 
 #[test]
+fn root_is_no_user_to_become() -> Result<()> {
+    if !nix::unistd::getuid().is_root() {
+        println!("skipped: needs root");
+        return Ok(());
+    }
+    let out = Command::new(program("sink-server")?)
+        .args(["--echo", "127.0.0.1:0", "--user", "root"])
+        .output()?;
+    let text = String::from_utf8_lossy(&out.stderr);
+    ensure!(out.status.code() == Some(2), "{:?} {text}", out.status);
+    ensure!(
+        text.contains("--user") && text.contains("is root"),
+        "{text}"
+    );
+    Ok(())
+}
+
+#[test]
 fn a_million_hostile_datagrams_are_refused_in_silence_and_without_memory() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let key_file = dir.path().join("key");
@@ -95,6 +113,16 @@ fn a_million_hostile_datagrams_are_refused_in_silence_and_without_memory() -> Re
         send(&socket, datagram, free.port())?;
     }
     settle(free.port())?;
+    if nix::unistd::getuid().is_root() {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", sink.id()))?;
+        for line in [
+            "Uid:\t65534\t65534\t65534\t65534",
+            "CapPrm:\t0000000000000000",
+            "Seccomp:\t2",
+        ] {
+            ensure!(status.contains(line), "no {line} in {status}");
+        }
+    }
     let before = resident(sink.id())?;
     let mut rng = 1;
     for i in 0..HOSTILE {

@@ -95,7 +95,9 @@ mod tests {
         let (bulk, acks) = (Bulk::default(), Bulk::default());
         let (mut forth, mut back) = (Turns::short(&bulk, &acks), Turns::short(&acks, &bulk));
         (0..8).for_each(|_| forth.note(64));
-        assert!(back.short && back.count(2) && !back.short);
+        assert!(back.short);
+        assert!(back.count(2));
+        assert!(!back.short);
         (0..8).for_each(|_| forth.note(2));
         assert!(back.count(2) && back.short);
     }

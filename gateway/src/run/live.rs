@@ -18,7 +18,7 @@ use super::locks::Locks;
 use super::{CoverSide, Opened, Setup, Signals};
 use crate::alerts;
 use crate::config::File;
-use crate::control::{self, Request};
+use crate::control::Request;
 use crate::datapath::{HookInUse, ReasonCounts, SlotView, clock_triple, now_monotonic};
 use crate::export::Exports;
 use crate::hints::Hints;
@@ -179,10 +179,9 @@ impl Live {
                         let _ready = s.try_io(Interest::READABLE, || self.receive(&mut batch));
                     }
                 }
-                client = self.control.listener.accept() => {
-                    if let Ok((stream, _)) = client {
-                        self.answer(stream).await;
-                    }
+                asked = self.control.next() => {
+                    let answer = self.handle(&asked.request);
+                    asked.answer(&answer);
                 }
                 batch = self.feed.next() => {
                     let Some(batch) = batch else {
@@ -440,25 +439,6 @@ impl Live {
         }
         self.resume_at = until;
         tracing::info!(paused, "cover");
-    }
-
-    async fn answer(&mut self, stream: tokio::net::UnixStream) {
-        use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-        let mut line = String::new();
-        let (read, mut write) = stream.into_split();
-        let mut read = BufReader::new(read.take(control::MAX_REQUEST as u64));
-        let asked =
-            tokio::time::timeout(Duration::from_millis(100), read.read_line(&mut line)).await;
-        let answer = match (asked, serde_json::from_str::<Request>(&line)) {
-            (Ok(Ok(_)), Ok(request)) => self.handle(&request),
-            (Ok(Ok(_)), Err(e)) => json!({ "error": e.to_string() }),
-            _ => json!({ "error": "no request within 0.1 s" }),
-        };
-        let mut text = answer.to_string();
-        text.push('\n');
-        let _gone =
-            tokio::time::timeout(Duration::from_millis(100), write.write_all(text.as_bytes()))
-                .await;
     }
 
     fn handle(&mut self, request: &Request) -> serde_json::Value {

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use chaff_confine::privileges::Identity;
 
 use super::prepare_state_dir;
 use crate::config::File;
-use crate::privileges::Identity;
 
 /// One gateway per state folder and per instance name; held until the process ends.
 #[expect(dead_code, reason = "the locks last as long as the files are open")]

@@ -3,14 +3,13 @@
 //! Order, in a process that starts as root:
 //! 1. [`seal`], first thing in `main`, before any thread: no new privileges ever, an empty bounding set. Threads made
 //!    later inherit both. What the process holds stays usable: attaching programs and marking sockets still work.
-//! 2. Open sockets, attach, start the injector (its real-time priority needs CAP_SYS_NICE and outlives it).
+//! 2. Open sockets, attach, start threads with real-time priority (it needs CAP_SYS_NICE and outlives it).
 //! 3. [`drop_privileges`]: user, group and groups of *all* threads (the C library applies them to each), which makes
 //!    the kernel clear every thread's capabilities; then this thread's by hand.
 //! 4. [`verify`]: reads every thread's state back from `/proc` and names the thread that kept something.
 //!
 //! A process that starts as an ordinary user with ambient capabilities changes no user in step 3, so each other thread
-//! must drop its own: [`drop_thread_capabilities`], for the injector [`crate::injector::Injector::drop_capabilities`],
-//! after step 3.
+//! must drop its own: [`drop_thread_capabilities`], after step 3.
 
 use std::fs;
 use std::io;
