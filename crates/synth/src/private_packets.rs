@@ -6,7 +6,7 @@ use chaff_privacy::ReleaseError;
 
 use crate::Record;
 use crate::address::key;
-use crate::capture::{Capture, DONT_FRAGMENT, OPENS};
+use crate::capture::{Capture, DONT_FRAGMENT, NO_ID, OPENS};
 use crate::chain::{Chain, Level};
 use crate::encode::{HOPS, Hops, PROTOCOL};
 use crate::grid::octaves;
@@ -206,7 +206,8 @@ pub(crate) fn hops(
         for (a, x) in &ttl {
             for (b, y) in &tos {
                 for (c, z) in &marks {
-                    all.insert(((*a).max(1), *b, *c), x * y * z);
+                    let marks = c & (DONT_FRAGMENT | NO_ID | OPENS);
+                    all.insert(((*a).max(1), *b, marks), x * y * z);
                 }
             }
         }

@@ -119,6 +119,8 @@ impl Judge<'_> {
 const TIGHT: f64 = 2e-5;
 /// Equally popular hosts are ranked in another order.
 const RANKS: f64 = 0.012;
+/// Distances that are equal there are a little apart here, in single precision.
+const TIES: f64 = 0.01;
 /// Learners.
 const DRAWN: f64 = 0.12;
 
@@ -208,7 +210,7 @@ fn judge(judge: &mut Judge<'_>, r: &Report, want: &Value) {
         "membership",
         held.map(|h| h.membership_auc),
         &p["membership_auc"],
-        2e-3,
+        TIES,
     );
     judge.close(
         "natural copies",

@@ -189,7 +189,7 @@ fn who_was_learned_from_cannot_be_told() {
         let rows = table.records.iter().zip(0u64..);
         Capture::of_table(Table {
             records: rows
-                .filter(|(_, i)| i % 2 == odd)
+                .filter(|(_, i)| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % 2 == odd)
                 .map(|(r, _)| *r)
                 .collect(),
             ..table.clone()
@@ -250,7 +250,7 @@ fn packets_of_private_models_are_in_the_account() {
             drawn.records.iter().map(|r| r.packets).sum::<u64>()
         );
         let again = Model::from_bytes(&model.to_bytes().expect("it works")).expect("it reads");
-        assert_eq!(again, model);
+        assert_eq!(again.sample(60, 1).expect("it works"), drawn);
     }
 }
 
