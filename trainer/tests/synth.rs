@@ -139,6 +139,13 @@ fn captures_give_models_of_packets_privately_too() {
         "--ledger-delta",
         "1e-4",
     ];
+    // So few flows do not tell when they were.
+    let range = [
+        "--public-time-range",
+        "1795000000000000..1796000000000000",
+        "--noise-seed",
+        "1",
+    ];
     let paid = [
         &[
             "fit",
@@ -151,6 +158,7 @@ fn captures_give_models_of_packets_privately_too() {
             "p.synth",
         ],
         &ledger[..],
+        &range,
     ]
     .concat();
     done(dir, &paid);

@@ -307,7 +307,10 @@ fn private(
     let mut model = marginal::fit(&table, chosen.as_deref(), options, tables)?;
     let mut public = vec![
         "addresses that mean the same everywhere, kinds of addresses, protocol rules, ranges of ports".to_owned(),
-        "counters and durations lie in powers of two up to 2^53; times to 1 us".to_owned(),
+        match table.capture {
+            true => "flows have up to 2^16 packets of up to 2^16 bytes and last up to 2^29 us; times to 1 us".to_owned(),
+            false => "counters and durations lie in powers of two up to 2^53; times to 1 us".to_owned(),
+        },
         match &options.labels {
             Some(labels) => format!("the set of labels: {}", labels.join(", ")),
             None => "labels are not learned".to_owned(),

@@ -137,12 +137,11 @@ impl Grid {
                 rho / levels as f64,
             )?;
             let mut next = Vec::new();
-            // Light neighbours, up to eight, become one bin, which has no weight unless their sum stands out: a wide bin
-            // without much in it would be drawn from at its absurd end.
+            // Light neighbours become one bin, which has no weight unless their sum stands out.
             let mut light: Option<(u64, u64, f64, f64)> = None;
             let close = |run: Option<(u64, u64, f64, f64)>, done: &mut Vec<(u64, u64, f64)>| {
                 if let Some((low, high, sum, cells)) = run {
-                    let real = sum > 3.0 * sigma * cells.sqrt();
+                    let real = sum > 2.0 * sigma * cells.sqrt();
                     done.push((low, high, if real { sum } else { 0.0 }));
                 }
             };
@@ -150,7 +149,7 @@ impl Grid {
                 let noisy = *noisy as f64;
                 if noisy < 3.0 * sigma {
                     light = Some(match light {
-                        Some((l, h, sum, cells)) if h + 1 == *low && cells < 8.0 => {
+                        Some((l, h, sum, cells)) if h + 1 == *low => {
                             (l, *high, sum + noisy, cells + 1.0)
                         }
                         before => {

@@ -215,11 +215,19 @@ pub(crate) fn fit(
     let ports = known_ports(records, &mut purse)?;
     let (time, time_weights) = times(records, (options, table.capture), n, &mut purse)?;
     let values = |value: &dyn Fn(&Record) -> u64| records.iter().map(value).collect::<Vec<u64>>();
+    // Flows of captures have at most 2^16 packets of 2^16 bytes and are cut in time; tables may have anything.
+    let first = |most: usize| {
+        let mut bins = octaves();
+        if table.capture {
+            bins.truncate(most);
+        }
+        bins
+    };
     let (packets, w) = purse.grid(
         "packets",
         shares.packets,
         &values(&|r| r.packets),
-        &octaves(),
+        &first(17),
         3,
     )?;
     ones[PACKETS] = w;
@@ -227,7 +235,7 @@ pub(crate) fn fit(
         "bytes per packet",
         shares.sizes,
         &values(&size_code),
-        &octaves(),
+        &first(18),
         4,
     )?;
     ones[SIZE] = w;
@@ -235,7 +243,7 @@ pub(crate) fn fit(
         "durations",
         shares.durations,
         &values(&|r| r.duration_us),
-        &octaves(),
+        &first(30),
         4,
     )?;
     ones[DURATION] = w;
@@ -493,9 +501,8 @@ fn times(
             });
         }
         None => {
-            // A window of two cells of 2^k µs, each round halves the cell.
+            // A window of two cells of 2^k µs, each round halves the cell. Captures may be as short as a millisecond.
             let (mut low, mut width) = (0u64, 1u64 << 52);
-            // Captures may be as short as a millisecond.
             let (rounds, shortest) = if capture { (42, 1000) } else { (34, 2_000_000) };
             let share = SHARES.range / f64::from(rounds);
             for round in 0..rounds {

@@ -229,6 +229,8 @@ fn packets_of_private_models_are_in_the_account() {
     for unit in [Unit::Record, Unit::SourceHost { max_records: 4 }] {
         let options = PrivateOptions {
             labels: None,
+            // So few flows do not tell when they were.
+            time_range_us: Some((1_795_000_000_000_000, 1_796_000_000_000_000)),
             ..private(unit)
         };
         let mut budget = tables(2.0, unit.most(), 3);

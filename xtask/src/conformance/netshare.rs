@@ -354,7 +354,9 @@ impl Lab<'_> {
             let turn = (i / rows.len()) as u64;
             for (column, field) in row.iter().enumerate() {
                 let comma = if column == 9 { "\n" } else { "," };
-                match (column, field.parse::<u64>()) {
+                // Ports and times may be written as 443.0.
+                let number = field.parse::<f64>().map(|v| v as u64);
+                match (column, number) {
                     (2 | 3, Ok(port)) if port > 10_000 => {
                         write!(out, "{}{comma}", 10_000 + (port + turn * 7919) % 55_000)?;
                     }
