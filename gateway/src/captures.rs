@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
@@ -114,6 +114,19 @@ pub fn load(
     devices: Option<Vec<Device>>,
     limits: &Limits,
 ) -> anyhow::Result<Home> {
+    load_with(paths, None, devices, limits)
+}
+
+/// As [`load`], with one more capture that is in memory already, and what it is called.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(
+    paths: &[PathBuf],
+    drawn: Option<(PathBuf, Vec<u8>)>,
+    devices: Option<Vec<Device>>,
+    limits: &Limits,
+) -> anyhow::Result<Home> {
     let mut home = Home {
         files: paths.to_vec(),
         devices: Vec::new(),
@@ -121,8 +134,14 @@ pub fn load(
         padded: 0,
     };
     let mut memory = 0;
-    for file in 0..paths.len() {
-        home.read(file, &mut memory, limits)?;
+    for (file, path) in paths.iter().enumerate() {
+        let opened =
+            File::open(path).with_context(|| format!("while opening {}", path.display()))?;
+        home.read(file, BufReader::new(opened), &mut memory, limits)?;
+    }
+    if let Some((name, bytes)) = drawn {
+        home.files.push(name);
+        home.read(paths.len(), bytes.as_slice(), &mut memory, limits)?;
     }
     home.frames.sort_unstable_by_key(|f| (f.at, f.origin));
     home.devices = devices.unwrap_or_else(|| find_devices(&home.frames));
@@ -159,12 +178,15 @@ impl Home {
         Ok(())
     }
 
-    fn read(&mut self, file: usize, memory: &mut u64, limits: &Limits) -> anyhow::Result<()> {
+    fn read(
+        &mut self,
+        file: usize,
+        input: impl Read,
+        memory: &mut u64,
+        limits: &Limits,
+    ) -> anyhow::Result<()> {
         let path = self.files[file].display().to_string();
-        let opened =
-            File::open(&self.files[file]).with_context(|| format!("while opening {path}"))?;
-        let mut reader =
-            Reader::new(BufReader::new(opened)).with_context(|| format!("in {path}"))?;
+        let mut reader = Reader::new(input).with_context(|| format!("in {path}"))?;
         let mut buf = Vec::new();
         let mut first = None;
         let mut packet = 0;

@@ -44,13 +44,21 @@ use crate::units::Bytes;
 #[command(after_help = "Examples:
   gateway simulate --pcap home.pcap --cover random --out out
   gateway simulate --pcap cam.pcap --pcap plug.pcap --devices devices.csv --cover generator.onnx --seed 7 --out out
+  gateway simulate --synthetic home.synth --records 500 --seed 7 --cover random --out out
 
 Writes packets.csv (time_s,dir,size_bytes,is_dummy,device; what an observer of the uplink sees, with the truth
 beside it), observed.pcap, flows.csv, slots.csv, telemetry.jsonl, alerts.jsonl, report.json.")]
 pub struct Args {
     /// Captures (pcap or pcapng, Ethernet); several are laid over one another.
-    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    #[arg(long, value_name = "FILE", required_unless_present = "synthetic", num_args = 1..)]
     pub pcap: Vec<PathBuf>,
+    /// Traffic drawn from a model of `trainer synth fit`, from --seed; with --pcap laid over the captures. Hosts with private
+    /// addresses are devices; from a model without any, name them with --devices.
+    #[arg(long, value_name = "MODEL")]
+    pub synthetic: Option<PathBuf>,
+    /// Flows to draw with --synthetic; default: as many as the model has learned from. --duration cuts in time.
+    #[arg(long, value_name = "N", requires = "synthetic", value_parser = clap::value_parser!(u32).range(1..=20_000_000))]
+    pub records: Option<u32>,
     /// CSV with columns device, mac, ip; without it devices are found in the captures.
     #[arg(long, value_name = "FILE")]
     pub devices: Option<PathBuf>,
@@ -251,7 +259,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if args.duration.is_some() {
         limits.longest = None;
     }
-    let mut home = captures::load(&args.pcap, listed, &limits)?;
+    let mut home = captures::load_with(&args.pcap, draw(args)?, listed, &limits)?;
     keep_present(&mut home);
     let start = Nanos::from_secs_f64(args.start);
     let last = home.frames.last().map_or(Nanos::ZERO, |f| f.at);
@@ -289,6 +297,20 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::from(1)
     })
+}
+
+/// The capture that `--synthetic` asks for.
+fn draw(args: &Args) -> anyhow::Result<Option<(PathBuf, Vec<u8>)>> {
+    let Some(path) = &args.synthetic else {
+        return Ok(None);
+    };
+    let name = path.display();
+    let bytes = std::fs::read(path).with_context(|| format!("while reading {name}"))?;
+    let model = chaff_synth::load(&bytes).with_context(|| format!("in {name}"))?;
+    let records = args.records.map(|n| n as usize);
+    let frames = chaff_synth::draw_frames(model.as_ref(), records, args.seed)
+        .with_context(|| format!("while drawing from {name}"))?;
+    Ok(Some((path.clone(), frames)))
 }
 
 /// The device list of a CSV file.

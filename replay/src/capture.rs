@@ -70,19 +70,34 @@ impl Capture {
     /// # Errors
     /// [`ReplayError::Open`], [`ReplayError::Capture`] naming file and packet, [`ReplayError::Memory`].
     pub fn load(files: &[PathBuf], options: &LoadOptions) -> Result<Self, ReplayError> {
+        Self::load_with(files, None, options)
+    }
+
+    /// As [`Capture::load`], with one more capture that is in memory already, and what it is called.
+    ///
+    /// # Errors
+    /// As [`Capture::load`].
+    pub fn load_with(
+        files: &[PathBuf],
+        drawn: Option<(PathBuf, Vec<u8>)>,
+        options: &LoadOptions,
+    ) -> Result<Self, ReplayError> {
         let mut all = Self {
             files: files.to_vec(),
             ..Self::default()
         };
         for (index, file) in files.iter().enumerate() {
-            let first = all.packets.len();
-            all.read(file, index as u32, options)?;
-            clamp(&mut all.packets[first..], &mut all.clamped);
-            if !options.keep_gaps {
-                shift(&mut all.packets[first..]);
-            }
+            let opened = open(file).map_err(|source| ReplayError::Open {
+                file: file.clone(),
+                source,
+            })?;
+            all.add(file, index as u32, opened, options)?;
         }
-        if files.len() > 1 {
+        if let Some((name, bytes)) = drawn {
+            all.add(&name, files.len() as u32, bytes.as_slice(), options)?;
+            all.files.push(name);
+        }
+        if all.files.len() > 1 {
             // Stable: packets of one file keep their order.
             all.packets.sort_by_key(|p| p.at);
         }
@@ -102,11 +117,30 @@ impl Capture {
         &self.files[p.file as usize]
     }
 
-    fn read(&mut self, file: &Path, index: u32, options: &LoadOptions) -> Result<(), ReplayError> {
-        let opened = open(file).map_err(|source| ReplayError::Open {
-            file: file.to_owned(),
-            source,
-        })?;
+    /// Adds a file's packets.
+    fn add(
+        &mut self,
+        file: &Path,
+        index: u32,
+        input: impl Read,
+        options: &LoadOptions,
+    ) -> Result<(), ReplayError> {
+        let first = self.packets.len();
+        self.read(file, index, input, options)?;
+        clamp(&mut self.packets[first..], &mut self.clamped);
+        if !options.keep_gaps {
+            shift(&mut self.packets[first..]);
+        }
+        Ok(())
+    }
+
+    fn read(
+        &mut self,
+        file: &Path,
+        index: u32,
+        opened: impl Read,
+        options: &LoadOptions,
+    ) -> Result<(), ReplayError> {
         let mut number = 0u32;
         let mut buf = Vec::new();
         let broken = |source| ReplayError::Capture {

@@ -3,7 +3,9 @@ use std::path::PathBuf;
 
 use chaff_abi::{Dir, Nanos};
 use chaff_replay::verify::Host;
-use chaff_replay::{LoadOptions, Options, Oversize, Pacing, Place, ReplayError, Rewrite, Target};
+use chaff_replay::{
+    LoadOptions, Options, Oversize, Pacing, Place, ReplayError, Rewrite, Synthetic, Target,
+};
 use clap::{ArgGroup, Parser, ValueEnum};
 
 /// Replays captures into interfaces at exact times.
@@ -18,8 +20,18 @@ use clap::{ArgGroup, Parser, ValueEnum};
 )]
 pub(crate) struct Args {
     /// Captures (pcap or pcapng; `-` is standard input). Several start together, each on its own timeline.
-    #[arg(required = true, value_name = "FILE")]
+    #[arg(required_unless_present = "synthetic", value_name = "FILE")]
     files: Vec<PathBuf>,
+    /// Draw the traffic from a model of `trainer synth fit`; with FILE beside the captures. Hosts with private addresses have a
+    /// MAC address each.
+    #[arg(long, value_name = "MODEL")]
+    synthetic: Option<PathBuf>,
+    /// Flows to draw with --synthetic; default: as many as the model has learned from. --limit and --duration cut.
+    #[arg(long, value_name = "N", requires = "synthetic", value_parser = clap::value_parser!(u32).range(1..=20_000_000))]
+    records: Option<u32>,
+    /// Seed of --synthetic: the same model, number and seed give the same packets.
+    #[arg(long, value_name = "N", requires = "synthetic", default_value_t = 1)]
+    seed: u64,
 
     /// Send everything into one interface. `IF@NETNS` names one in a network namespace.
     #[arg(long, short, value_name = "IF")]
@@ -137,6 +149,7 @@ Examples:
   replay cam.pcap --pair lan0@device wan0@server --device 02:00:5e:10:00:01 --verify
   replay cam.pcap --interface eth1 --rewrite ip=10.10.10.0/24:192.168.7.0/24,dst-mac=02:00:00:00:00:01
   replay cam.pcap --udp 192.0.2.1:4460 --speed 10
+  replay --synthetic home.synth --records 500 --seed 7 --interface eth1
   replay home.pcap --interface eth1 --topspeed --loop 100 --stats report.json
 
 Memory: captures are held in memory. At most --max-memory for the captured bytes (plus 40 bytes a packet) and as much
@@ -166,6 +179,11 @@ impl Args {
     /// Checks what clap cannot.
     pub(crate) fn options(&self) -> Result<Options, ReplayError> {
         let mut options = Options::new(self.files.clone(), self.target()?);
+        options.synthetic = self.synthetic.clone().map(|model| Synthetic {
+            model,
+            records: self.records,
+            seed: self.seed,
+        });
         options.devices.clone_from(&self.device);
         options.device_list.clone_from(&self.devices);
         options.only = self.direction.map(|d| match d {
@@ -260,6 +278,10 @@ mod tests {
         assert!(options(&["--interface", "a", "--udp", "127.0.0.1:9"]).is_err());
         assert!(options(&["--pair", "a"]).is_err());
         assert!(options(&["--pair", "a", "b@n"]).is_ok());
+        let drawn = options(&["--tun", "t", "--synthetic", "m", "--records", "5"]).unwrap();
+        let synthetic = drawn.synthetic.unwrap();
+        assert_eq!((synthetic.records, synthetic.seed), (Some(5), 1));
+        assert!(options(&["--tun", "t", "--records", "5"]).is_err());
     }
 
     #[test]

@@ -15,6 +15,14 @@ pub enum ReplayError {
         /// What the system said.
         source: io::Error,
     },
+    /// Nothing can be drawn from a model.
+    #[error("{}: {source}", .file.display())]
+    Synthetic {
+        /// The model.
+        file: PathBuf,
+        /// Why.
+        source: chaff_synth::SynthError,
+    },
     /// A capture is broken.
     #[error("{}: {source}", .file.display())]
     Capture {

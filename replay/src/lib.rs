@@ -39,7 +39,7 @@ pub mod verify;
 pub use capture::{Capture, LoadOptions};
 pub use devices::Devices;
 pub use error::ReplayError;
-pub use options::{Options, Place, Target};
+pub use options::{Options, Place, Synthetic, Target};
 pub use plan::{Oversize, Plan};
 pub use report::Report;
 pub use rewrite::Rewrite;

@@ -82,11 +82,24 @@ impl Target {
     }
 }
 
+/// Traffic to draw from a model of `trainer synth fit`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Synthetic {
+    /// The model.
+    pub model: PathBuf,
+    /// Flows to draw; without it as many as the model has learned from.
+    pub records: Option<u32>,
+    /// Seed.
+    pub seed: u64,
+}
+
 /// Everything a replay is told.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Captures.
     pub files: Vec<PathBuf>,
+    /// Drawn from a model, beside the captures.
+    pub synthetic: Option<Synthetic>,
     /// Where packets go.
     pub target: Target,
     /// MAC and IP addresses, and names of the device list.
@@ -132,6 +145,7 @@ impl Options {
     pub fn new(files: Vec<PathBuf>, target: Target) -> Self {
         Self {
             files,
+            synthetic: None,
             target,
             devices: Vec::new(),
             device_list: None,

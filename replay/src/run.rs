@@ -1,4 +1,5 @@
 //! One replay from options to report: open, load, plan, send, compare.
+use std::path::PathBuf;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, ScopedJoinHandle};
@@ -9,7 +10,7 @@ use chaff_abi::{Dir, Nanos};
 use crate::ReplayError;
 use crate::capture::Capture;
 use crate::devices::Devices;
-use crate::options::{Options, Target};
+use crate::options::{Options, Synthetic, Target};
 use crate::outlet::{self, Port};
 use crate::plan::{Lane, Plan, PlanOptions, Shape};
 use crate::report::{Epoch, Report, VerdictReport, VerifyReport};
@@ -47,6 +48,22 @@ impl Observer for Silent {
     fn progress(&mut self, _: u64) {}
 }
 
+/// A capture drawn from a model.
+fn draw(synthetic: &Synthetic) -> Result<(PathBuf, Vec<u8>), ReplayError> {
+    let file = synthetic.model.clone();
+    let bytes = match std::fs::read(&file) {
+        Ok(bytes) => bytes,
+        Err(source) => return Err(ReplayError::Open { file, source }),
+    };
+    let records = synthetic.records.map(|n| n as usize);
+    let drawn = chaff_synth::load(&bytes)
+        .and_then(|model| chaff_synth::draw_frames(model.as_ref(), records, synthetic.seed));
+    match drawn {
+        Ok(frames) => Ok((file, frames)),
+        Err(source) => Err(ReplayError::Synthetic { file, source }),
+    }
+}
+
 /// Replays captures and blocks until it is done, interrupted ([`sys::catch_interrupts`]) or out of time.
 ///
 /// # Errors
@@ -54,7 +71,8 @@ impl Observer for Silent {
 pub fn run(options: &Options, observer: &mut dyn Observer) -> Result<Report, ReplayError> {
     // Sockets first: a missing privilege shows before a large capture is read.
     let ports = outlet::open(&options.target, options.verify)?;
-    let capture = Capture::load(&options.files, &options.load)?;
+    let drawn = options.synthetic.as_ref().map(draw).transpose()?;
+    let capture = Capture::load_with(&options.files, drawn, &options.load)?;
     for line in &capture.damage {
         observer.note(&format!("broken capture, the rest is left out: {line}"));
     }
@@ -111,6 +129,7 @@ pub fn run(options: &Options, observer: &mut dyn Observer) -> Result<Report, Rep
     let files: Vec<String> = options
         .files
         .iter()
+        .chain(options.synthetic.iter().map(|s| &s.model))
         .map(|f| f.display().to_string())
         .collect();
     let named = ports

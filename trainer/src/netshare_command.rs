@@ -11,8 +11,9 @@ use chaff_synth::{
 };
 
 use crate::synth_command::{
-    Addresses, Fit, MethodArg, entropy, needs_ledger, open, pay, time_range, write_model,
+    Addresses, Fit, MethodArg, entropy, needs_ledger, pay, time_range, write_model,
 };
+use crate::synth_input::{Opened, open, read_parquet};
 
 /// Lines of progress of a chunk, at most.
 const LINES: usize = 10;
@@ -146,24 +147,28 @@ fn read(path: &Path) -> Result<Config> {
 }
 
 fn rows(args: &Fit, config: &Path, settings: &Settings) -> Result<Rows> {
-    let input: PathBuf = match (&args.input, &settings.data_file) {
-        (Some(input), _) => input.clone(),
+    let input: PathBuf = match (args.inputs.as_slice(), &settings.data_file) {
+        ([input], _) => input.clone(),
         // As NetShare reads it, from the working directory; or else beside the configuration.
-        (None, Some(file)) if Path::new(file).exists() => file.into(),
-        (None, Some(file)) => config.parent().unwrap_or(Path::new("")).join(file),
-        (None, None) => bail!(
+        ([], Some(file)) if Path::new(file).exists() => file.into(),
+        ([], Some(file)) => config.parent().unwrap_or(Path::new("")).join(file),
+        ([], None) => bail!(
             "{}: no input and no global_config.original_data_file",
             config.display()
         ),
+        _ => bail!("--method doppelganger learns from one input at a time"),
     };
     let name = input.display();
-    let (bytes, capture) = open(&input)?;
-    let rows = if capture {
-        Rows::of_capture(bytes).with_context(|| format!("in {name}"))?
-    } else {
-        let table = read_csv(bytes, args.label.as_deref()).with_context(|| format!("in {name}"))?;
-        Rows::of_table(&table).with_context(|| format!("in {name}"))?
+    let label = args.label.as_deref();
+    let rows = match open(&input)? {
+        Opened::Capture(bytes) => Rows::of_capture(bytes),
+        Opened::Csv(bytes) => read_csv(bytes, label).and_then(|table| Rows::of_table(&table)),
+        Opened::Parquet => {
+            let table = read_parquet(&input, label).with_context(|| format!("in {name}"))?;
+            Rows::of_table(&table)
+        }
     };
+    let rows = rows.with_context(|| format!("in {name}"))?;
     if rows.ignored > 0 {
         eprintln!(
             "{name}: {} frames are not IPv4 or damaged and were left out",

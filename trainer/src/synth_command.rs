@@ -1,20 +1,25 @@
-//! The commands `trainer synth fit`, `sample` and `evaluate`.
+//! The commands `trainer synth fit` and `sample`.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Cursor, Read, Write};
+use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, bail};
+use chaff_export::{Csv, Dialect, Output, Parquet, ParquetOptions, Target, WholeFile};
 use chaff_privacy::file::LedgerFile;
 use chaff_privacy::{Entropy, Epsilon, Grant, Ledger};
 use chaff_synth::{
-    Capture, Engine, MAX_RECORDS, Method, Model, Options, PrivateOptions, Table, Unit, fidelity,
-    fit, fit_capture, fit_private, load, read_capture, read_csv, write_csv, write_pcap,
+    Capture, Engine, MAX_RECORDS, Method, Model, Names, Options, PcapOptions, PrivateOptions,
+    Table, Unit, fit, fit_capture, fit_capture_private, fit_private, write_csv, write_pcap,
 };
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use crate::netshare_command;
+use crate::synth_evaluate::{Evaluate, Score, run_evaluate, run_score};
+use crate::synth_input::{read, read_engine};
 
 /// `trainer synth`.
 #[derive(Subcommand)]
@@ -24,6 +29,7 @@ pub enum Synth {
         trainer synth fit flows.csv --output flows.synth\n  \
         trainer synth fit home.pcap --output home.synth\n  \
         trainer synth fit flows.csv --method doppelganger --config netshare.json --output flows.synth\n  \
+        trainer synth fit monday.pcap tuesday.pcap wednesday.parquet --output models/ --jobs 2\n  \
         trainer synth fit flows.csv --epsilon 2 --delta 1e-5 --ledger site.ledger --ledger-epsilon 8 --ledger-delta 1e-4 \\\n    \
         --public-labels benign,attack --output shared.synth")]
     Fit(Box<Fit>),
@@ -33,22 +39,29 @@ pub enum Synth {
         trainer synth sample home.synth --seed 1 --output synthetic.pcap")]
     Sample(Sample),
     /// Compare a real trace with a synthetic one.
-    #[command(
-        after_long_help = "Example:\n  trainer synth evaluate flows.csv synthetic.csv --output report.json"
-    )]
+    #[command(after_long_help = "Examples:\n  \
+        trainer synth evaluate flows.csv synthetic.csv --output report.json --picture report.svg\n  \
+        trainer synth evaluate monday.pcap synthetic.pcap --holdout tuesday.pcap --output report.json")]
     Evaluate(Evaluate),
+    /// Score how strange records are to a model, in nats: a novelty detector for flows.
+    #[command(after_long_help = "Example:\n  \
+        trainer synth score normal.synth today.csv --normal yesterday.csv --false-alarms 0.001 --output scores.csv")]
+    Score(Score),
 }
 
 /// `trainer synth fit`.
 #[derive(Args)]
 pub struct Fit {
-    /// Flow table (CSV; NetShare's, nfdump's or `gateway meter`'s names) or capture (pcap, pcapng, .gz); `-` is standard
-    /// input. With --config its original_data_file when not given.
+    /// Flow tables (CSV or Parquet; NetShare's, nfdump's or `gateway meter`'s names) or captures (pcap, pcapng, .gz); `-` is
+    /// standard input. Of several, each becomes a model. With --config its original_data_file when not given.
     #[arg(required_unless_present = "config")]
-    pub(crate) input: Option<PathBuf>,
-    /// Where the model goes.
+    pub(crate) inputs: Vec<PathBuf>,
+    /// Where the model goes; of several inputs, a folder for NAME.synth of each.
     #[arg(long, short)]
     pub(crate) output: PathBuf,
+    /// Models that are learned at the same time.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    jobs: u32,
     /// Method; default: sequence, with --epsilon marginal.
     #[arg(long, value_enum, visible_alias = "engine")]
     pub(crate) method: Option<MethodArg>,
@@ -129,24 +142,15 @@ pub struct Sample {
     /// Captures with whole packets, their payloads zeros; otherwise packets are cut after their headers.
     #[arg(long)]
     payloads: bool,
-    /// IPv4 addresses as NetShare writes them, as numbers.
+    /// Captures of Ethernet frames instead of raw IP; private and link-local hosts have MAC addresses of their own.
+    #[arg(long)]
+    ethernet: bool,
+    /// Whose names the columns of CSV and Parquet have.
+    #[arg(long, value_enum, default_value = "netshare")]
+    columns: ColumnsArg,
+    /// IPv4 addresses as NetShare writes them, as numbers; CSV with NetShare's columns only.
     #[arg(long)]
     numeric_addresses: bool,
-}
-
-/// `trainer synth evaluate`.
-#[derive(Args)]
-pub struct Evaluate {
-    /// Real trace: flow table or capture.
-    real: PathBuf,
-    /// Synthetic trace.
-    synthetic: PathBuf,
-    /// Label column.
-    #[arg(long)]
-    label: Option<String>,
-    /// Where the report goes, JSON; default: standard output.
-    #[arg(long, short)]
-    output: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -177,10 +181,29 @@ pub(crate) enum UnitArg {
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Format {
-    /// NetShare's columns.
+    /// Comma-separated, with a header line.
     Csv,
-    /// Raw IP packets.
+    /// Apache Parquet.
+    Parquet,
+    /// Packets.
     Pcap,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum ColumnsArg {
+    /// srcip, dstip, srcport, dstport, proto, ts (µs), td (s), pkt, byt.
+    Netshare,
+    /// Those of `gateway meter`, times in ns; `query` reads them, too.
+    Chaff,
+}
+
+impl From<ColumnsArg> for Names {
+    fn from(columns: ColumnsArg) -> Self {
+        match columns {
+            ColumnsArg::Netshare => Self::NetShare,
+            ColumnsArg::Chaff => Self::Chaff,
+        }
+    }
 }
 
 /// Runs `trainer synth`.
@@ -192,63 +215,76 @@ pub fn run(command: Synth) -> Result<()> {
         Synth::Fit(args) => run_fit(&args),
         Synth::Sample(args) => run_sample(&args),
         Synth::Evaluate(args) => run_evaluate(&args),
+        Synth::Score(args) => run_score(&args),
     }
-}
-
-/// An input whose first bytes have been looked at, and whether they are a capture's.
-pub(crate) fn open(path: &Path) -> Result<(impl BufRead + use<>, bool)> {
-    let name = path.display();
-    let mut input: Box<dyn Read> = if path == Path::new("-") {
-        Box::new(std::io::stdin().lock())
-    } else {
-        Box::new(File::open(path).with_context(|| format!("while opening {name}"))?)
-    };
-    let mut magic = Vec::new();
-    input
-        .by_ref()
-        .take(4)
-        .read_to_end(&mut magic)
-        .with_context(|| format!("while reading {name}"))?;
-    let capture = matches!(
-        magic.as_slice(),
-        [0x0a, 0x0d, 0x0d, 0x0a]
-            | [0xd4, 0xc3, 0xb2, 0xa1]
-            | [0xa1, 0xb2, 0xc3, 0xd4]
-            | [0x4d, 0x3c, 0xb2, 0xa1]
-            | [0xa1, 0xb2, 0x3c, 0x4d]
-            | [0x1f, 0x8b, ..]
-    );
-    Ok((BufReader::new(Cursor::new(magic).chain(input)), capture))
-}
-
-/// A flow table or a capture, told apart by the first bytes.
-fn read(path: &Path, label: Option<&str>) -> Result<Capture> {
-    let name = path.display();
-    let (input, capture) = open(path)?;
-    if capture {
-        let read = read_capture(input).with_context(|| format!("in {name}"))?;
-        if read.ignored > 0 {
-            eprintln!(
-                "{name}: {} frames are not IP or damaged and were left out",
-                read.ignored
-            );
-        }
-        return Ok(read);
-    }
-    let table = read_csv(input, label).with_context(|| format!("in {name}"))?;
-    Ok(Capture::of_table(table))
 }
 
 fn run_fit(args: &Fit) -> Result<()> {
     if args.config.is_some() || args.method == Some(MethodArg::Doppelganger) {
         return netshare_command::run(args);
     }
-    let Some(path) = &args.input else {
-        bail!("name the input");
+    let outputs = outputs(args)?;
+    let next = AtomicUsize::new(0);
+    let errors = Mutex::new(Vec::new());
+    let work = || {
+        while let Some(at) = Some(next.fetch_add(1, Ordering::Relaxed))
+            && let Some((input, output)) = args.inputs.get(at).zip(outputs.get(at))
+        {
+            if let Err(e) = fit_one(args, input, output)
+                && let Ok(mut errors) = errors.lock()
+            {
+                errors.push((at, e));
+            }
+        }
     };
-    let input = read(path, args.label.as_deref())?;
+    std::thread::scope(|scope| {
+        let jobs = (args.jobs as usize).min(args.inputs.len());
+        (1..jobs).for_each(|_| drop(scope.spawn(work)));
+        work();
+    });
+    let mut errors = errors.into_inner().unwrap_or_default();
+    errors.sort_by_key(|(at, _)| *at);
+    let failed = errors.len();
+    let mut errors = errors.into_iter().map(|(_, e)| e);
+    let Some(first) = errors.next() else {
+        return Ok(());
+    };
+    errors.for_each(|e| eprintln!("trainer: {e:#}"));
+    if failed > 1 {
+        return Err(first.context(format!("{failed} of {} fits failed", args.inputs.len())));
+    }
+    Err(first)
+}
+
+/// Where each model goes.
+fn outputs(args: &Fit) -> Result<Vec<PathBuf>> {
+    if args.inputs.len() == 1 {
+        return Ok(vec![args.output.clone()]);
+    }
+    std::fs::create_dir_all(&args.output)
+        .with_context(|| format!("while making {}", args.output.display()))?;
+    let mut all: Vec<PathBuf> = Vec::new();
+    for input in &args.inputs {
+        let name = input.file_name().unwrap_or(input.as_os_str());
+        let mut name = name.to_owned();
+        name.push(".synth");
+        let output = args.output.join(name);
+        if all.contains(&output) {
+            bail!(
+                "{}: another input has the same file name, and so the same model {}",
+                input.display(),
+                output.display()
+            );
+        }
+        all.push(output);
+    }
+    Ok(all)
+}
+
+fn fit_one(args: &Fit, input: &Path, output: &Path) -> Result<()> {
+    let input = read(input, args.label.as_deref())?;
     let model = match (args.epsilon, args.delta) {
-        (Some(epsilon), Some(delta)) => fit_paid(args, &input.table, epsilon, delta)?,
+        (Some(epsilon), Some(delta)) => fit_paid(args, &input, epsilon, delta)?,
         _ => {
             if args.public_labels.is_some() || args.public_time_range.is_some() {
                 bail!("--public-labels and --public-time-range are for --epsilon");
@@ -270,18 +306,19 @@ fn run_fit(args: &Fit) -> Result<()> {
             }
         }
     };
-    write_model(&model, &args.output)
+    write_model(&model, output)
 }
 
 /// Writes model and side-car, and says what is promised.
 pub(crate) fn write_model(model: &dyn Engine, output: &Path) -> Result<()> {
+    let name = output.display();
     let bytes = model.to_bytes()?;
     std::fs::write(output, bytes).with_context(|| format!("while writing {}", output.display()))?;
     let sidecar = serde_json::to_string_pretty(model.info())?;
     write_text(&beside(output), &sidecar)?;
     match &model.info().privacy {
         Some(p) => eprintln!(
-            "({}, {})-differential privacy for {}{}; {} releases; assumptions and account in {}",
+            "{name}: ({}, {})-differential privacy for {}{}; {} releases; assumptions and account in {}",
             p.epsilon,
             p.delta,
             p.relation,
@@ -293,12 +330,15 @@ pub(crate) fn write_model(model: &dyn Engine, output: &Path) -> Result<()> {
             p.releases.len() + p.gradients.len(),
             beside(output).display()
         ),
-        None => eprintln!("no formal privacy guarantee: give --epsilon and --delta for one"),
+        None => {
+            eprintln!("{name}: no formal privacy guarantee: give --epsilon and --delta for one")
+        }
     }
     Ok(())
 }
 
-fn fit_paid(args: &Fit, table: &Table, epsilon: Epsilon, delta: f64) -> Result<Model> {
+fn fit_paid(args: &Fit, input: &Capture, epsilon: Epsilon, delta: f64) -> Result<Model> {
+    let table = &input.table;
     if !(delta > 0.0 && delta < 1.0) {
         bail!("--delta {delta}: must be above 0 and below 1");
     }
@@ -337,13 +377,12 @@ fn fit_paid(args: &Fit, table: &Table, epsilon: Epsilon, delta: f64) -> Result<M
         time_range_us,
         label_column: table.label_column.clone(),
     };
-    Ok(fit_private(
-        table,
-        &options,
-        &mut tables,
-        entry,
-        (epsilon.value(), delta),
-    )?)
+    let paid = (epsilon.value(), delta);
+    Ok(if table.capture {
+        fit_capture_private(input, &options, &mut tables, entry, paid)?
+    } else {
+        fit_private(table, &options, &mut tables, entry, paid)?
+    })
 }
 
 pub(crate) fn needs_ledger(args: &Fit) -> Result<()> {
@@ -413,38 +452,76 @@ fn write_text(path: &Path, text: &str) -> Result<()> {
 }
 
 fn run_sample(args: &Sample) -> Result<()> {
-    let name = args.model.display();
-    let bytes = std::fs::read(&args.model).with_context(|| format!("while reading {name}"))?;
-    let model = load(&bytes).with_context(|| format!("in {name}"))?;
+    let model = read_engine(&args.model)?;
+    let extension = args.output.extension().and_then(|e| e.to_str());
+    let format = args.format.unwrap_or(match extension {
+        Some("pcap") => Format::Pcap,
+        Some("parquet") => Format::Parquet,
+        _ => Format::Csv,
+    });
+    let to_stdout = args.output == Path::new("-");
+    if format == Format::Parquet && to_stdout {
+        bail!("--output -: Parquet is written to a file only");
+    }
+    if (args.ethernet || args.payloads) && format != Format::Pcap {
+        bail!("--ethernet and --payloads are for captures (--format pcap)");
+    }
+    let numeric = args.numeric_addresses;
+    if numeric && (format != Format::Csv || args.columns != ColumnsArg::Netshare) {
+        bail!("--numeric-addresses is for CSV with NetShare's columns");
+    }
     let records = args
         .records
         .unwrap_or(model.info().records.min(MAX_RECORDS as u64) as usize);
     let drawn = model.sample(records, args.seed)?;
-    let by_name = args.output.extension().is_some_and(|e| e == "pcap");
-    let format = args
-        .format
-        .unwrap_or(if by_name { Format::Pcap } else { Format::Csv });
-    let to_stdout = args.output == Path::new("-");
-    let out: Box<dyn Write> = if to_stdout {
-        Box::new(std::io::stdout().lock())
-    } else {
-        Box::new(
-            File::create(&args.output)
-                .with_context(|| format!("while creating {}", args.output.display()))?,
-        )
-    };
-    let out = BufWriter::with_capacity(1 << 20, out);
     let written = || format!("while writing {}", args.output.display());
-    let packets = match format {
-        Format::Csv => {
-            write_csv(out, &drawn, args.numeric_addresses).with_context(written)?;
-            None
-        }
-        Format::Pcap => Some(
-            write_pcap(out, &drawn, model.tables(), args.seed, args.payloads)
-                .with_context(written)?,
-        ),
+    let out = || -> Result<Box<dyn Write + Send>> {
+        Ok(if to_stdout {
+            Box::new(std::io::stdout())
+        } else {
+            Box::new(
+                File::create(&args.output)
+                    .with_context(|| format!("while creating {}", args.output.display()))?,
+            )
+        })
     };
+    let buffered = || -> Result<_> { Ok(BufWriter::with_capacity(1 << 20, out()?)) };
+    let mut packets = None;
+    match format {
+        Format::Csv if args.columns == ColumnsArg::Netshare => {
+            write_csv(buffered()?, &drawn, numeric).with_context(written)?;
+        }
+        Format::Csv => {
+            let columns = Names::Chaff.columns(&drawn);
+            let target: Box<dyn Target> = if to_stdout {
+                Box::new(std::io::stdout())
+            } else {
+                Box::new(WholeFile::create(&args.output).with_context(written)?)
+            };
+            let csv = Csv::new(target, &columns, Dialect::Native);
+            write_rows(Box::new(csv), Names::Chaff, &drawn).with_context(written)?;
+        }
+        Format::Parquet => {
+            let names = Names::from(args.columns);
+            let file = WholeFile::create(&args.output).with_context(written)?;
+            let options = ParquetOptions {
+                metadata: vec![("synthetic".to_owned(), "true".to_owned())],
+                ..ParquetOptions::default()
+            };
+            let parquet = Parquet::new(file, &names.columns(&drawn), &options)?;
+            write_rows(Box::new(parquet), names, &drawn).with_context(written)?;
+        }
+        Format::Pcap => {
+            let options = PcapOptions {
+                seed: args.seed,
+                payloads: args.payloads,
+                ethernet: args.ethernet,
+            };
+            packets = Some(
+                write_pcap(buffered()?, &drawn, model.tables(), &options).with_context(written)?,
+            );
+        }
+    }
     if !to_stdout {
         let sidecar = json!({
             "synthetic": true,
@@ -461,16 +538,11 @@ fn run_sample(args: &Sample) -> Result<()> {
     Ok(())
 }
 
-fn run_evaluate(args: &Evaluate) -> Result<()> {
-    let real = read(&args.real, args.label.as_deref())?;
-    let synthetic = read(&args.synthetic, args.label.as_deref())?;
-    let report = fidelity(&real.table, &synthetic.table)?;
-    let text = serde_json::to_string_pretty(&report)?;
-    match &args.output {
-        Some(path) => write_text(path, &text),
-        None => {
-            println!("{text}");
-            Ok(())
-        }
+fn write_rows(mut output: Box<dyn Output>, names: Names, table: &Table) -> std::io::Result<()> {
+    let mut row = Vec::new();
+    for r in &table.records {
+        names.values(table, r, &mut row);
+        output.write(&row)?;
     }
+    output.finish()
 }

@@ -18,6 +18,7 @@ mod synth;
 mod tunnel;
 
 pub use measure::Measured;
+pub(crate) use measure::Used;
 
 /// What `bench` takes.
 #[derive(clap::Args, Clone, Debug)]

@@ -6,6 +6,7 @@ pub mod case;
 pub mod compare;
 mod dpmon;
 mod netml;
+mod netshare;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,10 +23,11 @@ use compare::{APPLICATION, Table, compare};
 /// What `conformance` takes.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
-    /// The reference: nfstream, netml or dpmon.
-    #[arg(value_name = "NAME", value_parser = ["nfstream", "netml", "dpmon"], default_value = "nfstream")]
+    /// The reference: nfstream, netml, dpmon or netshare.
+    #[arg(value_name = "NAME", value_parser = ["nfstream", "netml", "dpmon", "netshare"], default_value = "nfstream")]
     name: String,
-    /// Only expected files whose name fits, with * and ? as in a shell; netml's are named as demo/iat.fft.
+    /// Only expected files whose name fits, with * and ? as in a shell; netml's are named as demo/iat.fft, netshare's as its
+    /// traces.
     #[arg(long, value_name = "GLOB", default_value = "*")]
     filter: String,
     /// Keeps the files that were made there.
@@ -34,7 +36,7 @@ pub struct Options {
     /// A gateway that is built already [default: builds it].
     #[arg(long, value_name = "PROGRAM")]
     gateway: Option<PathBuf>,
-    /// For netml: a trainer that is built already [default: builds it].
+    /// For netml and netshare: a trainer that is built already [default: builds it].
     #[arg(long, value_name = "PROGRAM")]
     trainer: Option<PathBuf>,
     /// For dpmon: another folder with logs and expected.json.
@@ -43,6 +45,12 @@ pub struct Options {
     /// For dpmon: answers for each question whose error is measured.
     #[arg(long, value_name = "N", default_value_t = 2000)]
     runs: u32,
+    /// For netshare: seeds over which measures are averaged.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    seeds: u32,
+    /// For netshare: a Python with numpy, scipy and pandas.
+    #[arg(long, value_name = "PROGRAM", default_value = "python3")]
+    python: String,
 }
 
 /// Files and flows of one setting.
@@ -66,6 +74,9 @@ pub fn run(options: &Options) -> Result<()> {
     };
     if options.name == "dpmon" && set.join("expected.json").is_file() {
         return dpmon::run(&set, options.runs);
+    }
+    if options.name == "netshare" && set.join("evaluate.py").is_file() {
+        return netshare::run(options, &set);
     }
     let Ok(expected) = fs::read_dir(set.join("expected")) else {
         println!("skipped: no reference set at {}", set.display());

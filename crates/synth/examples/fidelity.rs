@@ -12,8 +12,8 @@ use std::time::Instant;
 
 use chaff_privacy::{Entropy, Epsilon, Ledger};
 use chaff_synth::{
-    Capture, Engine, Method, Options, PrivateOptions, Unit, fit, fit_capture, fit_private,
-    read_capture, read_csv, write_csv, write_pcap,
+    Capture, Engine, Method, Options, PcapOptions, PrivateOptions, Unit, fit, fit_capture,
+    fit_capture_private, fit_private, read_capture, read_csv, write_csv, write_pcap,
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -42,7 +42,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             time_range_us: None,
             label_column: table.label_column.clone(),
         };
-        fit_private(table, &options, &mut tables, None, (epsilon.value(), 1e-5))?
+        let paid = (epsilon.value(), 1e-5);
+        if table.capture {
+            fit_capture_private(&capture, &options, &mut tables, None, paid)?
+        } else {
+            fit_private(table, &options, &mut tables, None, paid)?
+        }
     } else {
         let method = if how == "marginal" {
             Method::Marginal
@@ -65,7 +70,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     eprintln!("fit {:.2?}, draw {:.2?}", fitted, start.elapsed() - fitted);
     let out = BufWriter::new(File::create(output)?);
     if output.ends_with(".pcap") {
-        write_pcap(out, &drawn, Some(&model), seed, false)?;
+        let options = PcapOptions {
+            seed,
+            ..PcapOptions::default()
+        };
+        write_pcap(out, &drawn, Some(&model), &options)?;
     } else {
         write_csv(out, &drawn, true)?;
     }

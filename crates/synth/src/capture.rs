@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::net::IpAddr;
 
-use chaff_flow::parse;
+use chaff_flow::{Packet, parse};
 use chaff_trace::Reader;
 
 use crate::table::MAX_RECORDS;
+use crate::wire::{folded, ones_sum};
 use crate::{Record, SynthError, Table};
 
 /// A flow ends when it has been silent for longer, µs.
@@ -17,15 +18,33 @@ pub const ACTIVE_US: u64 = 300_000_000;
 /// The most packets that are read: 50 million.
 pub const MAX_PACKETS: usize = 50_000_000;
 
+/// Marks of a record: its first packet must not be fragmented,
+pub(crate) const DONT_FRAGMENT: u8 = 2;
+/// its identification is zero,
+pub(crate) const NO_ID: u8 = 8;
+/// it has TCP's SYN.
+pub(crate) const OPENS: u8 = 16;
+
 /// A packet of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Step {
     /// Index of its flow in [`Capture::table`].
     pub(crate) flow: u32,
+    /// µs since 1970.
+    pub(crate) at_us: u64,
     /// IP length, bytes.
     pub(crate) bytes: u32,
-    /// Since the packet before it in its flow, µs.
-    pub(crate) gap_us: u64,
+    /// Identification of IPv4, 0 of IPv6.
+    pub(crate) id: u16,
+    /// Fragment bits (3) and offset (13) of IPv4, 0 of IPv6.
+    pub(crate) fragment: u16,
+    pub(crate) ttl: u8,
+    pub(crate) tos: u8,
+    pub(crate) tcp_flags: Option<u8>,
+    /// Of IPv4.
+    pub(crate) ip_checksum: Option<bool>,
+    /// Of TCP and UDP over IPv4 where the packet is whole.
+    pub(crate) transport_checksum: Option<bool>,
 }
 
 /// A capture as flows.
@@ -45,6 +64,11 @@ impl Capture {
             table,
             ..Self::default()
         }
+    }
+
+    /// How many packets were read.
+    pub fn packets(&self) -> usize {
+        self.steps.len()
     }
 }
 
@@ -93,17 +117,11 @@ pub fn read_capture(input: impl Read) -> Result<Capture, SynthError> {
         match going_on {
             Some(flow) => {
                 let r = &mut records[flow];
-                let last = r.start_us + r.duration_us;
                 r.packets += 1;
                 r.bytes += u64::from(length);
                 // A packet that is earlier than the one before it does not shorten the flow.
                 r.duration_us = r.duration_us.max(at.saturating_sub(r.start_us));
-                let gap_us = at.saturating_sub(last);
-                capture.steps.push(Step {
-                    flow: flow as u32,
-                    bytes: length,
-                    gap_us,
-                });
+                capture.steps.push(step(&packet, flow, at));
             }
             None => {
                 let flow = records.len();
@@ -127,12 +145,9 @@ pub fn read_capture(input: impl Read) -> Result<Capture, SynthError> {
                     label: 0,
                     ttl: packet.ttl,
                     tos: packet.traffic_class,
+                    marks: marks(&packet),
                 });
-                capture.steps.push(Step {
-                    flow: flow as u32,
-                    bytes: length,
-                    gap_us: 0,
-                });
+                capture.steps.push(step(&packet, flow, at));
             }
         }
     }
@@ -140,4 +155,60 @@ pub fn read_capture(input: impl Read) -> Result<Capture, SynthError> {
         return Err(SynthError::Empty);
     }
     Ok(capture)
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn is_v4(ip: &[u8]) -> bool {
+    ip.first().is_some_and(|b| b >> 4 == 4)
+}
+
+fn marks(packet: &Packet<'_>) -> u8 {
+    let ip = packet.ip_packet;
+    let mut marks = 0;
+    if is_v4(ip) {
+        marks |= word(ip, 6).map_or(0, |w| (w >> 13) as u8) & DONT_FRAGMENT;
+        if word(ip, 4) == Some(0) {
+            marks |= NO_ID;
+        }
+    }
+    if packet.tcp.is_some() && packet.sample.tcp_flags & 2 != 0 {
+        marks |= OPENS;
+    }
+    marks
+}
+
+fn step(packet: &Packet<'_>, flow: usize, at_us: u64) -> Step {
+    let ip = packet.ip_packet;
+    let mut step = Step {
+        flow: flow as u32,
+        at_us,
+        bytes: packet.sample.bytes,
+        id: 0,
+        fragment: 0,
+        ttl: packet.ttl,
+        tos: packet.traffic_class,
+        tcp_flags: packet.tcp.map(|_| packet.sample.tcp_flags as u8),
+        ip_checksum: None,
+        transport_checksum: None,
+    };
+    if !is_v4(ip) {
+        return step;
+    }
+    step.id = word(ip, 4).unwrap_or(0);
+    step.fragment = word(ip, 6).unwrap_or(0);
+    let header = usize::from(ip[0] & 15) * 4;
+    step.ip_checksum = ip.get(..header).map(|h| folded(ones_sum(h)) == 0);
+    let whole = step.fragment & 0x3fff == 0;
+    let body = word(ip, 2).and_then(|length| ip.get(header..usize::from(length)));
+    if let (true, 6 | 17, Some(body)) = (whole, packet.key.protocol, body)
+        && body.len() >= 8
+    {
+        let pseudo = ones_sum(&ip[12..20]) + u64::from(packet.key.protocol) + body.len() as u64;
+        let none = packet.key.protocol == 17 && body[6..8] == [0, 0];
+        step.transport_checksum = Some(none || folded(pseudo + ones_sum(body)) == 0);
+    }
+    step
 }

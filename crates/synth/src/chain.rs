@@ -94,6 +94,29 @@ impl Chain {
         None
     }
 
+    /// The likelihood of a symbol: that [`Chain::draw`] gives it, or, of a symbol that no level has, that it gives none.
+    pub(crate) fn likelihood(&self, keys: &[u64], symbol: u32) -> f64 {
+        let (mut sum, mut share, mut found) = (0.0, 1.0, false);
+        for (level, key) in self.levels.iter().zip(keys) {
+            let Some((symbols, sums, rest)) = level.context(*key) else {
+                continue;
+            };
+            let own = f64::from(sums.last().copied().unwrap_or(0.0));
+            let all = own + f64::from(rest);
+            if all <= 0.0 {
+                continue;
+            }
+            // Symbols of a context ascend.
+            if let Ok(at) = symbols.binary_search(&symbol) {
+                let before = at.checked_sub(1).map_or(0.0, |b| sums[b]);
+                sum += share * f64::from(sums[at] - before) / all;
+                found = true;
+            }
+            share *= f64::from(rest) / all;
+        }
+        if found { sum } else { share }
+    }
+
     /// Learns from counts as they are: interpolated Kneser-Ney (Kneser, Ney 1995; as a hierarchical Pitman-Yor process:
     /// Teh 2006). Row i has the key of each level and its symbol. Every count loses a level's discount
     /// n₁ / (n₁ + 2 n₂), which is what a context gives to the next level; there each pair of context and symbol counts
@@ -181,5 +204,12 @@ mod tests {
         // An unknown context is the empty one; a chain without levels knows nothing.
         assert!((0..100).any(|_| chain.draw(&[9, 0], &mut rng) == Some(7)));
         assert_eq!(Chain::default().draw(&[], &mut rng), None);
+        // Likelihoods are what is drawn.
+        let drawn = |symbol: u32| f64::from(seen[symbol as usize]) / 20_000.0;
+        for symbol in 5..8 {
+            let p = chain.likelihood(&[1, 0], symbol);
+            assert!((p - drawn(symbol)).abs() < 0.02, "{symbol}: {p}");
+        }
+        assert!((chain.likelihood(&[1, 0], 4) - drawn(8)).abs() < 0.02);
     }
 }

@@ -32,6 +32,8 @@ pub(crate) const PROTOCOL: usize = 12;
 pub(crate) const FIELDS: usize = 13;
 
 pub(crate) type Symbols = [u32; FIELDS];
+/// Time to live, type of service, marks of a flow's first packet.
+pub(crate) type Hops = (u8, u8, u8);
 
 /// Host symbols: common addresses, then "another of this kind", then known ones.
 pub(crate) const FIRST_KIND: u32 = COMMON.len() as u32;
@@ -68,8 +70,8 @@ pub(crate) struct Encoder {
     pub(crate) packets: Grid,
     pub(crate) sizes: Grid,
     pub(crate) durations: Grid,
-    /// Time to live and type of service.
-    pub(crate) hops: Vec<(u8, u8)>,
+    /// Time to live, type of service and marks.
+    pub(crate) hops: Vec<Hops>,
 }
 
 /// Number of buckets that addresses of a kind are hashed to.
@@ -95,7 +97,7 @@ pub(crate) struct Index {
     services: BTreeMap<(u8, u32, u32), u32>,
     hosts: BTreeMap<IpAddr, u32>,
     hashed: BTreeMap<(u32, u32), u32>,
-    hops: BTreeMap<(u8, u8), u32>,
+    hops: BTreeMap<Hops, u32>,
 }
 
 impl Encoder {
@@ -246,7 +248,11 @@ impl Encoder {
         s[SIZE] = self.sizes.find(size_code(r));
         s[DURATION] = self.durations.find(r.duration_us);
         s[PROTOCOL] = u32::from(r.protocol);
-        s[HOPS] = index.hops.get(&(r.ttl, r.tos)).copied().unwrap_or(0);
+        s[HOPS] = index
+            .hops
+            .get(&(r.ttl, r.tos, r.marks))
+            .copied()
+            .unwrap_or(0);
         s
     }
 
@@ -322,7 +328,8 @@ impl Encoder {
             rng.random_range(1..packets)
         };
         let unit = self.units_us.1;
-        let (ttl, tos) = self.hops.get(s[HOPS] as usize).copied().unwrap_or((64, 0));
+        let hops = self.hops.get(s[HOPS] as usize).copied();
+        let (ttl, tos, marks) = hops.unwrap_or((64, 0, 0));
         let ports = self.odd_ports || has_ports(protocol);
         let mut port = |symbol, range| {
             if ports {
@@ -342,6 +349,7 @@ impl Encoder {
             label: s[LABEL],
             ttl,
             tos,
+            marks,
             ..Record::default()
         }
     }

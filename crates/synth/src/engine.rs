@@ -7,7 +7,7 @@ use crate::doppelganger::Doppelganger;
 use crate::model::{Info, Method, Model};
 use crate::{SynthError, Table};
 
-const MAGIC: &[u8; 8] = b"CHAFSYN1";
+const MAGIC: &[u8; 8] = b"CHAFSYN2";
 /// The largest header of a model file, bytes.
 const MAX_HEADER: usize = 256 << 20;
 
@@ -97,7 +97,7 @@ pub(crate) fn unsealed(file: &[u8]) -> Option<&[u8]> {
 pub(crate) fn open(bytes: &[u8]) -> Result<(&[u8], Input<'_>), SynthError> {
     let bad = |what: &str| SynthError::Model(what.to_owned());
     if !bytes.starts_with(MAGIC) {
-        return Err(bad("it does not begin with CHAFSYN1"));
+        return Err(bad("it does not begin with CHAFSYN2"));
     }
     let signed = unsealed(bytes).ok_or_else(|| bad("it is cut or damaged (checksum)"))?;
     let mut input = Input(signed.get(MAGIC.len()..).unwrap_or(&[]));

@@ -11,6 +11,7 @@ use crate::encode::*;
 use crate::grid::Grid;
 use crate::marginal;
 use crate::model::{Info, Method, Model, Paid, Privacy, Unit};
+use crate::private_packets::{self, Chosen};
 use crate::state::{State, levels};
 use crate::table::{Record, Table};
 use crate::{SynthError, packets, rules};
@@ -85,6 +86,7 @@ pub fn fit(table: &Table, options: &Options) -> Result<Model, SynthError> {
             method: options.method,
             records: table.records.len() as u64,
             fresh_addresses: options.fresh_addresses,
+            packets: 0,
             privacy: None,
         },
         encoder,
@@ -103,6 +105,7 @@ pub fn fit_capture(capture: &Capture, options: &Options) -> Result<Model, SynthE
     let mut model = fit(&capture.table, options)?;
     let (packets, chains) = packets::learn(capture, &model.encoder);
     model.packets = Some(packets);
+    model.info.packets = capture.packets() as u64;
     model.chains.extend(chains);
     Ok(model)
 }
@@ -111,6 +114,7 @@ fn exact_encoder(table: &Table, odd_ports: bool) -> Encoder {
     let records = &table.records;
     let n = records.len();
     let mut ports: BTreeMap<u16, usize> = BTreeMap::new();
+    let mut carried: BTreeMap<u16, u64> = BTreeMap::new();
     let mut hosts = BTreeSet::new();
     let mut hops = BTreeSet::new();
     for r in records {
@@ -118,15 +122,24 @@ fn exact_encoder(table: &Table, odd_ports: bool) -> Encoder {
         if r.dst_port != r.src_port {
             *ports.entry(r.dst_port).or_default() += 1;
         }
+        if table.capture {
+            for port in [r.src_port, r.dst_port] {
+                *carried.entry(port).or_default() += r.packets;
+            }
+        }
         hosts.extend([r.src, r.dst]);
-        hops.insert((r.ttl, r.tos));
+        hops.insert((r.ttl, r.tos, r.marks));
     }
     for common in &COMMON {
         hosts.remove(common);
     }
     let often = (n / 4000).max(4);
+    // One packet in 500 of a capture: a port that a picture of its packets shows.
+    let much = (records.iter().map(|r| r.packets).sum::<u64>() / 500).max(16);
     let known = |(port, count): (u16, usize)| {
-        (count >= often || (port < 1024 && count >= 2) || port == 0).then_some(port)
+        let often = count >= often || (port < 1024 && count >= 2);
+        let much = carried.get(&port).is_some_and(|p| *p >= much);
+        (often || much || port == 0).then_some(port)
     };
     let (atom, group) = ((n / 2048).max(5), (n / 1024).max(8));
     let grid = |value: &dyn Fn(&Record) -> u64| {
@@ -203,11 +216,7 @@ fn sequences(records: &[Record], encoder: &Encoder) -> Vec<Chain> {
             let ports = (r.src_port, r.dst_port);
             let pair = state.pair(s[SRC], s[DST]);
             if field == SAME {
-                s[SAME] = pair.map_or(0, |last| {
-                    let (a, b) = last.ports;
-                    let turned = if last.from == s[SRC] { (a, b) } else { (b, a) };
-                    u32::from(turned == ports)
-                });
+                s[SAME] = pair.map_or(0, |last| last.repeats(s[SRC], ports));
             }
             if depth > 0 && (field != SAME || pair.is_some()) {
                 state.contexts(encoder, field, s, &mut contexts);
@@ -239,6 +248,33 @@ pub fn fit_private(
     ledger_entry: Option<u64>,
     paid: (f64, f64),
 ) -> Result<Model, SynthError> {
+    private(table, None, options, tables, ledger_entry, paid)
+}
+
+/// As [`fit_private`], and learns what packets look like inside the flows, from at most one packet of each flow.
+///
+/// # Errors
+/// As [`fit_private`].
+pub fn fit_capture_private(
+    capture: &Capture,
+    options: &PrivateOptions,
+    tables: &mut Tables,
+    ledger_entry: Option<u64>,
+    paid: (f64, f64),
+) -> Result<Model, SynthError> {
+    let chosen = private_packets::choose(capture);
+    let table = &capture.table;
+    private(table, Some(chosen), options, tables, ledger_entry, paid)
+}
+
+fn private(
+    table: &Table,
+    mut chosen: Option<Vec<Chosen>>,
+    options: &PrivateOptions,
+    tables: &mut Tables,
+    ledger_entry: Option<u64>,
+    paid: (f64, f64),
+) -> Result<Model, SynthError> {
     check(table)?;
     if options.unit == Unit::Flow {
         return Err(SynthError::Option {
@@ -256,24 +292,37 @@ pub fn fit_private(
             ),
         });
     }
-    let mut table = table.clone();
-    table.sort();
-    relabel(&mut table, options);
+    let all = &table.records;
+    let mut order: Vec<usize> = (0..all.len()).collect();
+    order.sort_by_key(|i| all[*i].start_us);
     if let Unit::SourceHost { max_records } = options.unit {
         let mut seen: BTreeMap<_, u32> = BTreeMap::new();
-        table.records.retain(|r| {
-            let count = seen.entry(r.src).or_default();
+        order.retain(|i| {
+            let count = seen.entry(all[*i].src).or_default();
             *count += 1;
             *count <= max_records
         });
     }
+    if let Some(chosen) = &mut chosen {
+        *chosen = order.iter().map(|i| chosen[*i]).collect();
+    }
+    let mut table = Table {
+        records: order.iter().map(|i| all[*i]).collect(),
+        labels: table.labels.clone(),
+        label_column: table.label_column.clone(),
+        capture: table.capture,
+    };
+    relabel(&mut table, options);
     for r in &mut table.records {
         rules::settle(r, false);
     }
-    let mut model = marginal::fit(&table, options, tables)?;
+    let mut model = marginal::fit(&table, chosen.as_deref(), options, tables)?;
     let mut public = vec![
         "addresses that mean the same everywhere, kinds of addresses, protocol rules, ranges of ports".to_owned(),
-        "counters and durations lie in powers of two up to 2^53; times to 1 us".to_owned(),
+        match table.capture {
+            true => "flows have up to 2^16 packets of up to 2^16 bytes and last up to 2^29 us; times to 1 us".to_owned(),
+            false => "counters and durations lie in powers of two up to 2^53; times to 1 us".to_owned(),
+        },
         match &options.labels {
             Some(labels) => format!("the set of labels: {}", labels.join(", ")),
             None => "labels are not learned".to_owned(),
@@ -283,8 +332,16 @@ pub fn fit_private(
             None => "records start from 1970 to 2255; the range is paid for".to_owned(),
         },
     ];
-    if table.capture {
-        public.push("every packet has time to live 64 and type of service 0".to_owned());
+    match (table.capture, chosen.is_some()) {
+        (true, true) => public.push(
+            "sizes of packets and gaps between them are learned from one packet of each flow; time to live, type of service \
+             and flags do not depend on each other"
+                .to_owned(),
+        ),
+        (true, false) => {
+            public.push("every packet has time to live 64 and type of service 0".to_owned());
+        }
+        _ => (),
     }
     let unit = match options.unit {
         Unit::Record => "one record",

@@ -38,6 +38,11 @@ impl Grid {
                 .all(|(next, high)| next > high)
     }
 
+    /// The largest value of all bins.
+    pub(crate) fn largest(&self) -> u64 {
+        self.high.last().copied().unwrap_or(0)
+    }
+
     /// The bin of a value; of the nearest below it when it is in none.
     pub(crate) fn find(&self, value: u64) -> u32 {
         self.low
@@ -61,6 +66,12 @@ impl Grid {
             let value = (low as f64) * ((high as f64 + 1.0) / low as f64).powf(u);
             return (value as u64).clamp(low, high);
         }
+        rng.random_range(low..=high)
+    }
+
+    /// A value of the bin, uniform.
+    pub(crate) fn draw_evenly(&self, bin: u32, rng: &mut dyn RngCore) -> u64 {
+        let (low, high) = self.bounds(bin);
         rng.random_range(low..=high)
     }
 

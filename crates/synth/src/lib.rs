@@ -39,6 +39,7 @@
 mod address;
 mod capture;
 mod chain;
+mod columns;
 mod csv;
 mod doppelganger;
 mod encode;
@@ -50,21 +51,31 @@ mod marginal;
 mod measure;
 mod model;
 mod packets;
+mod private_packets;
 mod rules;
 mod sample;
+mod schema;
+mod score;
 mod state;
 mod table;
+mod wire;
 
 pub use capture::{ACTIVE_US, Capture, IDLE_US, MAX_PACKETS, read_capture};
-pub use csv::{protocol_name, read_csv, write_csv};
+pub use columns::{TableReader, protocol_name};
+pub use csv::{read_csv, write_csv};
 pub use doppelganger::{
     Config, Doppelganger, Losses, NetworkOptions, PrivateNetworkOptions, Progress, Rows, Settings,
     Unwatched, Watch, fit_doppelganger, fit_doppelganger_private, read_config,
 };
 pub use engine::{Engine, load};
 pub use error::SynthError;
-pub use fit::{Options, PrivateOptions, fit, fit_capture, fit_private};
-pub use measure::{Distance, Fidelity, fidelity};
+pub use fit::{Options, PrivateOptions, fit, fit_capture, fit_capture_private, fit_private};
+pub use measure::{
+    Both, Classifier, Curve, Curves, Distance, Downstream, Fidelity, Holdout, Kind, Measures, Near,
+    Report, Sketch, Summary, Temporal, curves, evaluate, fidelity,
+};
 pub use model::{Info, Method, Model, Paid, Privacy, Unit};
-pub use packets::{MAX_WRITTEN, write_pcap};
+pub use packets::{MAX_WRITTEN, PcapOptions, draw_frames, write_pcap};
+pub use schema::Names;
+pub use score::{Scores, score};
 pub use table::{MAX_LABELS, MAX_RECORDS, Record, Table, has_ports, header_bytes};

@@ -10,6 +10,7 @@ use crate::encode::*;
 use crate::fit::PrivateOptions;
 use crate::grid::{Grid, MOST, octaves};
 use crate::model::{Info, Method, Model};
+use crate::private_packets::{self, Chosen};
 use crate::table::{Record, Table, has_ports};
 use crate::{SynthError, rules};
 
@@ -63,26 +64,26 @@ pub(crate) fn contexts(
     }
 }
 
-fn context(parents: &[usize], symbol: impl Fn(usize) -> u32) -> u64 {
+pub(crate) fn context(parents: &[usize], symbol: impl Fn(usize) -> u32) -> u64 {
     parents.iter().fold(key(&[parents.len() as u64]), |h, f| {
         key(&[h, u64::from(symbol(*f))])
     })
 }
 
 /// A cell below it is taken for noise: few of `cells` empty ones are above.
-fn threshold(sigma: f64, cells: usize) -> f64 {
+pub(crate) fn threshold(sigma: f64, cells: usize) -> f64 {
     let usual = (2.0 * (cells.max(2) as f64).ln()).sqrt();
     sigma * (usual - 0.8).max(1.5)
 }
 
 /// The budget, in shares.
-struct Purse<'a> {
+pub(crate) struct Purse<'a> {
     tables: &'a mut Tables,
     unit: f64,
 }
 
 impl Purse<'_> {
-    fn count(
+    pub(crate) fn count(
         &mut self,
         name: &str,
         share: f64,
@@ -100,7 +101,7 @@ impl Purse<'_> {
         Ok((counts.into_iter().map(|c| c as f64).collect(), sigma))
     }
 
-    fn grid(
+    pub(crate) fn grid(
         &mut self,
         name: &str,
         share: f64,
@@ -170,18 +171,21 @@ impl Shares {
     }
 }
 
-/// Learns from noisy counts only. The table is sorted and its contributions bounded.
+/// Learns from noisy counts only. The table is sorted and its contributions bounded; `chosen` has a packet of each record of
+/// a capture.
 pub(crate) fn fit(
     table: &Table,
+    chosen: Option<&[Chosen]>,
     options: &PrivateOptions,
     tables: &mut Tables,
 ) -> Result<Model, SynthError> {
     let records = &table.records;
     let shares = &SHARES;
+    let of_packets = chosen.map_or(0.0, |_| private_packets::SHARES.sum());
     let total = tables.rho() * 0.999;
     // The count decides between the small and the large plan, so it is paid from the dearer one.
     let mut purse = Purse {
-        unit: total / shares.sum(&plan(true)),
+        unit: total / (shares.sum(&plan(true)) + of_packets),
         tables,
     };
     let (n, _) = purse.count("records", shares.count, 1, records.iter().map(|_| Some(0)))?;
@@ -197,7 +201,10 @@ pub(crate) fn fit(
             list.dedup();
         }
     }
-    purse.unit = purse.tables.left() * 0.999 / shares.sum(&parents);
+    purse.unit = purse.tables.left() * 0.999 / (shares.sum(&parents) + of_packets);
+    if chosen.is_some() {
+        private_packets::plan(&mut parents);
+    }
 
     let mut ones: Vec<Vec<f64>> = vec![vec![1.0]; FIELDS];
     if table.labels.len() > 1 {
@@ -206,13 +213,21 @@ pub(crate) fn fit(
         ones[LABEL] = positive(&counts, sigma);
     }
     let ports = known_ports(records, &mut purse)?;
-    let (time, time_weights) = times(records, options, n, &mut purse)?;
+    let (time, time_weights) = times(records, (options, table.capture), n, &mut purse)?;
     let values = |value: &dyn Fn(&Record) -> u64| records.iter().map(value).collect::<Vec<u64>>();
+    // Flows of captures have at most 2^16 packets of 2^16 bytes and are cut in time; tables may have anything.
+    let first = |most: usize| {
+        let mut bins = octaves();
+        if table.capture {
+            bins.truncate(most);
+        }
+        bins
+    };
     let (packets, w) = purse.grid(
         "packets",
         shares.packets,
         &values(&|r| r.packets),
-        &octaves(),
+        &first(17),
         3,
     )?;
     ones[PACKETS] = w;
@@ -220,7 +235,7 @@ pub(crate) fn fit(
         "bytes per packet",
         shares.sizes,
         &values(&size_code),
-        &octaves(),
+        &first(18),
         4,
     )?;
     ones[SIZE] = w;
@@ -228,7 +243,7 @@ pub(crate) fn fit(
         "durations",
         shares.durations,
         &values(&|r| r.duration_us),
-        &octaves(),
+        &first(30),
         4,
     )?;
     ones[DURATION] = w;
@@ -247,7 +262,7 @@ pub(crate) fn fit(
         packets,
         sizes,
         durations,
-        hops: vec![(64, 0)],
+        hops: vec![(64, 0, 0)],
     };
     (encoder.services, ones[SERVICE]) = services(records, &encoder, &mut purse)?;
     let index = encoder.index();
@@ -302,7 +317,17 @@ pub(crate) fn fit(
         )?,
     ];
     let mut chains = vec![Chain::default(); FIELDS];
+    let mut packets = None;
+    if let Some(chosen) = chosen {
+        (encoder.hops, chains[HOPS]) = private_packets::hops(records, &mut purse)?;
+        let (model, more) = private_packets::learn(chosen, &mut purse)?;
+        packets = Some(model);
+        chains.extend(more);
+    }
     for field in ORDER {
+        if !chains[field].levels.is_empty() {
+            continue;
+        }
         let mut list = Vec::new();
         for table in parents[field].iter().filter(|t| !t.is_empty()) {
             list.push(noisy_level(
@@ -323,13 +348,14 @@ pub(crate) fn fit(
             method: Method::Marginal,
             records: n.round().max(1.0) as u64,
             fresh_addresses: true,
+            packets: 0,
             privacy: None,
         },
         encoder,
         parents,
         pools,
         chains,
-        packets: None,
+        packets,
     })
 }
 
@@ -363,7 +389,7 @@ fn positive(counts: &[f64], sigma: f64) -> Vec<f64> {
 }
 
 /// Cells above the threshold, at most `most`, the heaviest first.
-fn heavy(counts: &[f64], sigma: f64, most: usize) -> Vec<usize> {
+pub(crate) fn heavy(counts: &[f64], sigma: f64, most: usize) -> Vec<usize> {
     let least = threshold(sigma, counts.len());
     let mut cells: Vec<usize> = (0..counts.len()).filter(|c| counts[*c] >= least).collect();
     cells.sort_by(|a, b| counts[*b].total_cmp(&counts[*a]).then(a.cmp(b)));
@@ -461,7 +487,7 @@ fn services(
 /// Bins of start times. Without a public range the half of the time line with nearly all records is followed down.
 fn times(
     records: &[Record],
-    options: &PrivateOptions,
+    (options, capture): (&PrivateOptions, bool),
     n: f64,
     purse: &mut Purse<'_>,
 ) -> Result<(Grid, Vec<f64>), SynthError> {
@@ -475,9 +501,9 @@ fn times(
             });
         }
         None => {
-            // A window of two cells of 2^k µs, each round halves the cell.
+            // A window of two cells of 2^k µs, each round halves the cell. Captures may be as short as a millisecond.
             let (mut low, mut width) = (0u64, 1u64 << 52);
-            let rounds = 34;
+            let (rounds, shortest) = if capture { (42, 1000) } else { (34, 2_000_000) };
             let share = SHARES.range / f64::from(rounds);
             for round in 0..rounds {
                 let half = width / 2;
@@ -492,7 +518,7 @@ fn times(
                     (counts[*a] + counts[a + 1]).total_cmp(&(counts[*b] + counts[b + 1]))
                 });
                 let Some(best) = best else { break };
-                if counts[best] + counts[best + 1] < 0.9 * n - 2.0 * sigma || half < 2_000_000 {
+                if counts[best] + counts[best + 1] < 0.9 * n - 2.0 * sigma || half < shortest {
                     break;
                 }
                 low += best as u64 * half;

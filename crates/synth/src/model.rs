@@ -134,6 +134,8 @@ pub struct Info {
     pub records: u64,
     /// Whether addresses are made up.
     pub fresh_addresses: bool,
+    /// Packets that were learned from; 0 of flow tables and with privacy.
+    pub packets: u64,
     /// The differential privacy guarantee; `None`: there is none.
     pub privacy: Option<Privacy>,
 }
@@ -272,7 +274,7 @@ impl Model {
             return Err(bad(NOT_TABLES));
         }
         if !encoder.valid()
-            || packets.as_ref().is_some_and(|p| !p.sizes.valid())
+            || packets.as_ref().is_some_and(|p| !p.valid())
             || !input.0.is_empty()
             || !pools.iter().flatten().all(|w| w.is_finite() && *w >= 0.0)
             || !parents.iter().flatten().flatten().all(known)

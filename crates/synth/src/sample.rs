@@ -7,9 +7,10 @@ use rand::{Rng, RngCore};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use crate::address::key;
+use crate::address::{invent, key};
 use crate::encode::*;
 use crate::model::Model;
+use crate::packets::calibrate;
 use crate::state::State;
 use crate::table::{Record, Table};
 use crate::{marginal, rules};
@@ -34,11 +35,11 @@ fn draw_known(model: &Model, field: usize, keys: &[u64], rng: &mut dyn RngCore) 
 }
 
 /// One point in each of `records` equal parts of the unit interval, for even coverage.
-fn stratum(i: usize, records: usize, rng: &mut dyn RngCore) -> f64 {
+pub(crate) fn stratum(i: usize, records: usize, rng: &mut dyn RngCore) -> f64 {
     (i as f64 + rng.random::<f64>()) / records as f64
 }
 
-fn running(weights: &[f64]) -> Vec<f64> {
+pub(crate) fn running(weights: &[f64]) -> Vec<f64> {
     weights
         .iter()
         .scan(0.0, |sum, w| {
@@ -48,15 +49,23 @@ fn running(weights: &[f64]) -> Vec<f64> {
         .collect()
 }
 
-fn pick(sums: &[f64], u: f64) -> usize {
+pub(crate) fn pick(sums: &[f64], u: f64) -> usize {
     let total = sums.last().copied().unwrap_or(0.0);
     sums.partition_point(|s| *s <= u * total)
         .min(sums.len().saturating_sub(1))
 }
 
-fn table(model: &Model, mut records: Vec<Record>) -> Table {
+fn table(model: &Model, mut records: Vec<Record>, rng: &mut dyn RngCore) -> Table {
     let e = &model.encoder;
+    if let Some(packets) = &model.packets {
+        calibrate(&mut records, e, &packets.counts, rng);
+    }
+    let times = model.packets.as_ref().and_then(|p| p.times.as_ref());
     for r in &mut records {
+        if let Some((_, _, end)) = times {
+            // No flow goes on after its capture.
+            r.duration_us = r.duration_us.min(end.saturating_sub(r.start_us));
+        }
         rules::settle(r, e.odd_ports);
     }
     records.sort_by_key(|r| r.start_us);
@@ -79,7 +88,12 @@ pub(crate) fn marginal(model: &Model, count: usize, seed: u64) -> Table {
         let mut s = [0; FIELDS];
         for field in marginal::ORDER {
             marginal::contexts(&model.parents, field, &s, &mut keys);
-            s[field] = draw_known(model, field, &keys, &mut rng);
+            for _ in 0..32 {
+                s[field] = draw_known(model, field, &keys, &mut rng);
+                if fits(e, field, &s, SERVICE) {
+                    break;
+                }
+            }
             if field == SERVICE {
                 s[PROTOCOL] = e
                     .services
@@ -98,26 +112,46 @@ pub(crate) fn marginal(model: &Model, count: usize, seed: u64) -> Table {
         };
         r.src = host(s[SRC], &pools[0], &mut rng);
         r.dst = host(s[DST], &pools[1], &mut rng);
-        one_family(&mut r);
+        one_family(&mut r, secret);
         r.start_us = start(e, s[TIME], &mut rng);
         records.push(r);
     }
-    table(model, records)
+    table(model, records, &mut rng)
 }
 
-/// Both addresses of a record are of one IP version: that of the source.
-fn one_family(r: &mut Record) {
-    if r.src.is_ipv4() != r.dst.is_ipv4() {
-        r.dst = match r.src {
-            IpAddr::V4(_) => Ipv4Addr::BROADCAST.into(),
-            IpAddr::V6(_) => Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).into(),
-        };
+/// Whether the field's symbol goes with those before it: both hosts are of one IP version, ICMP of the same. `first` is what
+/// is drawn first, of source and service.
+fn fits(e: &Encoder, field: usize, s: &Symbols, first: usize) -> bool {
+    let is_v6 = |host: u32| matches!(e.host_kind(host), 5..=7);
+    let protocol = e.services.get(s[SERVICE] as usize).map_or(0, |p| p.0);
+    let suits = |v6: bool| match protocol {
+        1 | 2 => !v6,
+        58 => v6,
+        _ => true,
+    };
+    match field {
+        DST => is_v6(s[DST]) == is_v6(s[SRC]),
+        SRC | SERVICE if field != first => suits(is_v6(s[SRC])),
+        _ => true,
+    }
+}
+
+/// Both addresses of a record are of one IP version: that of the source; ICMP is of the same.
+fn one_family(r: &mut Record, secret: u64) {
+    let v6 = r.src.is_ipv6();
+    if r.dst.is_ipv6() != v6 {
+        let kind = if v6 { 5 } else { 1 };
+        r.dst = invent(secret, kind, u64::from(r.dst_port));
+    }
+    match (r.protocol, v6) {
+        (1 | 2, true) => r.protocol = 58,
+        (58, false) => r.protocol = 1,
+        _ => (),
     }
 }
 
 fn start(e: &Encoder, bin: u32, rng: &mut dyn RngCore) -> u64 {
-    let (low, high) = e.time.bounds(bin);
-    rng.random_range(low..=high) / e.units_us.0 * e.units_us.0
+    e.time.draw_evenly(bin, rng) / e.units_us.0 * e.units_us.0
 }
 
 pub(crate) fn sequence(model: &Model, count: usize, seed: u64) -> Table {
@@ -148,20 +182,21 @@ pub(crate) fn sequence(model: &Model, count: usize, seed: u64) -> Table {
                 continue;
             }
             state.contexts(&e, field, &s, &mut keys);
-            s[field] = match (draw(model, field, &keys, &mut rng), field) {
-                (Some(symbol), _) => symbol,
-                (None, SRC | DST) => {
-                    let near = draw_known(model, field, &keys, &mut rng);
-                    neighbour(&mut e, near, &mut used, &mut rng)
+            for _ in 0..32 {
+                let drawn = draw(model, field, &keys, &mut rng);
+                s[field] = drawn.unwrap_or_else(|| draw_known(model, field, &keys, &mut rng));
+                if fits(&e, field, &s, SRC) {
+                    if drawn.is_none() && matches!(field, SRC | DST) {
+                        s[field] = neighbour(&mut e, s[field], &mut used, &mut rng);
+                    }
+                    break;
                 }
-                (None, _) => draw_known(model, field, &keys, &mut rng),
-            };
+            }
             if field == SAME
                 && s[SAME] == 1
                 && let Some(last) = state.pair(s[SRC], s[DST])
             {
-                let (a, b) = last.ports;
-                let turned = if last.from == s[SRC] { (a, b) } else { (b, a) };
+                let turned = last.turned(s[SRC]);
                 let protocol = e.services.get(s[SERVICE] as usize).map_or(0, |p| p.0);
                 let like = Record {
                     protocol,
@@ -181,12 +216,12 @@ pub(crate) fn sequence(model: &Model, count: usize, seed: u64) -> Table {
             (r.src_port, r.dst_port) = (a, b);
         }
         (r.src, r.dst) = (e.address(s[SRC], 0, seed), e.address(s[DST], 0, seed));
-        one_family(&mut r);
+        one_family(&mut r, seed);
         r.start_us = at;
         state.push(&s, (r.src_port, r.dst_port));
         records.push(r);
     }
-    table(model, records)
+    table(model, records, &mut rng)
 }
 
 /// The symbol of a new host in the neighbourhood of a known one; itself for addresses that are no hosts.

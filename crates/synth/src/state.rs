@@ -14,6 +14,19 @@ pub(crate) struct Last {
     pub(crate) from: u32,
 }
 
+impl Last {
+    /// 1 when a record of `src` with these ports repeats the ports, turned round where the direction is.
+    pub(crate) fn repeats(&self, src: u32, ports: (u16, u16)) -> u32 {
+        u32::from(self.turned(src) == ports)
+    }
+
+    /// The ports for a record of `src`.
+    pub(crate) fn turned(&self, src: u32) -> (u16, u16) {
+        let (a, b) = self.ports;
+        if self.from == src { (a, b) } else { (b, a) }
+    }
+}
+
 /// Symbol that stands for "none before".
 const NONE: u64 = u32::MAX as u64 + 1;
 
@@ -69,6 +82,12 @@ impl State {
         let kind = |f: usize| u64::from(e.host_kind(now[f]));
         let bins = e.time.len().max(1) as u64;
         let epoch = n(TIME) * 32 / bins;
+        // Captures have no labels, and their flows are cut where the capture begins and ends.
+        let era = if e.capture { n(TIME) * 8 / bins } else { 0 };
+        let protocol = || {
+            let service = e.services.get(now[SERVICE] as usize);
+            service.map_or(0, |s| u64::from(s.0))
+        };
         let mut add = |parts: &[u64]| out.push(key(parts));
         match field {
             LABEL => {
@@ -135,26 +154,42 @@ impl State {
                 add(&[n(SRC), n(DST), n(SERVICE), of(before, PACKETS), turned]);
                 add(&[n(SRC), n(DST), n(SERVICE)]);
                 add(&[n(DST), n(SERVICE)]);
-                add(&[n(SERVICE), n(LABEL)]);
-                add(&[n(SERVICE)]);
+                if e.capture {
+                    add(&[n(SERVICE)]);
+                    add(&[protocol(), era]);
+                } else {
+                    add(&[n(SERVICE), n(LABEL)]);
+                    add(&[n(SERVICE)]);
+                }
             }
             SIZE => {
                 add(&[n(SRC), n(DST), n(SERVICE), n(PACKETS)]);
                 add(&[n(SERVICE), n(PACKETS), n(LABEL), n(DST)]);
                 add(&[n(SERVICE), n(PACKETS), n(LABEL)]);
-                add(&[n(SERVICE), n(PACKETS)]);
+                if e.capture {
+                    add(&[protocol(), n(PACKETS)]);
+                } else {
+                    add(&[n(SERVICE), n(PACKETS)]);
+                }
                 add(&[n(SERVICE)]);
             }
             DURATION => {
                 add(&[n(SERVICE), n(PACKETS), n(SIZE), n(SRC), n(DST)]);
                 add(&[n(SERVICE), n(PACKETS), n(SIZE)]);
-                add(&[n(SERVICE), n(PACKETS), n(LABEL)]);
-                add(&[n(SERVICE), n(PACKETS)]);
+                add(&[n(SERVICE), n(PACKETS), n(LABEL), era]);
+                if e.capture {
+                    add(&[n(PACKETS), era]);
+                } else {
+                    add(&[n(SERVICE), n(PACKETS)]);
+                }
                 add(&[n(SERVICE)]);
             }
             _ => {
+                add(&[n(SRC), n(SERVICE), n(DST)]);
                 add(&[n(SRC), n(SERVICE)]);
-                add(&[n(SRC)]);
+                add(&[n(SRC), protocol()]);
+                add(&[n(SERVICE)]);
+                add(&[protocol()]);
             }
         }
         add(&[]);
@@ -167,7 +202,6 @@ pub(crate) fn levels(field: usize) -> usize {
         TIME | PROTOCOL => 0,
         LABEL | SAME | SRC_RANGE | DST_RANGE => 4,
         SERVICE => 7,
-        SRC | DST | PACKETS | SIZE | DURATION => 6,
-        _ => 3,
+        _ => 6,
     }
 }

@@ -32,6 +32,8 @@ pub struct Record {
     pub ttl: u8,
     /// Type of service of its first packet.
     pub tos: u8,
+    /// Marks of its first packet, 0 when not known: 2 do not fragment, 8 the identification of IPv4 is zero, 16 TCP's SYN.
+    pub marks: u8,
 }
 
 impl Default for Record {
@@ -49,6 +51,7 @@ impl Default for Record {
             label: 0,
             ttl: 0,
             tos: 0,
+            marks: 0,
         }
     }
 }

@@ -7,9 +7,9 @@ use std::sync::Mutex;
 
 use chaff_privacy::{Entropy, Epsilon, Gradients, Ledger};
 use chaff_synth::{
-    Doppelganger, Engine, Method, NetworkOptions, PrivateNetworkOptions, Progress, Record, Rows,
-    SynthError, Table, Unwatched, Watch, fit_doppelganger, fit_doppelganger_private, has_ports,
-    header_bytes, load, read_capture, read_config, write_pcap,
+    Doppelganger, Engine, Method, NetworkOptions, PcapOptions, PrivateNetworkOptions, Progress,
+    Record, Rows, SynthError, Table, Unwatched, Watch, fit_doppelganger, fit_doppelganger_private,
+    has_ports, header_bytes, load, read_capture, read_config, write_pcap,
 };
 
 const DEMO: &[u8] = include_bytes!("../../../tests/fixtures/demo.pcap");
@@ -255,9 +255,14 @@ fn a_capture_s_packets_become_a_capture_of_as_many() {
     let drawn = model.sample(300, 3).unwrap();
     assert!(drawn.capture && drawn.records.iter().all(|r| r.packets == 1 && r.ttl >= 1));
     obeys_rules(&drawn);
+    let options = PcapOptions {
+        seed: 3,
+        ethernet: false,
+        payloads: false,
+    };
     let mut pcap = Vec::new();
     assert_eq!(
-        write_pcap(&mut pcap, &drawn, model.tables(), 3, false).unwrap(),
+        write_pcap(&mut pcap, &drawn, model.tables(), &options).unwrap(),
         300
     );
     let back = read_capture(pcap.as_slice()).unwrap();

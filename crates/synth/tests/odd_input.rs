@@ -1,8 +1,8 @@
 //! Inputs that are odd: a clear error, or a right result.
 
 use chaff_synth::{
-    Engine, Method, Model, Options, Record, SynthError, Table, fit, header_bytes, read_capture,
-    read_csv, write_csv, write_pcap,
+    Engine, Method, Model, Options, PcapOptions, Record, SynthError, Table, fit, header_bytes,
+    read_capture, read_csv, write_csv, write_pcap,
 };
 use proptest::prelude::*;
 
@@ -134,8 +134,7 @@ fn absurd_counters_become_possible() {
             Vec::new(),
             &model.sample(300, 1).unwrap(),
             Some(&model),
-            1,
-            false
+            &PcapOptions::default()
         )
         .is_err()
     );
@@ -178,7 +177,7 @@ fn what_is_written_is_read_back() {
 
     let drawn = model.sample(200, 4).unwrap();
     let mut capture = Vec::new();
-    let packets = write_pcap(&mut capture, &drawn, Some(&model), 4, false).unwrap();
+    let packets = write_pcap(&mut capture, &drawn, Some(&model), &PcapOptions::default()).unwrap();
     assert_eq!(
         packets,
         drawn.records.iter().map(|r| r.packets).sum::<u64>()

@@ -2,8 +2,9 @@
 
 use chaff_privacy::{Entropy, Epsilon, Ledger, Tables, epsilon_of_rho, rho_of_epsilon};
 use chaff_synth::{
-    Engine, Method, Model, Options, PrivateOptions, Record, SynthError, Table, Unit, fidelity, fit,
-    fit_private,
+    Capture, Engine, Measures, Method, Model, Options, PcapOptions, PrivateOptions, Record,
+    SynthError, Table, Unit, evaluate, fidelity, fit, fit_capture_private, fit_private,
+    read_capture, write_pcap,
 };
 
 const DELTA: f64 = 1e-5;
@@ -179,6 +180,80 @@ fn an_audit_from_outside_tells_right_noise_from_too_little() {
     assert!(right <= 0.0, "{right}");
     let broken = excess(&draws(1, 6), &draws(1, 0), 0.5);
     assert!(broken > 0.0, "{broken}");
+}
+
+#[test]
+fn who_was_learned_from_cannot_be_told() {
+    let table = trace(6000);
+    let half = |odd: u64| {
+        let rows = table.records.iter().zip(0u64..);
+        Capture::of_table(Table {
+            records: rows
+                .filter(|(_, i)| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % 2 == odd)
+                .map(|(r, _)| *r)
+                .collect(),
+            ..table.clone()
+        })
+    };
+    let (train, held) = (half(0), half(1));
+    let options = Options {
+        method: Method::Sequence,
+        fresh_addresses: true,
+        seed: 1,
+    };
+    let free = fit(&train.table, &options).expect("it works");
+    let private = fitted(&train.table, 2.0, Unit::Record, 1);
+    let auc = |drawn: Table| {
+        let drawn = Capture::of_table(drawn);
+        let report = evaluate(&train, &drawn, Some(&held), &Measures::default());
+        report
+            .expect("it works")
+            .privacy
+            .holdout
+            .expect("there is one")
+            .membership_auc
+    };
+    for model in [free, private] {
+        let found = auc(model.sample(3000, 2).expect("it works"));
+        assert!((0.47..0.53).contains(&found), "{found}");
+    }
+    // A copy of the input is what it is taken for.
+    let copied = auc(train.table.clone());
+    assert!(copied > 0.9, "{copied}");
+}
+
+#[test]
+fn packets_of_private_models_are_in_the_account() {
+    let bytes = include_bytes!("../../../tests/fixtures/demo.pcap");
+    let capture = read_capture(&bytes[..]).expect("it is a capture");
+    for unit in [Unit::Record, Unit::SourceHost { max_records: 4 }] {
+        let options = PrivateOptions {
+            labels: None,
+            // So few flows do not tell when they were.
+            time_range_us: Some((1_795_000_000_000_000, 1_796_000_000_000_000)),
+            ..private(unit)
+        };
+        let mut budget = tables(2.0, unit.most(), 3);
+        let paid = (2.0, DELTA);
+        let model =
+            fit_capture_private(&capture, &options, &mut budget, None, paid).expect("it works");
+        let privacy = model.info().privacy.clone().expect("it is private");
+        let spent: f64 = privacy.releases.iter().map(|r| r.rho).sum();
+        assert!(epsilon_of_rho(spent, DELTA) <= 2.0);
+        let named = |n: &str| privacy.releases.iter().any(|r| r.name.starts_with(n));
+        assert!(named("packet sizes") && named("gaps") && named("time to live"));
+        let drawn = model.sample(60, 1).expect("it works");
+        let mut out = Vec::new();
+        let options = PcapOptions::default();
+        write_pcap(&mut out, &drawn, Some(&model), &options).expect("it writes");
+        let back = read_capture(&out[..]).expect("it is a capture");
+        assert_eq!(
+            back.packets() as u64,
+            drawn.records.iter().map(|r| r.packets).sum::<u64>()
+        );
+        let again = Model::from_bytes(&model.to_bytes().expect("it works")).expect("it reads");
+        assert_eq!(again.sample(60, 1).expect("it works"), drawn);
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::pseudonym;
 use crate::capture::MAX_PACKETS;
-use crate::csv::{protocol_name, protocol_number};
+use crate::columns::{protocol_name, protocol_number};
 use crate::{Record, SynthError, Table};
 
 /// What a row is.

@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use super::chunk::{self, Chunk, Plan, Times};
-use super::column::{Column, Row, Rows};
+use super::column::{Column, Kind, Row, Rows};
 use super::config::{Encoding, Settings};
 use super::draw::{Source, draw, shares};
 use super::field::Field;
@@ -156,6 +156,10 @@ pub fn fit_doppelganger(
             method: Method::Doppelganger,
             records,
             fresh_addresses: options.fresh_addresses,
+            packets: match first.kind {
+                Kind::Packets => records,
+                Kind::Flows => 0,
+            },
             privacy: None,
         },
         kind: first.kind,

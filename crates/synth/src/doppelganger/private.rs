@@ -20,7 +20,7 @@ use super::train::{Nets, Stream, private_epoch};
 use super::words::Words;
 use crate::SynthError;
 use crate::address::key;
-use crate::csv::named_protocols;
+use crate::columns::named_protocols;
 use crate::model::{Info, Method, Paid, Privacy, Unit};
 
 /// Records of a flow at most, unless the configuration says.
@@ -173,6 +173,7 @@ pub fn fit_doppelganger_private(
             method: Method::Doppelganger,
             records: sizes.iter().sum(),
             fresh_addresses: true,
+            packets: 0,
             privacy: Some(privacy),
         },
         kind: settings.kind,
