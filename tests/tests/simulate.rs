@@ -90,6 +90,45 @@ fn the_same_seed_writes_the_same_bytes() -> Result<()> {
     Ok(())
 }
 
+/// One file, made by `trainer cover`, says what simulation and gateway do with it: sizes of dummies, and pauses of the cover.
+#[test]
+fn a_model_with_sizes_and_a_mask_is_used_as_it_says() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (capture, devices) = (fixture("demo.pcap")?, fixture("devices.csv")?);
+    let (capture, devices) = (capture.to_string_lossy(), devices.to_string_lossy());
+    let model = dir.path().join("model.onnx");
+    let input = ["--pcap", &capture, "--devices", &devices, "--seed", "3"];
+    let trained = Command::new(program("trainer")?)
+        .args(["cover", "--shared", "--attacker-epochs", "2"])
+        .args(["--past", "10", "--secret", "4", "--sizes", "68,516,1360"])
+        .args(["--mask-hold", "5", "--mask-pause", "60"])
+        .args(input)
+        .arg("--output")
+        .arg(&model)
+        .output()?;
+    let said = String::from_utf8_lossy(&trained.stderr);
+    assert!(trained.status.success(), "{said}");
+    let out = dir.path().join("out");
+    let done = simulate(
+        &out,
+        &[&input[..], &["--cover", &model.to_string_lossy()]].concat(),
+    )?;
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{said}");
+    // UDP and IPv4 headers are on top of the payload. The way back is placed by the sink, which is told packets and bytes only.
+    let table = std::fs::read_to_string(out.join("packets.csv"))?;
+    let mut sizes: Vec<&str> = table
+        .lines()
+        .map(|l| l.split(',').collect::<Vec<_>>())
+        .filter(|c| c[1] == "1" && c[3] == "1")
+        .map(|c| c[2])
+        .collect();
+    sizes.sort_unstable();
+    sizes.dedup();
+    assert_eq!(sizes, ["1388", "544", "96"]);
+    Ok(())
+}
+
 /// One packet of a pcap file.
 fn packet(seconds: u32, bytes: &[u8], wire_len: u32) -> Vec<u8> {
     let captured = u32::try_from(bytes.len()).expect("short");

@@ -329,6 +329,9 @@ fn private(
         },
         match options.time_range_us {
             Some((a, b)) => format!("all records start from {a} to {b} us since 1970"),
+            None if table.capture => {
+                "packets are from 1970 to 2106, as pcap has it; the range is paid for".to_owned()
+            }
             None => "records start from 1970 to 2255; the range is paid for".to_owned(),
         },
     ];

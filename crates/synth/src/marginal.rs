@@ -484,7 +484,54 @@ fn services(
     ))
 }
 
-/// Bins of start times. Without a public range the half of the time line with nearly all records is followed down.
+/// What a pcap file can say: 2^32 s since 1970, µs.
+const PCAP_US: u64 = (1 << 32) * 1_000_000;
+/// Cells of the time line in one round of its search.
+const CELLS: usize = 32;
+
+/// Finds the stretch of time that holds nearly all records: in each round the shortest run of cells with 95 % of them, as long as
+/// that is half of the stretch or less.
+fn search(
+    values: &[u64],
+    capture: bool,
+    n: f64,
+    purse: &mut Purse<'_>,
+) -> Result<(u64, u64), ReleaseError> {
+    // Captures may be as short as a millisecond, and cannot go beyond what a pcap file holds. A round shortens the stretch to a
+    // sixteenth; two more are for runs that noise made longer.
+    let (mut span, shortest, rounds) = if capture {
+        (PCAP_US, 1 << 11, 13)
+    } else {
+        (MOST + 1, 1 << 22, 10)
+    };
+    let share = SHARES.range / f64::from(rounds);
+    let mut low = 0u64;
+    for round in 0..rounds {
+        if span <= shortest {
+            break;
+        }
+        let cell = span / CELLS as u64;
+        let hits = values
+            .iter()
+            .map(|v| v.checked_sub(low).map(|far| (far / cell) as usize));
+        let (counts, _) = purse.count(&format!("time range, round {round}"), share, CELLS, hits)?;
+        let best = |length: usize| {
+            let sums = counts.windows(length).map(|run| run.iter().sum::<f64>());
+            sums.enumerate().max_by(|a, b| a.1.total_cmp(&b.1))
+        };
+        let found = (2..=CELLS / 2)
+            .filter_map(|length| Some((length, best(length)?)))
+            .find(|(_, (_, sum))| *sum >= 0.95 * n);
+        let Some((length, (first, _))) = found else {
+            break;
+        };
+        low += first as u64 * cell;
+        span = length as u64 * cell;
+    }
+    Ok((low, low + span - 1))
+}
+
+/// Bins of start times. Without a public range it is searched.
 fn times(
     records: &[Record],
     (options, capture): (&PrivateOptions, bool),
@@ -500,32 +547,7 @@ fn times(
                 why: format!("{low}..{high} us is not a range"),
             });
         }
-        None => {
-            // A window of two cells of 2^k µs, each round halves the cell. Captures may be as short as a millisecond.
-            let (mut low, mut width) = (0u64, 1u64 << 52);
-            let (rounds, shortest) = if capture { (42, 1000) } else { (34, 2_000_000) };
-            let share = SHARES.range / f64::from(rounds);
-            for round in 0..rounds {
-                let half = width / 2;
-                let hits = values.iter().map(|v| {
-                    (*v >= low)
-                        .then(|| ((*v - low) / half) as usize)
-                        .filter(|c| *c < 4)
-                });
-                let (counts, sigma) =
-                    purse.count(&format!("time range, round {round}"), share, 4, hits)?;
-                let best = (0..3).max_by(|a, b| {
-                    (counts[*a] + counts[a + 1]).total_cmp(&(counts[*b] + counts[b + 1]))
-                });
-                let Some(best) = best else { break };
-                if counts[best] + counts[best + 1] < 0.9 * n - 2.0 * sigma || half < shortest {
-                    break;
-                }
-                low += best as u64 * half;
-                width = half;
-            }
-            (low, (low + 2 * width - 1).min(MOST))
-        }
+        None => search(&values, capture, n, purse)?,
     };
     let width = high - low + 1;
     let parts = width.min(8);

@@ -75,7 +75,11 @@ pub(crate) fn least_bytes(r: &Record) -> u64 {
     if let (58, kind @ 133..=136) = (r.protocol, (r.dst_port >> 8) as u8) {
         return ip + discovery_bytes(kind) as u64;
     }
+    // Errors quote the header of the packet they are about, and 8 bytes more (RFC 792); those of ICMPv6 its header (RFC 4443).
+    let kind = r.dst_port >> 8;
     ip + match r.protocol {
+        1 if matches!(kind, 3 | 4 | 5 | 11 | 12) => 8 + 28,
+        58 if matches!(kind, 1..=4) => 8 + 40,
         1 | 2 | 58 => 8,
         4 => 20,
         41 => 40,
