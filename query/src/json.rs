@@ -142,7 +142,14 @@ impl JsonFile {
                     take(&row);
                 }
                 Ok(None) => return Ok(0),
-                Err(e) if e.kind() == io::ErrorKind::InvalidData => return Ok(1),
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+                    ) =>
+                {
+                    return Ok(1);
+                }
                 Err(e) => return Err(e),
             }
         }

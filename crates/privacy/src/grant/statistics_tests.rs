@@ -40,7 +40,7 @@ fn published_errors_are_met_within_a_tenth_over_2000_runs() {
     let mut rng = rng(11);
     let epsilon = Epsilon::new(0.8).unwrap();
     let bounds = Bounds::new(0.0, 100.0, 0.01).unwrap();
-    let users = 3000;
+    let users = 600;
     // Evenly spread from end to end.
     let rows: Vec<(u32, f64)> = (0..users)
         .map(|u| (u, (f64::from(u) + 0.5) / f64::from(users) * 100.0))
