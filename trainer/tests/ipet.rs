@@ -74,6 +74,8 @@ fn capture(path: &Path, seconds: u64, shift: u64) {
             packets.push((ms + 11, frame(2, false, 90)));
         }
     }
+    // One packet more at another time of each day: what is the same packet by packet counts as one session.
+    packets.extend((0..3).map(|device| (50_050 + 1000 * shift, frame(device, true, 40))));
     packets.sort_by_key(|p| p.0);
     let file = std::fs::File::create(path).expect("create");
     let mut writer = PcapWriter::new(file, Link::Ethernet).expect("header");
