@@ -5,28 +5,10 @@ mod common;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use chaff_privacy::Epsilon;
-use chaff_query::request::{Clamp, Measure};
+use chaff_query::request::Measure;
 use chaff_query::source::Source;
-use chaff_query::{
-    Databases, Direction, Engine as _, Filter, Format, Plain, Request, Statistic, Table, UnitKey,
-};
-use common::{Flow, Site, tstat};
-
-fn request(measure: Measure) -> Request {
-    Request {
-        direction: Direction::Outgoing,
-        home: Vec::new(),
-        unit: UnitKey::Address,
-        filter: Filter::default(),
-        measure,
-        statistic: Statistic::Sum {
-            bounds: Clamp::Public(0.0, 1e9),
-        },
-        epsilon: Epsilon::new(1.0).expect("an epsilon"),
-        delta: None,
-    }
-}
+use chaff_query::{Databases, Direction, Engine as _, Format, Plain, Request, Table, UnitKey};
+use common::{Flow, Site, request, tstat};
 
 fn table(source: &Source, request: &Request) -> Table {
     let mut table = Plain { threads: 2 }

@@ -7,30 +7,14 @@ use std::path::{Path, PathBuf};
 
 use chaff_export::{Output as _, Parquet, ParquetOptions};
 use chaff_flow::{Column, Kind, Layout, TableConfig, Value};
-use chaff_privacy::Epsilon;
 use chaff_query::import::import;
 use chaff_query::manifest::{Manifest, verify};
-use chaff_query::request::{Clamp, Matching, Measure, Name};
+use chaff_query::request::{Matching, Measure, Name};
 use chaff_query::source::Source;
 use chaff_query::{
-    Databases, Direction, Engine as _, Filter, Format, Plain, Request, Statistic, Table, UnitKey,
+    Databases, Direction, Engine as _, Filter, Format, Plain, Request, Table, UnitKey,
 };
-use common::{Flow, Site, text, tstat};
-
-fn request(measure: Measure) -> Request {
-    Request {
-        direction: Direction::Outgoing,
-        home: Vec::new(),
-        unit: UnitKey::Address,
-        filter: Filter::default(),
-        measure,
-        statistic: Statistic::Sum {
-            bounds: Clamp::Public(0.0, 1e9),
-        },
-        epsilon: Epsilon::new(1.0).expect("an epsilon"),
-        delta: None,
-    }
-}
+use common::{Flow, Site, request, text, tstat};
 
 fn requests(feature: &str) -> Vec<Request> {
     let named = |matching| Filter {

@@ -51,6 +51,19 @@ pub struct Placed {
     pub capped: u32,
 }
 
+impl Placed {
+    /// From packets (not fewer than made) and bytes wanted and made.
+    fn of((wanted, bytes): (u32, u64), (packets, total): (u32, u64)) -> Self {
+        Self {
+            packets,
+            bytes: total,
+            rounded_up: total.saturating_sub(bytes),
+            cut: bytes.saturating_sub(total),
+            capped: wanted - packets,
+        }
+    }
+}
+
 /// Turns the demand of the slot that begins at `start` into dummies at random instants of `[start, start + slot)`,
 /// appended to `out` in order of time.
 ///
@@ -117,13 +130,7 @@ pub fn place_direction(
             payload: (min + share) as u16,
         });
     }
-    Placed {
-        packets,
-        bytes: total,
-        rounded_up: total.saturating_sub(bytes),
-        cut: bytes.saturating_sub(total),
-        capped: wanted - packets,
-    }
+    Placed::of((wanted, bytes), (packets, total))
 }
 
 /// [`place_direction`] with dummies of these sizes only (UDP payloads, ascending, at most three, moved into the limits), which sum to the
@@ -157,13 +164,7 @@ pub fn place_sizes(
             }
         }
     }
-    Placed {
-        packets,
-        bytes: total,
-        rounded_up: total.saturating_sub(bytes),
-        cut: bytes.saturating_sub(total),
-        capped: wanted - packets,
-    }
+    Placed::of((wanted, bytes), (packets, total))
 }
 
 /// How many of each size make `packets` dummies with a sum nearest to `bytes`, and how far from it that is.

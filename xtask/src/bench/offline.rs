@@ -453,29 +453,10 @@ fn word(header: &[u8]) -> Result<fn([u8; 4]) -> u32> {
 /// A Python environment with NFStream in it.
 fn environment(folder: &Path) -> Result<PathBuf> {
     let home = folder.join("nfstream-6.6.0");
-    let python = home.join("bin/python");
-    let present = |python: &Path| {
-        let mut probe = Command::new(python);
-        probe.args(["-c", "import nfstream; print(nfstream.__version__)"]);
-        command::output(probe)
-    };
-    if !python.exists() || present(&python).is_err() {
-        eprintln!("installing {NFSTREAM} into {}", home.display());
-        let mut make = Command::new("python3");
-        make.args(["-m", "venv"]).arg(&home);
-        command::output(make).context("no Python environment for NFStream")?;
-        let mut install = Command::new(&python);
-        install.args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            NFSTREAM,
-        ]);
-        command::output(install).context("NFStream cannot be had")?;
-    }
-    let version = present(&python).context("NFStream does not start")?;
+    let python = super::query::python(&home, "nfstream", &[NFSTREAM])?;
+    let mut probe = Command::new(&python);
+    probe.args(["-c", "import nfstream; print(nfstream.__version__)"]);
+    let version = command::output(probe).context("NFStream does not start")?;
     ensure!(version.trim() == "6.6.0", "NFStream is {}", version.trim());
     Ok(python)
 }
