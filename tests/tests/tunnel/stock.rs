@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -14,12 +15,21 @@ use xtask::tunnel_lab::{FAR, Lab, PORT};
 use crate::scene::*;
 
 /// Each end has an interface of its own name: the control sockets are not in the namespaces.
+struct Stock {
+    /// Its interface.
+    name: String,
+    _running: Running,
+}
+
+/// A name that nothing had before: a control socket stays for a while when its process has ended.
 fn stock_name(space: &str) -> String {
-    format!("wg{space}{}", std::process::id() % 100_000)
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("wg{space}{}x{count}", std::process::id() % 100_000)
 }
 
 /// Sets up wireguard-go in a namespace from a wg-style file; `None`, with a word, where it is not installed.
-fn stock(test: &str, lab: &Lab, space: &str, conf: &str, route: &str) -> Result<Option<Running>> {
+fn stock(test: &str, lab: &Lab, space: &str, conf: &str, route: &str) -> Result<Option<Stock>> {
     for tool in ["wireguard-go", "wg"] {
         if !xtask::command::installed(tool) {
             skipped(
@@ -61,7 +71,10 @@ fn stock(test: &str, lab: &Lab, space: &str, conf: &str, route: &str) -> Result<
     if !route.is_empty() {
         lab.run(space, &format!("ip route replace {route} dev {name}"))?;
     }
-    Ok(Some(running))
+    Ok(Some(Stock {
+        name,
+        _running: running,
+    }))
 }
 
 #[test]
@@ -72,7 +85,7 @@ fn a_stock_far_end_passes_real_packets_and_drops_cover_silently() -> Result<()> 
     }
     let mut scene = Scene::new("tunstock")?;
     serve(&scene.lab)?;
-    let Some(_stock) = stock(test, &scene.lab, "far", "far.conf", "")? else {
+    let Some(stock) = stock(test, &scene.lab, "far", "far.conf", "")? else {
         return Ok(());
     };
     scene.lab.nft(
@@ -87,7 +100,7 @@ fn a_stock_far_end_passes_real_packets_and_drops_cover_silently() -> Result<()> 
     for len in [1, 300, 1_300] {
         udp_echo(&scene.lab, servers()[0], len)?;
     }
-    let name = stock_name("far");
+    let name = &stock.name;
     let counted = |lab: &Lab| -> Result<u64> {
         let text = lab.run("far", &format!("ip -s -json link show dev {name}"))?;
         let links: Value = serde_json::from_str(&text)?;
@@ -159,7 +172,7 @@ fn cover_rides_in_a_foreign_tunnel() -> Result<()> {
     let Some(_far) = stock(test, lab, "far", "far.conf", "")? else {
         return Ok(());
     };
-    let Some(_near) = stock(test, lab, "gw", "gw.conf", "10.4.0.0/24")? else {
+    let Some(near) = stock(test, lab, "gw", "gw.conf", "10.4.0.0/24")? else {
         return Ok(());
     };
     for (space, out) in [("far", "srv0"), ("gw", "wg*")] {
@@ -171,7 +184,7 @@ fn cover_rides_in_a_foreign_tunnel() -> Result<()> {
         )?;
     }
     // The sink's address is inside the tunnel.
-    let inside = format!("ip route replace 10.203.7.0/24 dev {}", stock_name("gw"));
+    let inside = format!("ip route replace 10.203.7.0/24 dev {}", near.name);
     lab.run("gw", &inside)?;
     const SINK: &str = "10.203.7.1:4789";
     let key = lab.path("sink.key");
