@@ -121,8 +121,8 @@ struct Cover {
     /// then --stages 5 --attacker-epochs 100. Checkpoints of every stage are in the output folder.
     #[arg(long, value_enum, default_value = "native")]
     profile: Method,
-    /// With --profile ipet: which windows decide when the discriminator stops; as published held-out.
-    #[arg(long, value_enum, default_value = "held-out")]
+    /// With --profile ipet: which windows decide when the discriminator stops; the published program takes those it is judged by.
+    #[arg(long, value_enum, default_value = "training")]
     validation: Validation,
     /// With --profile ipet: hold out sessions drawn at random from this seed, as many of each label as without it.
     #[arg(long)]
