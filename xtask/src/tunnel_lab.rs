@@ -50,6 +50,16 @@ pub struct Lab {
     folder: PathBuf,
 }
 
+/// A wireguard-go that runs.
+#[derive(Debug)]
+pub struct Stock {
+    /// Its interface. The control sockets are not in the namespaces and stay for a while when their process has ended: no other
+    /// one has or had this name.
+    pub name: String,
+    /// Its process.
+    pub running: Running,
+}
+
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 impl Lab {
@@ -283,17 +293,13 @@ impl Lab {
         output(keygen).map(drop)
     }
 
-    /// The name of [`Lab::stock`]'s interface in a namespace: the control sockets are not in the namespaces, so each has its own.
-    pub fn stock_name(&self, short: &str) -> String {
-        format!("wg{short}{}", std::process::id() % 100_000)
-    }
-
     /// Sets up wireguard-go, which must be installed, in a namespace from a wg-style file of [`Lab::keys`].
     ///
     /// # Errors
     /// It does not start, or `wg` or `ip` refuses.
-    pub fn stock(&self, short: &str, conf: &str) -> Result<Running> {
-        let name = self.stock_name(short);
+    pub fn stock(&self, short: &str, conf: &str) -> Result<Stock> {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("wg{short}{}x{number}", std::process::id() % 100_000);
         let mut go = self.command(short, "wireguard-go");
         go.args(["-f", &name]).env("LOG_LEVEL", "error");
         go.stdout(Stdio::null());
@@ -321,7 +327,7 @@ impl Lab {
                 .or_else(|_| self.run(short, &format!("ip address add {a} dev {name}")))?;
         }
         self.run(short, &format!("ip link set {name} mtu 1420 up"))?;
-        Ok(running)
+        Ok(Stock { name, running })
     }
 }
 

@@ -9,12 +9,12 @@ use anyhow::{Context as _, Result, ensure};
 use chaff_tests::{Running, program, skip_without_root, skipped};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use xtask::tunnel_lab::{FAR, Lab, PORT};
+use xtask::tunnel_lab::{FAR, Lab, PORT, Stock};
 
 use crate::scene::*;
 
 /// Sets up wireguard-go in a namespace from a wg-style file; `None`, with a word, where it is not installed.
-fn stock(test: &str, lab: &Lab, space: &str, conf: &str, route: &str) -> Result<Option<Running>> {
+fn stock(test: &str, lab: &Lab, space: &str, conf: &str, route: &str) -> Result<Option<Stock>> {
     for tool in ["wireguard-go", "wg"] {
         if !xtask::command::installed(tool) {
             skipped(
@@ -24,14 +24,14 @@ fn stock(test: &str, lab: &Lab, space: &str, conf: &str, route: &str) -> Result<
             return Ok(None);
         }
     }
-    let running = lab.stock(space, conf)?;
+    let stock = lab.stock(space, conf)?;
     if !route.is_empty() {
         lab.run(
             space,
-            &format!("ip route replace {route} dev {}", lab.stock_name(space)),
+            &format!("ip route replace {route} dev {}", stock.name),
         )?;
     }
-    Ok(Some(running))
+    Ok(Some(stock))
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn a_stock_far_end_passes_real_packets_and_drops_cover_silently() -> Result<()> 
     }
     let mut scene = Scene::new("tunstock")?;
     serve(&scene.lab)?;
-    let Some(_stock) = stock(test, &scene.lab, "far", "far.conf", "")? else {
+    let Some(stock) = stock(test, &scene.lab, "far", "far.conf", "")? else {
         return Ok(());
     };
     scene.lab.nft(
@@ -57,7 +57,7 @@ fn a_stock_far_end_passes_real_packets_and_drops_cover_silently() -> Result<()> 
     for len in [1, 300, 1_300] {
         udp_echo(&scene.lab, servers()[0], len)?;
     }
-    let name = scene.lab.stock_name("far");
+    let name = &stock.name;
     let counted = |lab: &Lab| -> Result<u64> {
         let text = lab.run("far", &format!("ip -s -json link show dev {name}"))?;
         let links: Value = serde_json::from_str(&text)?;
@@ -129,7 +129,7 @@ fn cover_rides_in_a_foreign_tunnel() -> Result<()> {
     let Some(_far) = stock(test, lab, "far", "far.conf", "")? else {
         return Ok(());
     };
-    let Some(_near) = stock(test, lab, "gw", "gw.conf", "10.4.0.0/24")? else {
+    let Some(near) = stock(test, lab, "gw", "gw.conf", "10.4.0.0/24")? else {
         return Ok(());
     };
     for (space, out) in [("far", "srv0"), ("gw", "wg*")] {
@@ -141,10 +141,7 @@ fn cover_rides_in_a_foreign_tunnel() -> Result<()> {
         )?;
     }
     // The sink's address is inside the tunnel.
-    let inside = format!(
-        "ip route replace 10.203.7.0/24 dev {}",
-        scene.lab.stock_name("gw")
-    );
+    let inside = format!("ip route replace 10.203.7.0/24 dev {}", near.name);
     lab.run("gw", &inside)?;
     const SINK: &str = "10.203.7.1:4789";
     let key = lab.path("sink.key");

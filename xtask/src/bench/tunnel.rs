@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::command::{Running, installed};
-use crate::tunnel_lab::{Lab, SERVER};
+use crate::tunnel_lab::{Lab, SERVER, Stock};
 use crate::{packages, root};
 
 /// Bulk transfer, seconds.
@@ -133,16 +133,17 @@ fn contest(contender: Contender) -> Result<Numbers> {
         "table ip near { chain post { type nat hook postrouting priority srcnat; oifname != \"lan0\" masquerade } }",
     )?;
     let mut ends = Vec::new();
+    let mut device = "chaff0".to_owned();
     for (space, conf) in [("far", "far.conf"), ("gw", "gw.conf")] {
         ends.push(match contender {
-            Contender::WireguardGo => stock(&lab, space, conf)?,
+            Contender::WireguardGo => {
+                let stock = stock(&lab, space, conf)?;
+                device = stock.name;
+                stock.running
+            }
             Contender::Ours(engine, bins, clock) => ours(&lab, space, conf, engine, bins, clock)?,
         });
     }
-    let device = match contender {
-        Contender::WireguardGo => lab.stock_name("gw"),
-        Contender::Ours(..) => "chaff0".to_owned(),
-    };
     lab.run("gw", &format!("ip route replace 10.4.0.0/24 dev {device}"))?;
     let mut server = lab.command("srv", "iperf3");
     server.args(["-s", "-B", SERVER[0]]);
@@ -268,10 +269,10 @@ fn up(lab: &Lab, space: &str, device: &str) -> Result<()> {
     Ok(())
 }
 
-fn stock(lab: &Lab, space: &str, conf: &str) -> Result<Running> {
-    let running = lab.stock(space, conf)?;
-    up(lab, space, &lab.stock_name(space))?;
-    Ok(running)
+fn stock(lab: &Lab, space: &str, conf: &str) -> Result<Stock> {
+    let stock = lab.stock(space, conf)?;
+    up(lab, space, &stock.name)?;
+    Ok(stock)
 }
 
 /// Names of the amounts of cover, what the gateway is told, ms between ticks of the clock.
