@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use chaff_abi::{DeviceKey, FlowKey, MeterConfig, Nanos, Reason};
-use chaff_gateway::datapath::{Hook, HookInUse, Meter, MeterOptions, now_monotonic};
+use chaff_gateway::datapath::{Hook, HookInUse, Meter, MeterOptions};
+use chaff_sys::clock::monotonic;
 use meter_support::net::{DEVICE_IP, Home, SERVER_IP, send_frame};
 use meter_support::{frame, ipv4, udp};
 
@@ -20,7 +21,7 @@ fn options(home_dir: Option<PathBuf>) -> MeterOptions {
         lan: vec!["lan0".into()],
         wan: Some("wan0".into()),
         config: MeterConfig {
-            slot_epoch: now_monotonic(),
+            slot_epoch: monotonic(),
             slot_len: Nanos::from_secs(3_600),
             ..MeterConfig::default()
         },

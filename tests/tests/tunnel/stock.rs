@@ -2,31 +2,16 @@
 
 use std::fs;
 use std::process::Stdio;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use chaff_tests::{Running, program, skip_without_root, skipped};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use xtask::tunnel_lab::{FAR, Lab, PORT};
+use xtask::tunnel_lab::{FAR, Lab, PORT, Stock};
 
 use crate::scene::*;
-
-/// Each end has an interface of its own name: the control sockets are not in the namespaces.
-struct Stock {
-    /// Its interface.
-    name: String,
-    _running: Running,
-}
-
-/// A name that nothing had before: a control socket stays for a while when its process has ended.
-fn stock_name(space: &str) -> String {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    format!("wg{space}{}x{count}", std::process::id() % 100_000)
-}
 
 /// Sets up wireguard-go in a namespace from a wg-style file; `None`, with a word, where it is not installed.
 fn stock(test: &str, lab: &Lab, space: &str, conf: &str, route: &str) -> Result<Option<Stock>> {
@@ -39,42 +24,14 @@ fn stock(test: &str, lab: &Lab, space: &str, conf: &str, route: &str) -> Result<
             return Ok(None);
         }
     }
-    let mut go = lab.command(space, "wireguard-go");
-    let name = stock_name(space);
-    go.args(["-f", &name])
-        .env("LOG_LEVEL", "error")
-        .stdout(Stdio::null());
-    let running = Running::start("wireguard-go", go)?;
-    let end = Instant::now() + READY;
-    // Its control socket may be there before its interface, and that of an earlier one of the same name without it.
-    for ready in [
-        format!("ip link show dev {name}"),
-        format!("wg show {name}"),
-    ] {
-        while lab.run(space, &ready).is_err() {
-            ensure!(Instant::now() < end, "wireguard-go is not ready: {ready}");
-            sleep(Duration::from_millis(50));
-        }
-    }
-    // wg knows no addresses.
-    let text = fs::read_to_string(lab.path(conf))?;
-    let plain: Vec<&str> = text.lines().filter(|l| !l.starts_with("Address")).collect();
-    let file = lab.path("stock.conf");
-    fs::write(&file, plain.join("\n") + "\n")?;
-    lab.run(space, &format!("wg setconf {name} {}", file.display()))?;
-    let addresses = text.lines().find_map(|l| l.strip_prefix("Address = "));
-    for a in addresses.context("no addresses")?.split(", ") {
-        lab.run(space, &format!("ip address add {a} dev {name} nodad"))
-            .or_else(|_| lab.run(space, &format!("ip address add {a} dev {name}")))?;
-    }
-    lab.run(space, &format!("ip link set {name} mtu 1420 up"))?;
+    let stock = lab.stock(space, conf)?;
     if !route.is_empty() {
-        lab.run(space, &format!("ip route replace {route} dev {name}"))?;
+        lab.run(
+            space,
+            &format!("ip route replace {route} dev {}", stock.name),
+        )?;
     }
-    Ok(Some(Stock {
-        name,
-        _running: running,
-    }))
+    Ok(Some(stock))
 }
 
 #[test]
