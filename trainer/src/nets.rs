@@ -363,39 +363,6 @@ mod tests {
     use rand_chacha::rand_core::SeedableRng;
 
     #[test]
-    fn validation_windows_are_those_of_training_or_held_out() {
-        let packet = |ms: u64| Seen {
-            at: Nanos::from_millis(ms),
-            dir: chaff_abi::Dir::Out,
-            size: 100,
-            payload: 60,
-            udp: true,
-            dummy: false,
-        };
-        let traces: Vec<Trace> = (0..8)
-            .map(|i| Trace {
-                label: ["a", "b"][i % 2].to_owned(),
-                device: "d".to_owned(),
-                session: format!("s{i}"),
-                packets: (0..20).map(|k| packet(5000 * k)).collect(),
-            })
-            .collect();
-        let split = crate::traces::split(&traces);
-        let of = |validation| {
-            let how = Windowing {
-                shape: ipet_shape().expect("in range"),
-                cap: 1000,
-                least: 4,
-                validation,
-            };
-            let s = sets(&traces, &split, how, 1).expect("two labels");
-            (s.train.len(), s.validation.len(), s.test.len())
-        };
-        assert_eq!(of(Validation::Training), (102, 18, 40));
-        assert_eq!(of(Validation::HeldOut), (120, 40, 40));
-    }
-
-    #[test]
     fn every_network_gives_the_same_in_its_file() {
         let mut rng = ChaCha20Rng::from_seed([6; 32]);
         let shape = ipet_shape().expect("in range");

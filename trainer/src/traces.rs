@@ -433,30 +433,6 @@ mod tests {
     }
 
     #[test]
-    fn splits_at_random_hold_out_as_many() {
-        let traces: Vec<Trace> = (0..14)
-            .map(|i| trace("a", i))
-            .chain((0..5).map(|i| trace("b", i)))
-            .chain([trace("c", 0)])
-            .collect();
-        let fixed = split(&traces);
-        let drawn: Vec<Split> = (0..5).map(|s| split_by(&traces, Some(s))).collect();
-        for s in &drawn {
-            let of = |list: &[usize], label: &str| {
-                list.iter().filter(|&&i| traces[i].label == label).count()
-            };
-            for label in ["a", "b"] {
-                assert_eq!(of(&s.test, label), of(&fixed.test, label));
-            }
-            let all: BTreeSet<usize> = s.train.iter().chain(&s.test).copied().collect();
-            assert_eq!(all.len(), s.train.len() + s.test.len());
-            assert_eq!(s.single, fixed.single);
-        }
-        assert!(drawn.iter().any(|s| s.test != drawn[0].test));
-        assert_eq!(drawn[1], split_by(&traces, Some(1)));
-    }
-
-    #[test]
     fn sessions_of_one_name_in_several_folders_are_told_apart() {
         let names = ["a", "a", "b", "a", "a-2", "a"];
         let mut traces: Vec<Trace> = names

@@ -186,9 +186,6 @@ fn features(stream: &[Seen], sums: &Sums, i: usize) -> [f32; COLUMNS] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::defend::Defence;
-    use crate::traces::Trace;
-    use chaff_cover::{Demand, Generator as _, OnnxGenerator, Window};
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha20Rng;
 
@@ -232,53 +229,6 @@ mod tests {
         // A difference of chance: three standard errors of 300 packets.
         for told in try_on(true) {
             assert!((told.everything - 0.5).abs() < 0.1, "{told:?}");
-        }
-    }
-
-    /// What the published mixer adds is told from real packets at random times, even where those have cover's sizes.
-    #[test]
-    fn the_cover_of_ipet_is_told_from_real_packets() {
-        let bytes = chaff_cover::model("ipet").expect("comes along");
-        let mut g = OnnxGenerator::load(bytes).expect("loads");
-        let mut rng = ChaCha20Rng::seed_from_u64(4);
-        let mut block = vec![Demand::NONE; g.rows()];
-        let mut rows = Vec::new();
-        for _ in 0..50 {
-            g.fill(&Window::new(1), &mut rng, &mut block).expect("runs");
-            rows.extend_from_slice(&block);
-        }
-        let vectors = std::collections::BTreeMap::from([(String::new(), rows)]);
-        let ipet = Defence::Ipet { vectors };
-        let mut streams = [1, 2].map(|session| {
-            let mut at = 0;
-            let mut packet = |_| {
-                at += rng.random_range(1_000_000..1_500_000_000);
-                Seen {
-                    at: Nanos(at),
-                    dir: [Dir::Out, Dir::In][rng.random_range(0..2)],
-                    size: 28 + rng.random_range(1..100),
-                    payload: 20,
-                    udp: true,
-                    dummy: false,
-                }
-            };
-            let real = Trace {
-                label: "plug".into(),
-                device: "plug".into(),
-                session: session.to_string(),
-                packets: (0..600).map(&mut packet).collect(),
-            };
-            vec![ipet.apply(&real, session, 0).expect("applies").packets]
-        });
-        let options = Options {
-            trees: 30,
-            cap: 1_000,
-        };
-        let [train, test] = &mut streams;
-        let told = winnow(train, test, options, &mut rng, &mut || ()).expect("both kinds");
-        for told in told {
-            assert!(told.everything > 0.995, "{told:?}");
-            assert!(told.size < 0.95, "{told:?}");
         }
     }
 
