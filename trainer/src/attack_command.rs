@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::cover::stream;
 use crate::forest::Kind;
 use crate::ipet_command::{Input, bar};
-use crate::nets::{self, Made, Net, Windowing};
+use crate::nets::{self, Made, Net, Validation, Windowing};
 use crate::packet_attacks::{self, Features};
 use crate::picture;
 use crate::score::Score;
@@ -66,6 +66,12 @@ pub struct Attack {
     /// Leave out labels with fewer windows in either part.
     #[arg(long, default_value_t = 4)]
     least: usize,
+    /// Networks: which windows decide when to stop.
+    #[arg(long, value_enum, default_value = "training")]
+    validation: Validation,
+    /// Hold out sessions drawn at random from this seed, as many of each label as without it.
+    #[arg(long)]
+    split_seed: Option<u64>,
     /// Seed.
     #[arg(long)]
     seed: u64,
@@ -95,7 +101,7 @@ struct Report {
 /// For usage, input or output, and when fewer than two labels can be told apart.
 pub fn run_attack(args: &Attack) -> Result<()> {
     let found = args.input.read()?;
-    let split = traces::split(&found);
+    let split = traces::split_by(&found, args.split_seed);
     std::fs::create_dir_all(&args.output)
         .with_context(|| format!("while making {}", args.output.display()))?;
     let write = |name: &str, bytes: &[u8]| {
@@ -123,6 +129,7 @@ pub fn run_attack(args: &Attack) -> Result<()> {
             shape,
             cap: args.cap,
             least: args.least.max(1),
+            validation: args.validation,
         };
         let sets = nets::sets(&found, &split, how, args.seed)?;
         let training = bar(args.epochs as u64, "training")?;
@@ -166,7 +173,7 @@ pub fn run_attack(args: &Attack) -> Result<()> {
                 (Features::Aggregates, Kind::RandomForest)
             }
         };
-        let world = packet_attacks::World::new(&found, args.least)?;
+        let world = packet_attacks::World::of(&found, &split, args.least)?;
         let growing = bar(args.trees as u64, "trees")?;
         let table = world.table(&found, &split, features, args.cap, &mut rng);
         let forest = crate::forest::Forest::fit(

@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +7,8 @@ use chaff_trace::Reader;
 use rand::RngCore;
 use sha2::{Digest, Sha256};
 
-use crate::devices::{Detector, Devices, Scope};
+use crate::devices::{Detector, Devices};
+use crate::traces::{self, Limits};
 use crate::windows::{Cutter, Shape, Window};
 
 pub(crate) const TCP: u8 = 6;
@@ -89,7 +89,8 @@ pub fn detect(files: &[PathBuf], tick: &mut dyn FnMut()) -> Result<Devices> {
     Ok(detector.finish())
 }
 
-/// Cuts the devices' TCP and UDP packets with payload into windows, at most `limit` a device and file.
+/// Cuts the devices' TCP and UDP packets with payload into windows, at most `most` a device and file; see
+/// [`traces::from_captures`].
 ///
 /// # Errors
 /// When a file cannot be opened or is not a capture. One that ends early is used up to there, with a note.
@@ -97,8 +98,8 @@ pub fn read(
     files: &[PathBuf],
     devices: &Devices,
     shape: Shape,
-    scope: Scope,
-    limit: usize,
+    limits: Limits,
+    most: usize,
     rng: &mut dyn RngCore,
     tick: &mut dyn FnMut(),
 ) -> Result<Data> {
@@ -112,38 +113,24 @@ pub fn read(
         digest: [0; 32],
     };
     let mut digest = Sha256::new();
-    for file in files {
-        let session = file
-            .parent()
-            .and_then(Path::file_name)
-            .and_then(|n| n.to_str())
-            .unwrap_or("");
-        let mut cutters: BTreeMap<usize, Cutter> = BTreeMap::new();
-        packets(file, &mut data.notes, &mut |at, p| {
-            if !matches!(p.key.protocol, TCP | UDP) || p.sample.payload == 0 {
-                return;
-            }
-            for (device, dir) in devices.find(p, session, scope).into_iter().flatten() {
-                cutters
-                    .entry(device)
-                    .or_insert_with(|| Cutter::new(shape, limit))
-                    .push(at, dir, p.sample.payload, rng);
-            }
-        })?;
-        for (device, cutter) in cutters {
-            let name = &devices.list()[device].label;
-            let windows = cutter.finish(rng);
-            digest.update(name.as_bytes());
-            digest.update([0]);
-            for w in &windows {
-                w.slots.iter().for_each(|v| digest.update(v.to_le_bytes()));
-                digest.update((w.silence as f32).to_le_bytes());
-            }
-            if let Ok(label) = data.labels.binary_search(name) {
-                data.sessions.push(Session { label, windows });
-            }
+    for trace in traces::from_captures(files, devices, limits, &mut data.notes, tick)? {
+        let mut cutter = Cutter::new(shape, most);
+        for p in trace.packets.iter().filter(|p| p.payload > 0) {
+            cutter.push(p.at, p.dir, p.payload, rng);
         }
-        tick();
+        let windows = cutter.finish(rng);
+        if windows.is_empty() {
+            continue;
+        }
+        digest.update(trace.label.as_bytes());
+        digest.update([0]);
+        for w in &windows {
+            w.slots.iter().for_each(|v| digest.update(v.to_le_bytes()));
+            digest.update((w.silence as f32).to_le_bytes());
+        }
+        if let Ok(label) = data.labels.binary_search(&trace.label) {
+            data.sessions.push(Session { label, windows });
+        }
     }
     data.digest = digest.finalize().into();
     Ok(data)

@@ -17,6 +17,7 @@ use chaff_trace::Reader;
 
 use crate::captures::{TCP, UDP, packets};
 use crate::devices::{Devices, Home, Scope};
+use crate::sessions::{self, Copies, Session, tell_apart};
 use crate::windows::{COLUMNS, Window};
 
 /// Longest window, slots.
@@ -40,7 +41,18 @@ pub struct Timed {
     pub packets: Vec<Packet>,
 }
 
-/// Reads captures: a trace for each device and file.
+impl Session for Timed {
+    fn file_name(&self) -> String {
+        format!("{}__{}__{}.csv", self.label, self.device, self.session)
+    }
+
+    fn session(&mut self) -> &mut String {
+        &mut self.session
+    }
+}
+
+/// Reads captures: a trace for each device and file, up to `max_seconds` after its first packet, without those that are the same as
+/// one of another file.
 ///
 /// # Errors
 /// When a file cannot be opened or is no capture; damage later in a file ends it, with a line in `notes`.
@@ -48,18 +60,16 @@ pub fn from_captures(
     files: &[PathBuf],
     devices: &Devices,
     home: &Home,
+    max_seconds: f64,
     notes: &mut Vec<String>,
     tick: &mut dyn FnMut(),
 ) -> Result<Vec<Timed>> {
-    let mut out = Vec::new();
+    let (mut traces, mut folders) = (Vec::new(), Vec::new());
+    let mut copies = Copies::default();
     for file in files {
-        let folder = file
-            .parent()
-            .and_then(Path::file_name)
-            .and_then(|n| n.to_str())
-            .unwrap_or("");
+        let folder = sessions::folder(file);
         let first = first_frame(file)?;
-        let mut found: BTreeMap<usize, Vec<Packet>> = BTreeMap::new();
+        let mut found: BTreeMap<usize, Vec<(Nanos, Dir, u32)>> = BTreeMap::new();
         packets(file, notes, &mut |at, p| {
             let (from, to) = (p.key.source(), p.key.destination());
             let out = home.contains(from);
@@ -69,36 +79,43 @@ pub fn from_captures(
             {
                 return;
             }
-            // Seconds as tshark prints them: decimal, so rounded once.
-            let time = at.since(first).as_secs_f64();
             for (device, dir) in devices.find(p, folder, Scope::All).into_iter().flatten() {
                 if (dir == Dir::Out) == out {
                     found
                         .entry(device)
                         .or_default()
-                        .push((time, dir, f64::from(p.sample.payload)));
+                        .push((at, dir, p.sample.payload));
                 }
             }
         })?;
-        for (device, packets) in found {
+        for (device, mut packets) in found {
+            let start = packets[0].0;
+            packets.retain(|p| p.0.since(start).as_secs_f64() <= max_seconds);
+            let numbers = |p: &(Nanos, Dir, u32)| {
+                let since = p.0.0.wrapping_sub(start.0);
+                [since, u64::from(p.1 == Dir::Out), p.2.into()]
+            };
+            if copies.has(device, packets.iter().map(numbers)) {
+                continue;
+            }
             let device = &devices.list()[device];
-            out.push(Timed {
+            // Seconds as tshark prints them: decimal, so rounded once.
+            let timed = |(at, dir, bytes): (Nanos, Dir, u32)| {
+                (at.since(first).as_secs_f64(), dir, f64::from(bytes))
+            };
+            traces.push(Timed {
                 label: device.label.clone(),
                 device: device.name.clone(),
-                session: stem(file),
-                packets,
+                session: sessions::stem(file),
+                packets: packets.into_iter().map(timed).collect(),
             });
+            folders.push(folder.to_owned());
         }
+        copies.note(file, notes);
         tick();
     }
-    Ok(out)
-}
-
-fn stem(file: &Path) -> String {
-    file.file_stem()
-        .and_then(|n| n.to_str())
-        .unwrap_or("")
-        .to_owned()
+    tell_apart(&mut traces, &folders);
+    Ok(traces)
 }
 
 fn first_frame(file: &Path) -> Result<Nanos> {
@@ -159,7 +176,7 @@ pub fn from_tables(
     for file in files {
         let input =
             File::open(file).with_context(|| format!("while opening {}", file.display()))?;
-        let session = stem(file);
+        let session = sessions::stem(file);
         let own = session
             .strip_prefix("day_")
             .and_then(|rest| rest.split_once('_'))

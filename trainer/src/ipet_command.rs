@@ -461,6 +461,9 @@ pub struct Windows {
     /// Length of a slot, seconds.
     #[arg(long, default_value_t = 0.1)]
     omega: f64,
+    /// Captures: use the first seconds of a session only; default: all of it.
+    #[arg(long, default_value_t = f64::INFINITY, hide_default_value = true, conflicts_with = "ipet_traces")]
+    max_seconds: f64,
     /// Folder for windows.npy (windows x slots x 4: incoming packets and bytes, outgoing packets and bytes), silence.npy and
     /// windows.csv (label, device, session, number in the session).
     #[arg(long)]
@@ -473,6 +476,9 @@ pub struct Windows {
 /// For usage, input or output.
 pub fn run_windows(args: &Windows) -> Result<()> {
     let ipet = args.profile == WindowProfile::Ipet;
+    if !(args.max_seconds > 0.0) {
+        bail!("--max-seconds is {}, allowed is above 0", args.max_seconds);
+    }
     let home = match &args.home {
         Some(home) => home.clone(),
         None if ipet || args.pcap.is_empty() => Home::Text("192".to_owned()),
@@ -496,8 +502,14 @@ pub fn run_windows(args: &Windows) -> Result<()> {
         let devices = devices(args.devices.as_deref(), &files)?;
         let reading = bar(files.len() as u64, "captures")?;
         let mut notes = Vec::new();
-        let found =
-            ipet::from_captures(&files, &devices, &home, &mut notes, &mut || reading.inc(1))?;
+        let found = ipet::from_captures(
+            &files,
+            &devices,
+            &home,
+            args.max_seconds,
+            &mut notes,
+            &mut || reading.inc(1),
+        )?;
         reading.finish_and_clear();
         notes.iter().for_each(|n| eprintln!("note: {n}"));
         found

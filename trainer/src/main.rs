@@ -15,12 +15,13 @@ use chaff_trainer::devices::{Devices, Scope};
 use chaff_trainer::evaluate_command;
 use chaff_trainer::ipet_command;
 use chaff_trainer::learn_command;
+use chaff_trainer::nets::{self, Validation};
 use chaff_trainer::perturb_command;
 use chaff_trainer::staged::{self, Staged};
 use chaff_trainer::synth_command;
+use chaff_trainer::traces::{self, Limits};
 use chaff_trainer::windows::Shape;
 use chaff_trainer::winnow_command;
-use chaff_trainer::{nets, traces};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -78,6 +79,12 @@ struct Cover {
     /// Which packets count.
     #[arg(long, value_enum, default_value = "wan")]
     scope: ScopeArg,
+    /// Leave out sessions with fewer TCP and UDP packets.
+    #[arg(long, default_value_t = 1)]
+    min_packets: usize,
+    /// Use the first seconds of a session only; default: all of it.
+    #[arg(long, default_value_t = f64::INFINITY, hide_default_value = true)]
+    max_seconds: f64,
     /// Length of a slot, seconds.
     #[arg(long, default_value_t = 0.1)]
     omega: f64,
@@ -114,6 +121,12 @@ struct Cover {
     /// then --stages 5 --attacker-epochs 100. Checkpoints of every stage are in the output folder.
     #[arg(long, value_enum, default_value = "native")]
     profile: Method,
+    /// With --profile ipet: which windows decide when the discriminator stops; the published program takes those it is judged by.
+    #[arg(long, value_enum, default_value = "training")]
+    validation: Validation,
+    /// With --profile ipet: hold out sessions drawn at random from this seed, as many of each label as without it.
+    #[arg(long)]
+    split_seed: Option<u64>,
     /// With --profile ipet: go on after the last stage in the output folder.
     #[arg(long)]
     resume: bool,
@@ -132,6 +145,23 @@ struct Cover {
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
+}
+
+impl Cover {
+    fn limits(&self) -> Result<Limits> {
+        if !(self.max_seconds > 0.0) {
+            bail!("--max-seconds is {}, allowed is above 0", self.max_seconds);
+        }
+        let scope = match self.scope {
+            ScopeArg::Wan => Scope::Wan,
+            ScopeArg::All => Scope::All,
+        };
+        Ok(Limits {
+            scope,
+            min_packets: self.min_packets.max(1),
+            max_seconds: self.max_seconds,
+        })
+    }
 }
 
 /// What generators do beyond iPET's; in the model's signature, and done wherever the model is used.
@@ -269,17 +299,14 @@ fn train(args: Cover) -> Result<()> {
     if args.profile == Method::Ipet {
         return train_ipet(&args, shape, &files, &devices);
     }
+    let limits = args.limits()?;
     let reading = bar(files.len() as u64, "captures")?;
-    let scope = match args.scope {
-        ScopeArg::Wan => Scope::Wan,
-        ScopeArg::All => Scope::All,
-    };
     let mut rng = cover::stream(args.seed, "sampling");
     let data = captures::read(
         &files,
         &devices,
         shape,
-        scope,
+        limits,
         args.max_windows,
         &mut rng,
         &mut || {
@@ -367,15 +394,7 @@ fn train_ipet(args: &Cover, shape: Shape, files: &[PathBuf], devices: &Devices) 
             "--profile ipet trains one generator for every device, without cost; leave out --shared, --device, --overhead-weight, --past, --secret, --sizes and --mask-hold"
         );
     }
-    let scope = match args.scope {
-        ScopeArg::Wan => Scope::Wan,
-        ScopeArg::All => Scope::All,
-    };
-    let limits = traces::Limits {
-        scope,
-        min_packets: 1,
-        max_seconds: f64::INFINITY,
-    };
+    let limits = args.limits()?;
     let reading = bar(files.len() as u64, "captures")?;
     let mut notes = Vec::new();
     let found = traces::from_captures(files, devices, limits, &mut notes, &mut || reading.inc(1))?;
@@ -385,8 +404,10 @@ fn train_ipet(args: &Cover, shape: Shape, files: &[PathBuf], devices: &Devices) 
         shape,
         cap: args.max_windows,
         least: 4,
+        validation: args.validation,
     };
-    let sets = nets::sets(&found, &traces::split(&found), how, args.seed)?;
+    let split = traces::split_by(&found, args.split_seed);
+    let sets = nets::sets(&found, &split, how, args.seed)?;
     let defaults = Staged::default();
     let settings = Staged {
         stages: args.stages.unwrap_or(defaults.stages),
@@ -394,6 +415,7 @@ fn train_ipet(args: &Cover, shape: Shape, files: &[PathBuf], devices: &Devices) 
         attacker_epochs: args.attacker_epochs.unwrap_or(defaults.attacker_epochs),
         limits: [args.max_packets, args.max_payload],
         chain: args.chain,
+        validation: args.validation,
         seed: args.seed,
         ..defaults
     };

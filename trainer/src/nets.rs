@@ -8,6 +8,7 @@ use chaff_learn::{Activation, Fit, Layer, Network, Samples, fit};
 use chaff_onnx::{Golden, IPET_ATTACKER, IPET_SLOTS, SIGNATURE_VERSION, Signature};
 use clap::ValueEnum;
 use rand::RngCore;
+use serde::{Deserialize, Serialize};
 
 use crate::cover::stream;
 use crate::network::shuffle;
@@ -87,6 +88,17 @@ impl Net {
     }
 }
 
+/// Which windows decide when a network is trained enough.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Validation {
+    /// 15 % of the windows to learn from.
+    #[default]
+    Training,
+    /// The windows of held-out sessions, as published: the network is then chosen by what it is judged by.
+    HeldOut,
+}
+
 /// How windows are taken from traces.
 #[derive(Clone, Copy, Debug)]
 pub struct Windowing {
@@ -96,6 +108,8 @@ pub struct Windowing {
     pub cap: usize,
     /// Fewest windows of a label, in training and in testing each.
     pub least: usize,
+    /// Which windows decide when to stop.
+    pub validation: Validation,
 }
 
 /// Windows of all labels.
@@ -105,7 +119,7 @@ pub struct Sets {
     pub labels: Vec<String>,
     /// To learn from.
     pub train: Samples,
-    /// Part of the training windows, to decide when to stop.
+    /// To decide when to stop.
     pub validation: Samples,
     /// Windows of held-out sessions.
     pub test: Samples,
@@ -177,7 +191,10 @@ pub fn sets(traces: &[Trace], split: &Split, how: Windowing, seed: u64) -> Resul
         shuffle(&mut test, &mut rng);
         train.truncate(how.cap);
         test.truncate(how.cap);
-        let held = (train.len() as f64 * VALIDATION) as usize;
+        let held = match how.validation {
+            Validation::Training => (train.len() as f64 * VALIDATION) as usize,
+            Validation::HeldOut => 0,
+        };
         for (k, (w, _)) in train.iter().enumerate() {
             let to = if k < held {
                 &mut out.validation
@@ -191,6 +208,9 @@ pub fn sets(traces: &[Trace], split: &Split, how: Windowing, seed: u64) -> Resul
             out.sessions.push(*session);
         }
         out.labels.push(label.to_owned());
+    }
+    if how.validation == Validation::HeldOut {
+        out.validation = out.test.clone();
     }
     if out.labels.len() < 2 {
         bail!(

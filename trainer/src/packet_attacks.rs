@@ -82,7 +82,14 @@ impl World {
     /// # Errors
     /// When there are fewer than two.
     pub fn new(undefended: &[Trace], least: usize) -> Result<Self> {
-        let parts = split(undefended);
+        Self::of(undefended, &split(undefended), least)
+    }
+
+    /// As [`World::new`], for another split.
+    ///
+    /// # Errors
+    /// When there are fewer than two.
+    pub fn of(undefended: &[Trace], parts: &Split, least: usize) -> Result<Self> {
         let mut count: BTreeMap<&str, [usize; 2]> = BTreeMap::new();
         for (i, t) in undefended.iter().enumerate() {
             let n = cut(&t.packets, Nanos::from_secs(4)).len();

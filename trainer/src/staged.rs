@@ -15,13 +15,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::cover::stream;
 use crate::generator::{Generator, LATENT};
-use crate::nets::{Made, Net, Sets, digest, judge, to_onnx};
+use crate::nets::{Made, Net, Sets, Validation, digest, judge, to_onnx};
 use crate::network::{Dense, shuffle};
 use crate::score::Score;
 use crate::windows::{COLUMNS, Shape};
 
 /// Version of checkpoints and reports.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Windows of a step in a stage.
 const BATCH: usize = 32;
 
@@ -40,6 +40,8 @@ pub struct Staged {
     pub limits: [f64; 2],
     /// Number of the series.
     pub chain: u32,
+    /// Which windows decide when an attacker that is trained by itself stops.
+    pub validation: Validation,
     /// Seed.
     pub seed: u64,
 }
@@ -54,6 +56,7 @@ impl Default for Staged {
             attacker_epochs: 100,
             limits: [4.0, 100.0],
             chain: 0,
+            validation: Validation::HeldOut,
             seed: 0,
         }
     }
@@ -251,8 +254,11 @@ pub fn train(
     let mut rng = stream(settings.seed, "staged evaluation");
     let limits = settings.limits;
     let (covered_train, _) = cover(&sets.train, &mut networks, limits, &mut rng);
-    let (covered_validation, _) = cover(&sets.validation, &mut networks, limits, &mut rng);
     let (covered_test, per_slot) = cover(&sets.test, &mut networks, limits, &mut rng);
+    let covered_validation = match settings.validation {
+        Validation::HeldOut => covered_test.clone(),
+        Validation::Training => cover(&sets.validation, &mut networks, limits, &mut rng).0,
+    };
     let covered = Sets {
         train: covered_train,
         validation: covered_validation,

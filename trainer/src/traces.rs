@@ -1,6 +1,6 @@
 //! Traces: what an observer sees of one device in one session, packet by packet.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,10 @@ use anyhow::{Context, Result, bail};
 use chaff_abi::{Dir, Nanos};
 
 use crate::captures::{TCP, UDP, packets};
+use crate::cover::stream;
 use crate::devices::{Devices, Scope};
+use crate::network::shuffle;
+use crate::sessions::{self, Copies, Session, tell_apart};
 
 /// Columns of a trace file, those of `packets.csv` of `gateway simulate`.
 pub const HEADER: &str = "time_s,dir,size_bytes,is_dummy,device";
@@ -98,6 +101,16 @@ impl Trace {
     }
 }
 
+impl Session for Trace {
+    fn file_name(&self) -> String {
+        self.file_name()
+    }
+
+    fn session(&mut self) -> &mut String {
+        &mut self.session
+    }
+}
+
 /// What is taken from captures.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
@@ -132,17 +145,15 @@ pub fn from_captures(
     tick: &mut dyn FnMut(),
 ) -> Result<Vec<Trace>> {
     let (mut out, mut folders) = (Vec::new(), Vec::new());
+    let mut copies = Copies::default();
     for file in files {
-        let name =
-            |p: Option<&std::ffi::OsStr>| p.and_then(|n| n.to_str()).unwrap_or("").to_owned();
-        let folder = name(file.parent().and_then(Path::file_name));
-        let mut copies = 0;
+        let folder = sessions::folder(file);
         let mut found: BTreeMap<usize, Vec<Seen>> = BTreeMap::new();
         packets(file, notes, &mut |at, p| {
             if !matches!(p.key.protocol, TCP | UDP) {
                 return;
             }
-            for (device, dir) in devices.find(p, &folder, limits.scope).into_iter().flatten() {
+            for (device, dir) in devices.find(p, folder, limits.scope).into_iter().flatten() {
                 found.entry(device).or_default().push(Seen {
                     at,
                     dir,
@@ -158,61 +169,27 @@ pub fn from_captures(
             if packets.len() < limits.min_packets {
                 continue;
             }
-            let device = &devices.list()[device];
-            if is_known(&out, &device.name, &packets) {
-                copies += 1;
+            let numbers = |p: &Seen| {
+                let kind = u64::from(p.dir == Dir::Out) << 1 | u64::from(p.udp);
+                [p.at.0, kind, p.size.into(), p.payload.into()]
+            };
+            if copies.has(device, packets.iter().map(numbers)) {
                 continue;
             }
+            let device = &devices.list()[device];
             out.push(Trace {
                 label: device.label.clone(),
                 device: device.name.clone(),
-                session: name(file.file_stem()),
+                session: sessions::stem(file),
                 packets,
             });
-            folders.push(folder.clone());
+            folders.push(folder.to_owned());
         }
-        if copies > 0 {
-            notes.push(format!(
-                "{}: {copies} sessions are packet by packet those of other captures; used once",
-                file.display()
-            ));
-        }
+        copies.note(file, notes);
         tick();
     }
     tell_apart(&mut out, &folders);
     Ok(out)
-}
-
-/// Whether another capture has the same packets of this device at the same distances: a capture of the whole home beside the
-/// cuts made from it. Held out on one side and learnt from on the other, such a session would flatter every attacker.
-fn is_known(before: &[Trace], device: &str, packets: &[Seen]) -> bool {
-    /// Fewer may be equal by chance.
-    const ENOUGH: usize = 4;
-    packets.len() >= ENOUGH
-        && before
-            .iter()
-            .any(|t| t.device == device && t.packets == packets)
-}
-
-/// Gives sessions that would have one file name (captures of the same name in several folders) the folder as well, and a number where
-/// that does not do either.
-fn tell_apart(traces: &mut [Trace], folders: &[String]) {
-    let mut count: BTreeMap<String, usize> = BTreeMap::new();
-    for t in traces.iter() {
-        *count.entry(t.file_name()).or_default() += 1;
-    }
-    let mut taken: BTreeSet<String> = BTreeSet::new();
-    for (t, folder) in traces.iter_mut().zip(folders) {
-        if count[&t.file_name()] > 1 {
-            t.session = format!("{}@{folder}", t.session);
-        }
-        let session = t.session.clone();
-        let mut number = 1;
-        while !taken.insert(t.file_name()) || (number > 1 && count.contains_key(&t.file_name())) {
-            number += 1;
-            t.session = format!("{session}-{number}");
-        }
-    }
 }
 
 /// Sorts by time, makes the first packet time 0 and drops what comes after `max_seconds`.
@@ -394,6 +371,11 @@ pub struct Split {
 
 /// Splits by session, never by window.
 pub fn split(traces: &[Trace]) -> Split {
+    split_by(traces, None)
+}
+
+/// As [`split`]; with a seed the same numbers of sessions are held out, but drawn at random.
+pub fn split_by(traces: &[Trace], seed: Option<u64>) -> Split {
     let mut by: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     let mut order: Vec<usize> = (0..traces.len()).collect();
     order.sort_by_cached_key(|&i| traces[i].file_name());
@@ -401,7 +383,10 @@ pub fn split(traces: &[Trace]) -> Split {
         by.entry(&traces[i].label).or_default().push(i);
     }
     let mut out = Split::default();
-    for list in by.values() {
+    for (label, mut list) in by {
+        if let Some(seed) = seed {
+            shuffle(&mut list, &mut stream(seed, &format!("split of {label}")));
+        }
         match list.as_slice() {
             [one] => out.single.push(*one),
             many => {
@@ -421,6 +406,8 @@ pub fn split(traces: &[Trace]) -> Split {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn trace(label: &str, session: usize) -> Trace {

@@ -47,6 +47,53 @@ fn captures_of_one_name_stay_apart_and_copies_count_once() {
         said.contains("sessions are packet by packet those of other captures"),
         "{said}"
     );
+    let run = |command: &str, folders: &[&str], more: &[&str]| {
+        let done = Command::new(env!("CARGO_BIN_EXE_trainer"))
+            .args([command, "--devices"])
+            .arg(fixtures.join("devices.csv"))
+            .arg("--pcap")
+            .args(folders.iter().map(|f| dir.path().join(f)))
+            .arg("--output")
+            .arg(dir.path().join(command))
+            .args(more)
+            .output()
+            .expect("starts");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (text(&done.stdout), text(&done.stderr))
+    };
+    // The other readers have the same rule.
+    let copies = "sessions are packet by packet those of other captures";
+    let brief = "--seed 1 --epochs 1 --attacker-epochs 1 --json";
+    let brief: Vec<&str> = brief.split(' ').collect();
+    let cover = |folders: &[&str]| -> serde_json::Value {
+        let (out, said) = run("cover", folders, &brief);
+        serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out}{said}"))
+    };
+    let (one_cover, two_covers) = (cover(&["home"]), cover(&["home", "again"]));
+    assert_eq!(one_cover["training_digest"], two_covers["training_digest"]);
+    assert!(
+        two_covers["notes"].to_string().contains(copies),
+        "{two_covers}"
+    );
+    let (windows, _) = run("windows", &["home"], &[]);
+    let (same, said) = run("windows", &["home", "again"], &[]);
+    assert_eq!(windows, same);
+    assert!(said.contains(copies), "{said}");
+    let (fewer, _) = run("windows", &["home"], &["--max-seconds", "20"]);
+    let count = |text: &str| text.split(' ').next().and_then(|n| n.parse::<u32>().ok());
+    assert!(
+        count(&fewer) < count(&windows) && count(&fewer) > Some(0),
+        "{fewer}"
+    );
+    for command in ["cover", "windows"] {
+        let more = ["--max-seconds", "0", "--seed", "1"];
+        let (_, said) = run(
+            command,
+            &["home"],
+            &more[..if command == "cover" { 4 } else { 2 }],
+        );
+        assert!(said.contains("--max-seconds is 0"), "{said}");
+    }
     let (all, _) = defend(&["home", "again", "short"]);
     let of = |folder: &str| all.iter().filter(|n| n.contains(folder)).count();
     assert_eq!(of("@short"), one.len(), "{all:?}");

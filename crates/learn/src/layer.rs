@@ -48,22 +48,25 @@ impl<T: Real> Parameter<T> {
     pub(crate) fn orthogonal(count: usize, size: usize, rng: &mut dyn RngCore) -> Self {
         let mut value = Array2::zeros((count * size, size));
         for block in 0..count {
-            let mut rows: Vec<Vec<f64>> = Vec::new();
-            while rows.len() < size {
-                let mut v: Vec<f64> = (0..size).map(|_| normal(rng)).collect();
-                for r in &rows {
-                    let dot: f64 = v.iter().zip(r).map(|(a, b)| a * b).sum();
-                    v.iter_mut().zip(r).for_each(|(a, b)| *a -= dot * b);
-                }
-                let norm = v.iter().map(|a| a * a).sum::<f64>().sqrt();
-                if norm > 1e-6 {
-                    rows.push(v.into_iter().map(|a| a / norm).collect());
-                }
-            }
-            for (i, row) in rows.iter().enumerate() {
+            for (i, row) in basis(size, size, rng).iter().enumerate() {
                 for (j, x) in row.iter().enumerate() {
                     value[[block * size + i, j]] = T::of(*x);
                 }
+            }
+        }
+        Self::new(value)
+    }
+
+    /// Orthonormal columns, uniformly distributed (Saxe and others 2014); at least as many rows as columns.
+    pub(crate) fn orthonormal(rows: usize, columns: usize, rng: &mut dyn RngCore) -> Self {
+        let mut value = Array2::zeros((rows, columns));
+        for (mut column, numbers) in value
+            .columns_mut()
+            .into_iter()
+            .zip(basis(columns, rows, rng))
+        {
+            for (to, x) in column.iter_mut().zip(numbers) {
+                *to = T::of(x);
             }
         }
         Self::new(value)
@@ -109,6 +112,23 @@ impl<T: Real> Parameter<T> {
                 *g = T::zero();
             });
     }
+}
+
+/// `count` orthonormal vectors of `length` numbers, by Gram and Schmidt's method; `count` is at most `length`.
+fn basis(count: usize, length: usize, rng: &mut dyn RngCore) -> Vec<Vec<f64>> {
+    let mut out: Vec<Vec<f64>> = Vec::new();
+    while out.len() < count.min(length) {
+        let mut v: Vec<f64> = (0..length).map(|_| normal(rng)).collect();
+        for r in &out {
+            let dot: f64 = v.iter().zip(r).map(|(a, b)| a * b).sum();
+            v.iter_mut().zip(r).for_each(|(a, b)| *a -= dot * b);
+        }
+        let norm = v.iter().map(|a| a * a).sum::<f64>().sqrt();
+        if norm > 1e-6 {
+            out.push(v.into_iter().map(|a| a / norm).collect());
+        }
+    }
+    out
 }
 
 /// Standard normal, by Box and Muller (1958).
@@ -331,7 +351,8 @@ impl<T: Real> Layer<T> {
         Self::Dense(Box::new(Dense::new(inputs, outputs, activation, rng)))
     }
 
-    /// A pair of [`Lstm`]s with `units` each, `2 * units` rows. `penalty` is that of their input weights.
+    /// A pair of [`Lstm`]s with `units` each, `2 * units` rows. `penalty` is that of their input weights. The recurrent weights of all
+    /// gates together start with orthonormal columns, as in Keras.
     pub fn bi_lstm(
         inputs: usize,
         units: usize,
@@ -343,7 +364,10 @@ impl<T: Real> Layer<T> {
             Lstm::new(inputs, units, false, rng),
             Lstm::new(inputs, units, true, rng),
         ];
-        pair.iter_mut().for_each(|l| l.weights.penalty = penalty);
+        for l in &mut pair {
+            l.weights.penalty = penalty;
+            l.recurrent = Parameter::orthonormal(4 * units, units, rng);
+        }
         Self::BiLstm(Box::new(pair), sequence)
     }
 

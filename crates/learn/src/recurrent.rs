@@ -41,7 +41,7 @@ fn order(columns: usize, batch: usize, reverse: bool) -> Vec<(usize, Option<usiz
 }
 
 impl<T: Real> Lstm<T> {
-    /// Input weights after Glorot, recurrent ones orthogonal. `reverse` runs against time.
+    /// Input weights after Glorot, recurrent ones orthogonal gate by gate. `reverse` runs against time.
     pub fn new(inputs: usize, units: usize, reverse: bool, rng: &mut dyn RngCore) -> Self {
         let mut bias = Parameter::zeros(4 * units, 1);
         cut_mut(bias.value.view_mut(), units..2 * units, ..).fill(T::one());
@@ -208,12 +208,12 @@ pub struct Gru<T> {
 }
 
 impl<T: Real> Gru<T> {
-    /// Input weights after Glorot, recurrent ones orthogonal, biases zero.
+    /// Input weights after Glorot, recurrent ones with orthonormal columns, biases zero.
     pub fn new(inputs: usize, units: usize, rng: &mut dyn RngCore) -> Self {
         let empty = || Array2::zeros((0, 0));
         Self {
             weights: Parameter::glorot(3 * units, inputs, rng),
-            recurrent: Parameter::orthogonal(3, units, rng),
+            recurrent: Parameter::orthonormal(3 * units, units, rng),
             bias: Parameter::zeros(3 * units, 1),
             recurrent_bias: Parameter::zeros(3 * units, 1),
             x: empty(),

@@ -198,10 +198,14 @@ pub struct Fit {
     pub patience: usize,
     /// Passes without a better validation loss after which the rate is multiplied by 0.7.
     pub plateau: usize,
+    /// For the plateau: how much smaller a loss must be to be a better one.
+    pub gain: f64,
+    /// Passes after a change of the rate that do not count for the next one.
+    pub cooldown: usize,
 }
 
 impl Default for Fit {
-    /// iPET's: 100 epochs of batches of 128 at 0.001, early stop after 16, plateau of 5.
+    /// iPET's: 100 epochs of batches of 128 at 0.001, early stop after 16, plateau of 5 with 3 to cool down and a gain of 0.0001.
     fn default() -> Self {
         Self {
             epochs: 100,
@@ -209,11 +213,44 @@ impl Default for Fit {
             rate: 1e-3,
             patience: 16,
             plateau: 5,
+            gain: 1e-4,
+            cooldown: 3,
         }
     }
 }
 
+/// Lowers the rate when the loss stays where it is.
+struct Plateau {
+    best: f64,
+    flat: usize,
+    cooling: usize,
+}
+
+impl Plateau {
+    /// Whether the rate goes down after a pass with this loss.
+    fn reached(&mut self, loss: f64, how: &Fit) -> bool {
+        if self.cooling > 0 {
+            self.cooling -= 1;
+            self.flat = 0;
+        }
+        if loss < self.best - how.gain {
+            self.best = loss;
+            self.flat = 0;
+        } else if self.cooling == 0 {
+            self.flat += 1;
+            if self.flat >= how.plateau {
+                self.cooling = how.cooldown;
+                self.flat = 0;
+                return true;
+            }
+        }
+        false
+    }
+}
+
 /// Trains by cross-entropy with a new Adam; calls `tick` after each pass with its number (from 1) and the mean loss. Gives the number of passes.
+///
+/// The validation loss has the penalties in it, as in Keras; the weights kept are those of the pass where it was smallest.
 pub fn fit<T: Real>(
     net: &mut Network<T>,
     train: &Samples,
@@ -226,7 +263,12 @@ pub fn fit<T: Real>(
     let mut optimizer = Optimizer::adam(how.rate);
     let mut order: Vec<usize> = (0..train.len()).collect();
     let mut best: Option<(f64, Network<T>)> = None;
-    let (mut waited, mut flat) = (0, 0);
+    let mut plateau = Plateau {
+        best: f64::INFINITY,
+        flat: 0,
+        cooling: 0,
+    };
+    let mut waited = 0;
     let mut passes = 0;
     for epoch in 1..=how.epochs {
         passes = epoch;
@@ -246,16 +288,15 @@ pub fn fit<T: Real>(
         let Some(validation) = validation else {
             continue;
         };
-        let loss = net.loss(validation);
+        let loss = net.loss(validation) + net.penalty();
+        if plateau.reached(loss, how) {
+            optimizer.rate *= 0.7;
+        }
         if best.as_ref().is_none_or(|(b, _)| loss < *b) {
             best = Some((loss, net.clone()));
-            (waited, flat) = (0, 0);
+            waited = 0;
         } else {
-            (waited, flat) = (waited + 1, flat + 1);
-            if flat >= how.plateau {
-                optimizer.rate *= 0.7;
-                flat = 0;
-            }
+            waited += 1;
             if waited >= how.patience {
                 break;
             }
@@ -449,6 +490,86 @@ mod tests {
         assert!((y.mean().unwrap_or(0.0) - 1.0).abs() < 0.03);
         assert_eq!(layer.backward(x.clone(), 100), y);
         assert_eq!(layer.forward(x.clone(), &[0.0; 100], None), x);
+    }
+
+    /// Keras' callback: the rate goes down after `plateau` passes without enough gain; the passes of the cooldown do not count.
+    #[test]
+    fn a_plateau_is_reached_after_its_passes_and_cools_down() {
+        let how = Fit {
+            plateau: 2,
+            gain: 0.1,
+            cooldown: 3,
+            ..Fit::default()
+        };
+        let lowered = |losses: &[f64]| -> Vec<usize> {
+            let mut p = Plateau {
+                best: f64::INFINITY,
+                flat: 0,
+                cooling: 0,
+            };
+            let at = |(i, l): (usize, &f64)| p.reached(*l, &how).then_some(i + 1);
+            losses.iter().enumerate().filter_map(at).collect()
+        };
+        // From pass 4 on flat: two to wait, two of the three to cool down (the third ends with its pass), two to wait.
+        assert_eq!(
+            lowered(&[1.0, 0.8, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6]),
+            [5, 9]
+        );
+        // A gain below the least is none, however often it comes; the losses add up against the best one, though.
+        assert_eq!(lowered(&[1.0, 0.95, 0.91, 0.5]), [3]);
+        assert_eq!(lowered(&[1.0, 0.95, 0.89, 0.85, 0.78]), [0usize; 0]);
+    }
+
+    #[test]
+    fn recurrent_weights_start_with_orthonormal_columns() {
+        let Layer::BiLstm(pair, _) = Layer::<f64>::bi_lstm(3, 8, true, 0.0, &mut rng()) else {
+            panic!("a pair");
+        };
+        for lstm in pair.iter() {
+            let w = &lstm.recurrent.value;
+            assert_eq!(w.dim(), (32, 8));
+            for ((i, j), x) in w.t().dot(w).indexed_iter() {
+                assert!(
+                    (x - f64::from(u8::from(i == j))).abs() < 1e-12,
+                    "{i} {j} {x}"
+                );
+            }
+        }
+    }
+
+    /// Training stops by the loss with the penalty in it: here only the penalty falls.
+    #[test]
+    fn the_validation_loss_has_the_penalty_in_it() {
+        let (train, mut wrong) = (samples(7), Samples::new(7, 3));
+        // What is learnt is wrong for these, so the cross-entropy alone would end after the first pass.
+        for i in 0..train.len() {
+            wrong.push(
+                train.window(i),
+                train.extra(i),
+                (train.classes()[i] + 1) % 4,
+            );
+        }
+        let how = Fit {
+            epochs: 30,
+            batch: 5,
+            patience: 3,
+            ..Fit::default()
+        };
+        let passes = |penalty: f64| {
+            let pair = Layer::<f64>::bi_lstm(3, 4, false, penalty, &mut rng());
+            let dense = Layer::dense(8, 4, Activation::None, &mut rng());
+            let mut net = Network::new(7, vec![pair, dense]);
+            fit(
+                &mut net,
+                &train,
+                Some(&wrong),
+                &how,
+                &mut rng(),
+                &mut |_, _| {},
+            )
+        };
+        assert_eq!(passes(10.0), 30);
+        assert!(passes(0.0) < 30, "{}", passes(0.0));
     }
 
     #[test]
