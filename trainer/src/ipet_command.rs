@@ -309,7 +309,13 @@ pub fn run_defend(args: &Defend) -> Result<()> {
 impl DefenceArgs {
     /// Whether this defence has an amount of cover.
     pub fn scales(&self, name: &str) -> bool {
-        name.starts_with("envelope") || (name.starts_with("maybenot") && self.machines.is_none())
+        match name {
+            "maybenot" | "maybenot-bins" => self.machines.is_none(),
+            "constant" | "random" | "random+" | "ipet-mended" | "envelope" | "envelope-home" => {
+                true
+            }
+            _ => false,
+        }
     }
 
     /// The defence of this name, with `scale` times the cover where [`DefenceArgs::scales`].
@@ -319,7 +325,10 @@ impl DefenceArgs {
     pub fn defence(&self, name: &str, scale: f64, seed: u64) -> Result<Defence> {
         Ok(match name {
             "none" => Defence::None,
-            "constant" | "random" | "random+" => Defence::Slots(name.to_owned()),
+            "constant" | "random" | "random+" => Defence::Slots {
+                name: name.to_owned(),
+                scale,
+            },
             "envelope" => {
                 let mut options = self.envelope.options()?;
                 options.config = options.config.scaled(scale);
@@ -351,7 +360,7 @@ impl DefenceArgs {
                 let vectors = vectors(path, seed)?;
                 match name {
                     "ipet" => Defence::Ipet { vectors },
-                    _ => Defence::IpetMended { vectors },
+                    _ => Defence::IpetMended { vectors, scale },
                 }
             }
             other => match other.strip_prefix("model:") {
