@@ -15,7 +15,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use chaff_abi::Nanos;
 use chaff_gateway::injector::{Injector, InjectorOptions};
-use chaff_gateway::sys_net::{make_realtime, monotonic_now, open_cover_socket};
+use chaff_gateway::sys_net::open_cover_socket;
+use chaff_sys::clock::monotonic;
+use chaff_sys::thread::make_realtime;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
@@ -39,7 +41,7 @@ fn injector(sends: u64, fifo: bool, spin: bool) -> anyhow::Result<(Histogram<u64
     options.spin = spin.then_some(SPIN);
     options.queue = sends as usize;
     let injector = Injector::spawn(options)?;
-    let start = monotonic_now() + Nanos::from_millis(50);
+    let start = monotonic() + Nanos::from_millis(50);
     for i in 0..sends {
         injector.submit(start + STEP.times(i), &PAYLOAD)?;
     }

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use aya::programs::TestRunOptions;
 use chaff_abi::{MeterConfig, Nanos, program};
-use chaff_gateway::datapath::{Hook, Meter, MeterError, MeterOptions, now_monotonic};
+use chaff_gateway::datapath::{Hook, Meter, MeterError, MeterOptions};
+use chaff_sys::clock::monotonic;
 
 #[path = "bench_support/mod.rs"]
 mod bench_support;
@@ -35,7 +36,7 @@ fn options(max_flows: u32) -> MeterOptions {
         hook: Hook::Tcx,
         max_flows,
         config: MeterConfig {
-            slot_epoch: now_monotonic(),
+            slot_epoch: monotonic(),
             slot_len: Nanos::from_millis(100),
             ..MeterConfig::default()
         },

@@ -12,7 +12,8 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use chaff_abi::{MeterConfig, Nanos};
-use chaff_gateway::datapath::{HintOptions, Hook, Meter, MeterOptions, now_monotonic};
+use chaff_gateway::datapath::{HintOptions, Hook, Meter, MeterOptions};
+use chaff_sys::clock::monotonic;
 
 #[path = "bench_support/mod.rs"]
 mod bench_support;
@@ -87,7 +88,7 @@ fn load(home: &Home, with_hints: bool) -> Meter {
         lan: vec!["lan0".into()],
         wan: Some("wan0".into()),
         config: MeterConfig {
-            slot_epoch: now_monotonic(),
+            slot_epoch: monotonic(),
             slot_len: Nanos::from_millis(100),
             cover_mark: 0xc0,
             ..MeterConfig::default()

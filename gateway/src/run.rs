@@ -19,6 +19,7 @@ use chaff_abi::{CoverPeer, DeviceKey, MeterConfig, Nanos, Reason};
 use chaff_confine::privileges::{self, Identity, PrivilegeError};
 use chaff_engine::{Gateway, Parts, mapped};
 use chaff_privacy::Entropy;
+use chaff_sys::clock::monotonic;
 use chaff_wire::Key;
 use rand::{Rng, SeedableRng, TryRngCore};
 use rand_chacha::ChaCha20Rng;
@@ -26,9 +27,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::archive::Archiver;
 use crate::config::{File, HookName, Mode};
-use crate::datapath::{
-    HintOptions, Hook, Meter, MeterError, MeterOptions, clock_triple, now_monotonic,
-};
+use crate::datapath::{HintOptions, Hook, Meter, MeterError, MeterOptions, clock_triple};
 use crate::export::{Exports, Paths};
 use crate::injector::{Injector, InjectorOptions};
 use crate::processes::Processes;
@@ -253,7 +252,7 @@ impl Setup {
         };
         warn_of_plain(file);
         let slot = file.cover.slot.0;
-        let epoch = now_monotonic();
+        let epoch = monotonic();
         config.unix_offset = unix_offset;
         let parts = Parts {
             key,

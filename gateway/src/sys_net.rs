@@ -1,18 +1,17 @@
-//! The system calls that the standard library has no safe form of: batched datagrams, socket options, a wait with an
-//! absolute deadline, thread priority. All unsafe code of the cover channel is here, behind safe functions.
+//! The system calls that the standard library has no safe form of: batches of datagrams to
+//! send, a marked socket, a wait with an absolute deadline. All unsafe code of the cover channel is here, behind safe functions.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::ptr;
 use std::sync::atomic::AtomicU32;
 
 use chaff_abi::Nanos;
+use chaff_sys::set_option;
 
-/// Datagrams per system call at most.
+/// Datagrams sent by one system call at most.
 pub const MAX_BATCH: usize = 64;
-
-pub use crate::datapath::now_monotonic as monotonic_now;
 
 fn check(result: libc::c_long) -> io::Result<usize> {
     if result < 0 {
@@ -20,20 +19,6 @@ fn check(result: libc::c_long) -> io::Result<usize> {
     } else {
         Ok(result as usize)
     }
-}
-
-fn set_option(fd: RawFd, level: i32, name: i32, value: i32) -> io::Result<()> {
-    // SAFETY: the option value points to an i32 that lives through the call, with its size.
-    let result = unsafe {
-        libc::setsockopt(
-            fd,
-            level,
-            name,
-            (&raw const value).cast(),
-            size_of::<i32>() as libc::socklen_t,
-        )
-    };
-    check(result.into()).map(drop)
 }
 
 /// The socket that cover leaves through: connected to the sink, marked, never fragmented, behind real traffic.
@@ -47,30 +32,29 @@ pub fn open_cover_socket(local: SocketAddr, sink: SocketAddr, mark: u32) -> io::
     const FILLER: i32 = 1;
     const BUFFER: i32 = 1 << 20;
     let socket = UdpSocket::bind(local)?; // close-on-exec
-    let fd = socket.as_raw_fd();
     if mark != 0 {
-        set_option(fd, libc::SOL_SOCKET, libc::SO_MARK, mark as i32)?;
+        set_option(&socket, libc::SOL_SOCKET, libc::SO_MARK, mark as i32)?;
     }
-    set_option(fd, libc::SOL_SOCKET, libc::SO_PRIORITY, FILLER)?;
+    set_option(&socket, libc::SOL_SOCKET, libc::SO_PRIORITY, FILLER)?;
     for (plain, forced) in [
         (libc::SO_SNDBUF, libc::SO_SNDBUFFORCE),
         (libc::SO_RCVBUF, libc::SO_RCVBUFFORCE),
     ] {
         // Beyond the system's limit where allowed, else up to it.
-        if set_option(fd, libc::SOL_SOCKET, forced, BUFFER).is_err() {
-            set_option(fd, libc::SOL_SOCKET, plain, BUFFER)?;
+        if set_option(&socket, libc::SOL_SOCKET, forced, BUFFER).is_err() {
+            set_option(&socket, libc::SOL_SOCKET, plain, BUFFER)?;
         }
     }
     if sink.is_ipv4() {
         set_option(
-            fd,
+            &socket,
             libc::IPPROTO_IP,
             libc::IP_MTU_DISCOVER,
             libc::IP_PMTUDISC_DO,
         )?;
     } else {
         set_option(
-            fd,
+            &socket,
             libc::IPPROTO_IPV6,
             libc::IPV6_MTU_DISCOVER,
             libc::IPV6_PMTUDISC_DO,
@@ -120,72 +104,6 @@ pub fn send_batch(socket: &UdpSocket, datagrams: &[Vec<u8>]) -> io::Result<usize
     check(sent.into())
 }
 
-/// Room for a batch of received datagrams; allocated once.
-#[derive(Debug)]
-pub struct RecvBatch {
-    bytes: Vec<u8>,
-    each: usize,
-    lengths: [usize; MAX_BATCH],
-    truncated: [bool; MAX_BATCH],
-    filled: usize,
-}
-
-impl RecvBatch {
-    /// Makes room for [`MAX_BATCH`] datagrams of up to `each` bytes.
-    pub fn new(each: usize) -> Self {
-        Self {
-            bytes: vec![0; each.max(1) * MAX_BATCH],
-            each: each.max(1),
-            lengths: [0; MAX_BATCH],
-            truncated: [false; MAX_BATCH],
-            filled: 0,
-        }
-    }
-
-    /// The datagrams of the last [`recv_batch`], each with whether it was longer than the room for it.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&mut [u8], bool)> {
-        self.bytes
-            .chunks_exact_mut(self.each)
-            .zip(self.lengths)
-            .zip(self.truncated)
-            .take(self.filled)
-            .map(|((bytes, len), truncated)| (&mut bytes[..len], truncated))
-    }
-}
-
-/// Receives what is there, up to [`MAX_BATCH`] datagrams, without blocking. Returns how many; at least 1.
-///
-/// # Errors
-/// `WouldBlock` when there is none.
-pub fn recv_batch(socket: &UdpSocket, into: &mut RecvBatch) -> io::Result<usize> {
-    into.filled = 0;
-    let mut parts = [iovec(ptr::null_mut(), 0); MAX_BATCH];
-    let mut headers = [empty_header(); MAX_BATCH];
-    for (i, room) in into.bytes.chunks_exact_mut(into.each).enumerate() {
-        parts[i] = iovec(room.as_mut_ptr(), room.len());
-        headers[i].msg_hdr.msg_iov = &raw mut parts[i];
-        headers[i].msg_hdr.msg_iovlen = 1;
-    }
-    // SAFETY: the headers point to parts of this frame, which point to disjoint chunks of `into.bytes` that are
-    // borrowed mutably until the call returns; no timeout is passed.
-    let received = unsafe {
-        libc::recvmmsg(
-            socket.as_raw_fd(),
-            headers.as_mut_ptr(),
-            MAX_BATCH as libc::c_uint,
-            libc::MSG_DONTWAIT as _,
-            ptr::null_mut(),
-        )
-    };
-    let received = check(received.into())?;
-    for (i, header) in headers.iter().enumerate().take(received) {
-        into.lengths[i] = (header.msg_len as usize).min(into.each);
-        into.truncated[i] = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
-    }
-    into.filled = received;
-    Ok(received)
-}
-
 /// Sleeps while `word` is `expected`, until woken or until `deadline` on the monotonic clock.
 ///
 /// One system call with an absolute deadline: a thread that is delayed between reading the clock and sleeping does
@@ -222,32 +140,6 @@ pub fn wake(word: &AtomicU32) {
     }
 }
 
-/// Makes the calling thread real-time (`SCHED_FIFO`), not its children.
-///
-/// # Errors
-/// `PermissionDenied` without CAP_SYS_NICE or a sufficient RLIMIT_RTPRIO.
-pub fn make_realtime(priority: i32) -> io::Result<()> {
-    let param = libc::sched_param {
-        sched_priority: priority,
-    };
-    // SAFETY: `param` is a valid sched_param alive through the call; pid 0 is the calling thread.
-    let result = unsafe {
-        libc::sched_setscheduler(
-            0,
-            libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK,
-            &raw const param,
-        )
-    };
-    check(result.into()).map(drop)
-}
-
-/// Sets how late the kernel may wake the calling thread to save power to the least; the default is 50 µs. Real-time
-/// threads have none.
-pub fn wake_precisely() {
-    // SAFETY: PR_SET_TIMERSLACK takes one integer and touches no memory.
-    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong, 0, 0, 0) };
-}
-
 /// Names of the interfaces of this thread's network namespace. (What `/sys/class/net` shows is that of whoever mounted
 /// it.)
 pub fn interfaces() -> Vec<String> {
@@ -269,6 +161,9 @@ mod tests {
     use super::*;
     use std::sync::atomic::Ordering;
 
+    use chaff_sys::Batch;
+    use chaff_sys::clock::monotonic;
+
     fn pair() -> (UdpSocket, UdpSocket) {
         let sink = UdpSocket::bind("127.0.0.1:0").unwrap();
         let cover = open_cover_socket(
@@ -285,22 +180,14 @@ mod tests {
         let (cover, sink) = pair();
         let datagrams: Vec<Vec<u8>> = (0..5u8).map(|i| vec![i; 100 + usize::from(i)]).collect();
         assert_eq!(send_batch(&cover, &datagrams).unwrap(), 5);
-        let mut batch = RecvBatch::new(103);
+        let mut batch = Batch::<8>::new(2_048);
         let mut got = Vec::new();
         while got.len() < 5 {
-            if recv_batch(&sink, &mut batch).is_ok() {
-                got.extend(batch.iter_mut().map(|(b, cut)| (b.to_vec(), cut)));
+            if batch.receive(&sink).is_ok() {
+                got.extend(batch.datagrams().map(|(_, d)| d.to_vec()));
             }
         }
-        for (i, (bytes, cut)) in got.iter().enumerate() {
-            assert_eq!((bytes[0], bytes.len()), (i as u8, (100 + i).min(103)));
-            assert_eq!(*cut, i == 4);
-        }
-        assert_eq!(
-            recv_batch(&sink, &mut batch).unwrap_err().kind(),
-            io::ErrorKind::WouldBlock
-        );
-        assert_eq!(batch.iter_mut().count(), 0);
+        assert_eq!(got, datagrams);
     }
 
     #[test]
@@ -314,8 +201,8 @@ mod tests {
     #[test]
     fn a_wait_ends_at_its_absolute_deadline() {
         let word = AtomicU32::new(7);
-        let deadline = monotonic_now() + Nanos::from_millis(5);
-        while monotonic_now() < deadline {
+        let deadline = monotonic() + Nanos::from_millis(5);
+        while monotonic() < deadline {
             wait_until(&word, 7, Some(deadline));
         }
         // Neither a changed word nor a past deadline sleeps: these would hang otherwise.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use chaff_engine::{Releases, Signal};
 use chaff_export::{Target, WholeFile};
-use chaff_privacy::file::{LedgerFile, LedgerFileError};
+use chaff_ledger::{LedgerFile, LedgerFileError};
 use chaff_privacy::telemetry::{
     Aim, Book, BoxError, Cap, Config, Counters, Exporter, Flows, Metric, PayError, Plan, Published,
     Size, Sparse, Tier,

@@ -9,10 +9,11 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use chaff_abi::Nanos;
 use chaff_engine::Plan;
+use chaff_sys::clock::monotonic;
 use chaff_tunnel::conf::{Conf, Endpoint};
 use chaff_tunnel::{Config, MonthBudget, PeerConfig, month_of};
 use chaff_tunport::{
-    Driver, DriverReport, Gate, GateOptions, Heartbeat, Options, Udp, WhenDown, now, pair,
+    Driver, DriverReport, Gate, GateOptions, Heartbeat, Options, Udp, WhenDown, pair,
 };
 use serde::{Deserialize, Serialize};
 
@@ -183,8 +184,9 @@ impl TunnelSide {
             allowed: peer.allowed.clone(),
             endpoint: Some(endpoint),
         }];
-        let mut tunnel = chaff_tunnel::Tunnel::new(&conf.private_key, config, &peers, seed, now())
-            .context("tunnel.config")?;
+        let mut tunnel =
+            chaff_tunnel::Tunnel::new(&conf.private_key, config, &peers, seed, monotonic())
+                .context("tunnel.config")?;
         let month_file = file.state(Path::new("cover-month.json"));
         if t.month.0 > 0 {
             tunnel.set_month(Some(read_month(&month_file, t.month.0, unix)));
@@ -224,7 +226,7 @@ impl TunnelSide {
             pause_file: t.pause_file.clone(),
             paused: false,
             held_off: false,
-            store_at: now(),
+            store_at: monotonic(),
             rate: file.envelope().map(|e| e.rate),
             retry_at: Nanos::ZERO,
         })
@@ -240,7 +242,7 @@ impl TunnelSide {
             for p in plan {
                 match p {
                     Plan::Dummy { at, stream } => tunnel.plan(0, at, stream),
-                    Plan::Downlink(dummies) => tunnel.ask_downlink(now(), 0, &dummies),
+                    Plan::Downlink(dummies) => tunnel.ask_downlink(monotonic(), 0, &dummies),
                 }
             }
         });
@@ -265,7 +267,7 @@ impl TunnelSide {
             tracing::info!(held_off, "cover, by tunnel.pause_file");
             self.apply_pause();
         }
-        let at = now();
+        let at = monotonic();
         if self.falls_back {
             self.follow(at);
         }
@@ -323,7 +325,7 @@ impl TunnelSide {
     /// Whether there is a session that the far end still answers in.
     pub fn is_up(&self) -> bool {
         self.driver
-            .with(|t| t.has_session(0) && t.unanswered_for(0, now()).is_none())
+            .with(|t| t.has_session(0) && t.unanswered_for(0, monotonic()).is_none())
     }
 
     /// Counts up to now.

@@ -10,7 +10,8 @@ use aya::programs::TestRunOptions;
 use chaff_abi::{Dir, FlowKey, HINT_LARGE, HINT_SMALL, HintHeader, Nanos, Reason, program};
 use chaff_engine::{Config, Event, Gateway, Parts, Source};
 use chaff_flow::{Link, Record, Table, TableConfig};
-use chaff_gateway::datapath::{HintOptions, Meter, MeterOptions, now_monotonic};
+use chaff_gateway::datapath::{HintOptions, Meter, MeterOptions};
+use chaff_sys::clock::monotonic;
 use chaff_trace::Reader;
 use meter_support::*;
 
@@ -268,7 +269,7 @@ fn both_ways(m: &mut Meter, frames: &[Vec<u8>]) -> (Found, Found) {
         },
         ..Config::default()
     };
-    let start = now_monotonic();
+    let start = monotonic();
     let mut engine = Gateway::new(config, Parts::default(), [0; 32], start).expect("valid");
     let mut table = Table::new(TableConfig {
         dissect: u16::MAX,
@@ -295,13 +296,13 @@ fn both_ways(m: &mut Meter, frames: &[Vec<u8>]) -> (Found, Found) {
         let has_payload = packet.sample.payload > 0;
         if !has_payload || *copied < LOOKED_AT {
             *copied += u8::from(has_payload);
-            table.observe(now_monotonic(), Some(dir), &packet);
+            table.observe(monotonic(), Some(dir), &packet);
         }
         if m.poll_hints(|h, bytes| got.push((h, bytes.to_vec()))) > 0 {
             assert!(got.last().is_some_and(|(_, b)| b.len() <= HINT_LARGE));
         }
     }
-    let end = now_monotonic();
+    let end = monotonic();
     for (key, value) in flows(m) {
         engine.handle_counters(end, key, &value);
     }

@@ -10,7 +10,8 @@ use std::process::{Command, ExitCode};
 use chaff_confine::privileges::{Identity, PrivilegeError, drop_privileges, seal, verify};
 use chaff_confine::sandbox::{self, Confined, Enforced, Kept};
 use chaff_gateway::injector::{Injector, InjectorOptions};
-use chaff_gateway::sys_net::{monotonic_now, open_cover_socket};
+use chaff_gateway::sys_net::open_cover_socket;
+use chaff_sys::clock::monotonic;
 
 fn main() -> ExitCode {
     if Identity::current().uid != 0 {
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
     assert!(injector.drop_capabilities());
     verify(nobody).expect("still so");
 
-    let at = monotonic_now();
+    let at = monotonic();
     injector.submit(at, b"still sends").expect("room");
     let mut buffer = [0; 64];
     let n = sink.recv(&mut buffer).expect("arrives");
@@ -44,9 +45,7 @@ fn main() -> ExitCode {
     assert!(fresh.is_err(), "a mark was set without a capability");
     let confined = keeps_to_its_folder(own.path(), other.path());
 
-    injector
-        .submit(monotonic_now(), b"and still")
-        .expect("room");
+    injector.submit(monotonic(), b"and still").expect("room");
     let n = sink.recv(&mut buffer).expect("arrives");
     assert_eq!(&buffer[..n], b"and still");
     let realtime = injector.is_realtime();

@@ -2,6 +2,9 @@
 //!
 //! `cargo run --release --example measure -- target/release/query-cluster [FLOWS]` makes its own flows (2,000,000) in a folder of its own.
 
+#[path = "../../query/tests/common/question.rs"]
+mod question;
+
 use std::error::Error;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -9,12 +12,12 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use chaff_privacy::Epsilon;
-use chaff_query::request::{Clamp, Filter, Matching, Measure, Name, Request, Statistic, UnitKey};
+use chaff_query::request::{Clamp, Filter, Matching, Measure, Name, Request, Statistic};
 use chaff_query::source::Source;
 use chaff_query::{Databases, Direction, Engine, Plain};
 use chaff_query_cluster::link::Links;
 use chaff_query_cluster::{Cluster, Limits};
+use question::request;
 
 const FILES: usize = 8;
 const USERS: u64 = 5000;
@@ -57,7 +60,7 @@ fn main() -> Outcome<()> {
         source.bytes
     );
     let own = std::process::id();
-    for (name, request) in questions()? {
+    for (name, request) in questions() {
         let none = Databases::default();
         let mut one = Vec::new();
         let mut two = Vec::new();
@@ -97,19 +100,7 @@ fn main() -> Outcome<()> {
     Ok(())
 }
 
-fn questions() -> Outcome<[(&'static str, Request); 2]> {
-    let request = |filter, measure, statistic| -> Outcome<Request> {
-        Ok(Request {
-            direction: Direction::Outgoing,
-            home: Vec::new(),
-            unit: UnitKey::Address,
-            filter,
-            measure,
-            statistic,
-            epsilon: Epsilon::new(1.0)?,
-            delta: None,
-        })
-    };
+fn questions() -> [(&'static str, Request); 2] {
     let filter = Filter {
         name: Some(Name {
             matching: Matching::Domain("name7.example".to_owned()),
@@ -119,20 +110,24 @@ fn questions() -> Outcome<[(&'static str, Request); 2]> {
     };
     let bounds = Clamp::Public(0.0, 1e6);
     let bytes = Measure::Bytes(Direction::Ingoing);
-    Ok([
+    let trips = Measure::Mean("c_rtt_avg".to_owned());
+    [
         (
             "bytes by server name",
-            request(filter, bytes, Statistic::Sum { bounds })?,
+            Request {
+                filter,
+                statistic: Statistic::Sum { bounds },
+                ..request(bytes)
+            },
         ),
         (
             "mean round trip of each user",
-            request(
-                Filter::default(),
-                Measure::Mean("c_rtt_avg".to_owned()),
-                Statistic::Mean { bounds },
-            )?,
+            Request {
+                statistic: Statistic::Mean { bounds },
+                ..request(trips)
+            },
         ),
-    ])
+    ]
 }
 
 fn start(program: &str, data: &Path) -> Outcome<(Worker, String)> {

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use chaff_privacy::file::LedgerFile;
+use chaff_ledger::LedgerFile;
 use chaff_privacy::{BoundsError, ReleaseError};
 
 use crate::cache;

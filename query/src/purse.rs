@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use chaff_privacy::file::{LedgerFile, LedgerFileError};
+use chaff_ledger::{LedgerFile, LedgerFileError};
 use chaff_privacy::{Budget, Epsilon, Expense, Grant, Rho};
 use serde::{Deserialize, Serialize};
 

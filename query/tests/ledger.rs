@@ -5,7 +5,7 @@ mod common;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use chaff_privacy::file::LedgerFile;
+use chaff_ledger::LedgerFile;
 use chaff_privacy::{Budget, DAY_NS, Day, Epsilon, Expense, Rho};
 use chaff_query::purse::{UNIT, now_ns};
 use common::{Flow, Site, text, tstat};

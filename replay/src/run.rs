@@ -6,6 +6,7 @@ use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
 use chaff_abi::{Dir, Nanos};
+use chaff_sys::clock::{monotonic, unix};
 
 use crate::ReplayError;
 use crate::capture::Capture;
@@ -113,8 +114,8 @@ pub fn run(options: &Options, observer: &mut dyn Observer) -> Result<Report, Rep
     let run = bounds(options, &plan);
     observer.start(total(&run, options, &plan));
     let epoch = Epoch {
-        monotonic: sys::now(),
-        unix: sys::unix_now(),
+        monotonic: monotonic(),
+        unix: unix(),
     };
     let lanes = drive(
         &ports,
@@ -320,7 +321,7 @@ fn drive(
         let lead = if run.top { Nanos::ZERO } else { LEAD };
         control
             .start
-            .store((sys::now() + lead).0, Ordering::Release);
+            .store((monotonic() + lead).0, Ordering::Release);
         barrier.wait();
         watch(&senders, control, progress, observer);
         let done: Vec<_> = senders.into_iter().map(ScopedJoinHandle::join).collect();

@@ -4,6 +4,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use chaff_abi::Nanos;
+use chaff_sys::clock::{monotonic, unix};
+use chaff_sys::thread::{make_realtime, wake_precisely};
 use hdrhistogram::Histogram;
 
 use crate::ReplayError;
@@ -146,11 +148,11 @@ pub fn histogram() -> Histogram<u64> {
 
 /// Prepares the calling thread: priority, timers, memory.
 pub fn prepare(lane: &Lane, run: &Run, stats: &mut LaneStats) {
-    sys::fine_timers();
+    wake_precisely();
     // At top speed a real-time thread would starve whoever has to receive.
     if run.realtime
         && !run.top
-        && let Err(e) = sys::realtime_priority(50)
+        && let Err(e) = make_realtime(50)
     {
         stats.no_realtime = Some(e.kind());
     }
@@ -258,7 +260,7 @@ impl Sender<'_> {
     fn loop_at_top_speed(&mut self, slots: usize) -> io::Result<bool> {
         let mut this = LoopStats::default();
         let mut next = 0;
-        let mut now = sys::now();
+        let mut now = monotonic();
         while next < slots {
             if self.stop.load(Ordering::Relaxed) || now >= self.end {
                 self.close(this);
@@ -267,7 +269,7 @@ impl Sender<'_> {
             let batch = BATCH.min(slots - next);
             self.hand_over(next, batch)?;
             self.account(next, batch, now, (now, now), &mut this);
-            now = sys::now();
+            now = monotonic();
             next += batch;
         }
         this.last = now;
@@ -281,7 +283,7 @@ impl Sender<'_> {
     /// Sleeps until `due`; returns the time then, or `None` to stop.
     fn wait(&self, due: Nanos) -> Option<Nanos> {
         loop {
-            let now = sys::now();
+            let now = monotonic();
             if self.stop.load(Ordering::Relaxed) || now >= self.end {
                 return None;
             }
@@ -302,7 +304,7 @@ impl Sender<'_> {
         self.begun += count as u64;
         self.progress.announced.store(self.begun, Ordering::Release);
         if !self.progress.sent_at.is_empty() {
-            let at = sys::unix_now().0;
+            let at = unix().0;
             for slot in &self.progress.sent_at[first..first + count] {
                 slot.store(at, Ordering::Release);
             }
@@ -325,7 +327,7 @@ impl Sender<'_> {
                 Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => self.stats.refused += 1,
                 Err(e) if matches!(e.raw_os_error(), Some(libc::ENOBUFS | libc::EAGAIN)) => {
                     self.stats.retries += 1;
-                    let now = sys::now();
+                    let now = monotonic();
                     if now - *stalled.get_or_insert(now) > STALL
                         || self.stop.load(Ordering::Relaxed)
                     {

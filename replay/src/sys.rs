@@ -25,26 +25,6 @@ fn check(rc: libc::c_int) -> io::Result<libc::c_int> {
     }
 }
 
-fn clock(id: libc::clockid_t) -> Nanos {
-    let mut t = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: `t` is a valid timespec for the kernel to fill.
-    unsafe { libc::clock_gettime(id, &mut t) };
-    Nanos(t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64)
-}
-
-/// Now on the monotonic clock.
-pub fn now() -> Nanos {
-    clock(libc::CLOCK_MONOTONIC)
-}
-
-/// Now since the Unix epoch.
-pub fn unix_now() -> Nanos {
-    clock(libc::CLOCK_REALTIME)
-}
-
 /// Sleeps until `at` on the monotonic clock; returns early on a signal.
 pub fn sleep_until(at: Nanos) {
     let t = libc::timespec {
@@ -60,24 +40,6 @@ pub fn sleep_until(at: Nanos) {
             std::ptr::null_mut(),
         )
     };
-}
-
-/// Gives the calling thread real-time priority (`SCHED_FIFO`).
-///
-/// # Errors
-/// `EPERM` without `CAP_SYS_NICE`.
-pub fn realtime_priority(priority: i32) -> io::Result<()> {
-    let p = libc::sched_param {
-        sched_priority: priority,
-    };
-    // SAFETY: `p` is a valid parameter block and 0 names the calling thread.
-    check(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &p) }).map(drop)
-}
-
-/// Takes the 50 µs timer slack of normal threads away from the calling thread.
-pub fn fine_timers() {
-    // SAFETY: this option takes one integer and touches no memory.
-    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong) };
 }
 
 /// Keeps `bytes` in memory, so that no page fault delays a packet.

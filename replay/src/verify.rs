@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use chaff_abi::{Mac, Nanos};
+use chaff_sys::clock::monotonic;
 use hdrhistogram::Histogram;
 use sha2::{Digest, Sha256};
 
@@ -362,7 +363,7 @@ pub fn receive(
             let _ = batch.receive(fd.as_fd(), |r| matcher.take(&r, progress));
         }
         if ending.sent_all.load(Ordering::Acquire) {
-            let now = sys::now();
+            let now = monotonic();
             let end = *deadline.get_or_insert(now + grace);
             let settled = now + grace >= end + Nanos::from_millis(100);
             let complete = matcher.is_complete(progress.sent.load(Ordering::Acquire));

@@ -7,7 +7,7 @@ mod sys;
 mod tunnel;
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::net::UdpSocket;
 use std::path::Path;
 use std::process::ExitCode;
@@ -18,6 +18,8 @@ use std::time::Duration;
 use anyhow::Context;
 use chaff_abi::Nanos;
 use chaff_engine::{Sink, SinkReport, Verdict};
+use chaff_sys::clock::{monotonic, unix};
+use chaff_sys::{Batch, set_option};
 use clap::Parser;
 use config::{Args, Settings};
 use hdrhistogram::Histogram;
@@ -61,6 +63,10 @@ struct Report<'a> {
 
 /// Batches received in a row before signals, the lease and the downlink have their turn.
 const BATCHES_PER_TURN: usize = 16;
+/// Datagrams taken from the socket by one system call.
+const BATCH: usize = 64;
+/// Room for one datagram, bytes. Longer ones are cut and then fail authentication.
+const ROOM: usize = 2_048;
 
 /// Rows of `--packets` that refused datagrams may take: strangers must not fill the disk.
 const REFUSED_ROWS: u64 = 100_000;
@@ -103,9 +109,7 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
         signal_hook::flag::register(signal, Arc::clone(&stop))
             .context("while registering signals")?;
     }
-    let end = args
-        .duration
-        .map(|s| sys::monotonic() + Nanos::from_secs_f64(s));
+    let end = args.duration.map(|s| monotonic() + Nanos::from_secs_f64(s));
     let tunnel = match &settings.tunnel {
         Some(t) => {
             // With --listen the file is that of the datagrams.
@@ -119,7 +123,7 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
             rights::give_up(becomes, args)?;
             eprintln!("sink-server: echo and forward only; stop with Ctrl-C");
         }
-        while !stop.load(Ordering::Relaxed) && end.is_none_or(|end| sys::monotonic() < end) {
+        while !stop.load(Ordering::Relaxed) && end.is_none_or(|end| monotonic() < end) {
             std::thread::sleep(Duration::from_millis(50));
         }
         return match tunnel {
@@ -129,9 +133,10 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let socket = UdpSocket::bind(listen)
         .with_context(|| format!("while binding UDP {listen} for --listen"))?;
-    sys::receive_buffer(&socket, 4 << 20);
-    let start = sys::monotonic();
-    let sink = Sink::new(settings.sink, key, sys::unix() - start, start);
+    // The kernel may give less.
+    let _less = set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUF, 4 << 20);
+    let start = monotonic();
+    let sink = Sink::new(settings.sink, key, unix() - start, start);
     let mut server = Server::new(socket, sink, start, args)?;
     if tunnel.is_none() {
         rights::give_up(becomes, args)?;
@@ -195,21 +200,21 @@ impl Server {
     }
 
     fn serve(&mut self, stop: &AtomicBool, end: Option<Nanos>) -> anyhow::Result<()> {
-        let mut batch = sys::Batch::new();
+        let mut batch = Batch::new(ROOM);
         let mut out = [0; 2_048];
         let mut clock_checked = self.start;
         while !stop.load(Ordering::Relaxed) {
-            let now = sys::monotonic();
+            let now = monotonic();
             if end.is_some_and(|end| now >= end) {
                 break;
             }
             if now.since(clock_checked) > Nanos::from_secs(1) {
                 clock_checked = now;
-                self.sink.set_unix_offset(sys::unix() - now);
+                self.sink.set_unix_offset(unix() - now);
             }
             self.sink.handle_timeout(now);
             while let Some(t) = self.sink.poll_transmit(now, &mut out) {
-                let sent = sys::monotonic();
+                let sent = monotonic();
                 if let Err(e) = self.socket.send_to(&out[..t.len], t.to) {
                     if self.downlink_errors == 0 {
                         eprintln!(
@@ -228,7 +233,7 @@ impl Server {
             let next = next
                 .min(end.unwrap_or(Nanos::MAX))
                 .min(now + Nanos::from_millis(200));
-            let now = sys::monotonic();
+            let now = monotonic();
             sys::wait(&self.socket, Duration::from_nanos(next.since(now).0))
                 .context("while waiting for datagrams")?;
             self.receive(&mut batch)?;
@@ -236,15 +241,18 @@ impl Server {
         Ok(())
     }
 
-    fn receive(&mut self, batch: &mut sys::Batch) -> anyhow::Result<()> {
+    fn receive(&mut self, batch: &mut Batch<BATCH>) -> anyhow::Result<()> {
         for _ in 0..BATCHES_PER_TURN {
-            let n = batch.receive(&self.socket).context("while receiving")?;
-            let now = sys::monotonic();
-            let unix = sys::unix();
-            for i in 0..n {
-                let Some((from, datagram)) = batch.datagram(i) else {
-                    continue;
-                };
+            let n = match batch.receive(&self.socket) {
+                Ok(n) => n,
+                Err(e) if [ErrorKind::WouldBlock, ErrorKind::Interrupted].contains(&e.kind()) => {
+                    break;
+                }
+                Err(e) => return Err(e).context("while receiving"),
+            };
+            let now = monotonic();
+            let unix = unix();
+            for (from, datagram) in batch.datagrams() {
                 let len = datagram.len();
                 match self.sink.handle_datagram(now, from, datagram) {
                     Verdict::Cover { stream, meant, .. } => {
@@ -258,7 +266,7 @@ impl Server {
                     Verdict::Refused(e) => self.refused_row(now, len, e.name()),
                 }
             }
-            if n < sys::BATCH {
+            if n < BATCH {
                 break;
             }
         }
@@ -314,7 +322,7 @@ impl Server {
     fn finish(mut self, args: &Args) -> anyhow::Result<ExitCode> {
         let report = Report {
             sink: self.sink.report(),
-            duration_s: sys::monotonic().since(self.start).as_secs_f64(),
+            duration_s: monotonic().since(self.start).as_secs_f64(),
             latency_us: Quantiles::of(&self.latency),
             downlink_lateness_us: Quantiles::of(&self.lateness),
             downlink_errors: self.downlink_errors,

@@ -6,9 +6,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use chaff_engine::SinkConfig;
+use chaff_sys::clock::monotonic;
 use chaff_tunnel::conf::{Conf, Endpoint};
 use chaff_tunnel::{Config, DownlinkConfig, PeerConfig, Tunnel};
-use chaff_tunport::{Driver, Exit, ExitOptions, Options, Udp, netlink, now, pair};
+use chaff_tunport::{Driver, Exit, ExitOptions, Options, Udp, netlink, pair};
 use rand::TryRngCore;
 
 use crate::config::{Args, Keygen, TunnelFile};
@@ -161,7 +162,13 @@ fn tunnel(conf: &Conf, file: &TunnelFile, limits: &SinkConfig) -> anyhow::Result
     rand::rngs::OsRng
         .try_fill_bytes(&mut seed)
         .map_err(|e| anyhow::anyhow!("the system gives no randomness: {e}"))?;
-    Ok(Tunnel::new(&conf.private_key, config, &peers, seed, now())?)
+    Ok(Tunnel::new(
+        &conf.private_key,
+        config,
+        &peers,
+        seed,
+        monotonic(),
+    )?)
 }
 
 /// `sink-server keygen`

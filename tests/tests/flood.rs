@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use chaff_abi::{FlowKey, MeterConfig, Nanos, Reason};
-use chaff_gateway::datapath::{Hook, Meter, MeterOptions, now_monotonic};
+use chaff_gateway::datapath::{Hook, Meter, MeterOptions};
+use chaff_sys::clock::monotonic;
 use chaff_tests::{Home, Layout, SINK, skip_without_root};
 use xtask::netns::inside;
 
@@ -127,7 +128,7 @@ fn a_flood_of_new_flows_is_forwarded_and_accounted_for_to_the_packet() -> Result
         wan: Some("wan0".into()),
         max_flows: FLOWS,
         config: MeterConfig {
-            slot_epoch: now_monotonic(),
+            slot_epoch: monotonic(),
             slot_len: Nanos::from_secs(100_000),
             ..MeterConfig::default()
         },

@@ -222,6 +222,66 @@ fn live_gateway_and_virtual_time_agree() -> Result<()> {
     Ok(())
 }
 
+/// A generator that looks at the past, has a secret, counts by size and stops and starts by a mask, as `trainer cover` makes it.
+#[test]
+fn a_trained_model_with_every_option_covers_live() -> Result<()> {
+    if skip_without_root("a_trained_model_with_every_option_covers_live") {
+        return Ok(());
+    }
+    const SIZES: [&str; 3] = ["68", "516", "1200"];
+    let (capture, devices) = (fixture("demo.pcap")?, fixture("devices.csv")?);
+    let mut stage = Stage::new("trained")?;
+    let model = stage.path("all.onnx");
+    let mut train = Command::new(program("trainer")?);
+    train.args(["cover", "--shared", "--stages", "1", "--epochs", "3"]);
+    train.args(["--attacker-epochs", "2", "--seed", "3"]);
+    train.args(["--past", "5", "--secret", "4", "--sizes", &SIZES.join(",")]);
+    train.args(["--mask-hold", "30", "--mask-pause", "60", "--pcap"]);
+    train.arg(&capture).arg("--devices").arg(&devices);
+    let trained = train.arg("--output").arg(&model).output()?;
+    ensure!(
+        trained.status.success(),
+        "trainer: {}",
+        String::from_utf8_lossy(&trained.stderr)
+    );
+    stage.start_sink()?;
+    let generator = format!("generator = {model:?}\nmax_payload = 1300");
+    stage.start_gateway(&devices, &generator, "")?;
+    let replayed = stage
+        .replay(&capture, &devices, &["--only-devices", "--speed", "6"])?
+        .status()?;
+    ensure!(replayed.success(), "replay: {replayed}");
+    let report = stage.stop_gateway()?;
+    let sink = stage.stop_sink()?;
+    let sent = report.pointer("/injector/stats/sent");
+    ensure!(
+        sent == sink.pointer("/received/packets") && sent.is_some_and(|n| n.as_u64() > Some(50)),
+        "{report} {sink}"
+    );
+    let (header, lines) = rows(&stage.path("sink-packets.csv"))?;
+    let column = |name: &str| {
+        let at = header.iter().position(|h| h == name);
+        at.with_context(|| format!("no column {name}"))
+    };
+    let (size, verdict) = (column("size_bytes")?, column("verdict")?);
+    // The other rows are schedules for the way back, and that.
+    let mut seen: Vec<u32> = Vec::new();
+    for l in lines.iter().filter(|l| l[verdict] == "cover") {
+        seen.push(l[size].parse()?);
+    }
+    let dummies = seen.len();
+    seen.sort_unstable();
+    seen.dedup();
+    let wanted = SIZES.iter().map(|s| Ok(s.parse::<u32>()? + 28));
+    let wanted = wanted.collect::<Result<Vec<_>>>()?;
+    ensure!(
+        dummies > 50 && seen.iter().all(|s| wanted.contains(s)),
+        "{seen:?}, wanted {wanted:?}"
+    );
+    eprintln!("{dummies} dummies of sizes {seen:?} at the sink");
+    Ok(())
+}
+
 #[test]
 fn nothing_stays_attached_after_a_clean_stop() -> Result<()> {
     if skip_without_root("nothing_stays_attached_after_a_clean_stop") {

@@ -1,42 +1,21 @@
 //! Time and allocations of what makes cover, once it is warm: `cargo run --release -p chaff-trainer --example inference`.
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::time::Instant;
 
 use chaff_abi::Nanos;
 use chaff_cover::{
     Demand, Envelope, EnvelopeConfig, Generator, MODELS, OnnxGenerator, Window, by_name, model,
 };
+use chaff_test_support::{CountingAllocator, allocations};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call is handed to the system allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|n| n.set(n.get() + 1));
-        // SAFETY: the caller keeps `alloc`'s contract, which is also the system allocator's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: `ptr` came from `alloc` above, so from the system allocator, with this layout.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// Runs `what` `times` times after a hundredth of it; prints the median of 9 parts, µs, and allocations of one run.
 fn measure(name: &str, times: u32, mut what: impl FnMut()) {
     (0..times / 100).for_each(|_| what());
-    let allocated = ALLOCATIONS.with(Cell::get);
+    let allocated = allocations();
     let mut parts: Vec<f64> = (0..9)
         .map(|_| {
             let begun = Instant::now();
@@ -45,7 +24,7 @@ fn measure(name: &str, times: u32, mut what: impl FnMut()) {
         })
         .collect();
     // The list of parts is one of them.
-    let allocated = ALLOCATIONS.with(Cell::get) - allocated - 1;
+    let allocated = allocations() - allocated - 1;
     parts.sort_by(f64::total_cmp);
     println!(
         "{name:44} {:9.3} us {:8.2} allocations",

@@ -1,22 +1,21 @@
 //! Defences on traces: what an observer sees when a session is covered, packet by packet, in virtual time.
 
 use anyhow::{Result, bail};
-use chaff_abi::{Dir, Nanos, SlotCounters};
+use chaff_abi::{Dir, Nanos};
 use chaff_cover::{
-    BINS, Demand, Envelope, EnvelopeConfig, Generator, HEADERS_V4, Limits, Mode, OnnxGenerator,
-    ReleaseClock, Scheduler, SchedulerConfig, Waiting, Window, by_name,
+    BINS, Demand, Envelope, EnvelopeConfig, HEADERS_V4, OnnxGenerator, ReleaseClock, Waiting,
+    by_name,
 };
 use rand::RngCore;
 use rand_chacha::ChaCha20Rng;
 
 use crate::cover::stream;
 use crate::machines;
+use crate::slots::{Rows, Scaled, slots};
 use crate::traces::{Seen, Trace};
 
 /// Most packets that wait for a release clock.
 const QUEUE: usize = 1 << 20;
-/// Slots of real traffic that a generator can look at, as many as the gateway keeps.
-const PAST: usize = 40;
 
 /// Settings of the always-on envelope with size classes and a release clock.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,7 +50,12 @@ pub enum Defence {
     /// Nothing.
     None,
     /// One of the built-in generators of slots (constant, random, random+), always on, dummies placed at random instants.
-    Slots(String),
+    Slots {
+        /// Its name.
+        name: String,
+        /// Multiple of the packets it asks for.
+        scale: f64,
+    },
     /// iPET as published: a generator's rows, on a grid of 100 ms, while the device is active.
     Ipet {
         /// Demands of many windows one after the other, for each label; the entry with an empty label is for all others.
@@ -61,6 +65,8 @@ pub enum Defence {
     IpetMended {
         /// As for [`Defence::Ipet`].
         vectors: std::collections::BTreeMap<String, Vec<Demand>>,
+        /// Multiple of the packets they ask for.
+        scale: f64,
     },
     /// Model files by label, run as the gateway runs them; the entry with an empty label is for all others.
     Models(std::collections::BTreeMap<String, Vec<u8>>),
@@ -75,7 +81,7 @@ impl Defence {
     pub fn name(&self) -> &str {
         match self {
             Self::None => "none",
-            Self::Slots(name) => name,
+            Self::Slots { name, .. } => name,
             Self::Ipet { .. } => "ipet",
             Self::IpetMended { .. } => "ipet-mended",
             Self::Models(_) => "model",
@@ -101,21 +107,18 @@ impl Defence {
         let mut rng = stream(seed, &purpose);
         let packets = match self {
             Self::None => trace.packets.clone(),
-            Self::Slots(name) => {
+            Self::Slots { name, scale } => {
                 let Some(generator) = by_name(name, Nanos::from_millis(100)) else {
                     bail!("no cover named {name:?}");
                 };
-                slots(trace, generator, &mut rng)?
+                slots(trace, Scaled::of(generator, *scale), &mut rng)?
             }
             Self::Ipet { vectors } => {
                 ipet(&trace.packets, of_label(vectors, &trace.label)?, &mut rng)
             }
-            Self::IpetMended { vectors } => {
-                let rows = Rows {
-                    rows: of_label(vectors, &trace.label)?.to_vec(),
-                    next: 0,
-                };
-                slots(trace, Box::new(rows), &mut rng)?
+            Self::IpetMended { vectors, scale } => {
+                let rows = Rows::of(of_label(vectors, &trace.label)?);
+                slots(trace, Scaled::of(Box::new(rows), *scale), &mut rng)?
             }
             Self::Models(files) => {
                 let bytes = of_label(files, &trace.label)?;
@@ -148,7 +151,7 @@ fn of_label<'a, T>(
 }
 
 /// A dummy datagram's size on the wire.
-fn dummy(at: Nanos, dir: Dir, payload: u32) -> Seen {
+pub(crate) fn dummy(at: Nanos, dir: Dir, payload: u32) -> Seen {
     Seen {
         at,
         dir,
@@ -159,83 +162,11 @@ fn dummy(at: Nanos, dir: Dir, payload: u32) -> Seen {
     }
 }
 
-fn merge(real: &[Seen], cover: Vec<Seen>) -> Vec<Seen> {
+pub(crate) fn merge(real: &[Seen], cover: Vec<Seen>) -> Vec<Seen> {
     let mut all = real.to_vec();
     all.extend(cover);
     all.sort_by_key(|p| p.at);
     all
-}
-
-/// Demands of a table, in order, from a random row.
-struct Rows {
-    rows: Vec<Demand>,
-    next: usize,
-}
-
-impl Generator for Rows {
-    fn slot(&self) -> Nanos {
-        Nanos::from_millis(100)
-    }
-
-    fn start(&mut self, rng: &mut dyn RngCore) {
-        self.next = crate::network::below(rng, self.rows.len());
-    }
-
-    fn fill(
-        &mut self,
-        _past: &Window,
-        _rng: &mut dyn RngCore,
-        out: &mut [Demand],
-    ) -> Result<(), chaff_cover::CoverError> {
-        for d in out {
-            *d = self.rows[self.next % self.rows.len()];
-            self.next += 1;
-        }
-        Ok(())
-    }
-
-    fn name(&self) -> &str {
-        "rows"
-    }
-}
-
-fn slots(trace: &Trace, generator: Box<dyn Generator>, rng: &mut dyn RngCore) -> Result<Vec<Seen>> {
-    let Some(last) = trace.packets.last() else {
-        return Ok(Vec::new());
-    };
-    let config = SchedulerConfig {
-        label: trace.label.clone(),
-        limits: Limits {
-            min_payload: 1,
-            ..Limits::default()
-        },
-        mode: Mode::Always,
-        ..SchedulerConfig::default()
-    };
-    let mut seed = [0; 32];
-    rng.fill_bytes(&mut seed);
-    // Nearly all cover that goes on after the device has ended by then.
-    let tail = generator.mask().map_or(Nanos::ZERO, |m| m.hold.times(5));
-    let end = last.at + tail;
-    let mut scheduler = Scheduler::new(config, generator, seed, Nanos::ZERO);
-    let mut past = Window::new(PAST);
-    let (mut planned, mut cover) = (Vec::new(), Vec::new());
-    let mut real = trace.packets.iter().peekable();
-    for slot in 0..=scheduler.slot_at(end) {
-        scheduler.plan(slot, &past, &mut planned)?;
-        let next = scheduler.slot_start(slot + 1)?;
-        let mut counters = SlotCounters::default();
-        while let Some(p) = real.next_if(|p| p.at < next) {
-            let d = p.dir.index();
-            counters.packets[d] += 1;
-            counters.bytes[d] += u64::from(p.size);
-            counters.payload[d] += u64::from(p.payload);
-        }
-        past.push(counters);
-        let seen = |d: chaff_cover::Dummy| dummy(d.at, d.dir, d.payload.into());
-        cover.extend(planned.drain(..).map(seen).filter(|p| p.at <= end));
-    }
-    Ok(merge(&trace.packets, cover))
 }
 
 /// The mixer of iPET, packet by packet: the trace is cut where a gap exceeds 5 s; each part gets incoming ticks at
@@ -474,9 +405,15 @@ mod tests {
         };
         for d in [
             Defence::None,
-            Defence::Slots("random+".into()),
+            Defence::Slots {
+                name: "random+".into(),
+                scale: 1.0,
+            },
             Defence::Ipet { vectors: vectors() },
-            Defence::IpetMended { vectors: vectors() },
+            Defence::IpetMended {
+                vectors: vectors(),
+                scale: 1.0,
+            },
             Defence::Envelope(Box::default()),
             Defence::Envelope(Box::new(EnvelopeOptions {
                 known_homes: 10,

@@ -1,13 +1,13 @@
 //! The command `trainer evaluate`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use chaff_abi::Nanos;
 use clap::Args;
 
 use crate::defend::Defence;
-use crate::evaluate::{Evaluation, Options, evaluate};
+use crate::evaluate::{Attacked, Evaluation, Options, evaluate};
 use crate::homes::{HomeOptions, HomeScore, homes};
 use crate::ipet_command::{DefenceArgs, Input, bar};
 use crate::picture::{Series, curves};
@@ -29,7 +29,7 @@ pub struct Evaluate {
         default_value = "none,constant,random,random+,envelope,maybenot-bins"
     )]
     defences: Vec<String>,
-    /// Envelope and Maybenot: multiples of the amount of cover to try, for the curve.
+    /// Multiples of the amount of cover to try, for the curve (all defences but none, ipet and model:PATH).
     #[arg(long, value_delimiter = ',', default_value = "1")]
     scales: Vec<f64>,
     #[command(flatten)]
@@ -58,7 +58,7 @@ pub struct Evaluate {
     /// Mean pause before each session of a home's device, seconds.
     #[arg(long, default_value_t = 240.0)]
     home_pause: f64,
-    /// Folder for report.json, table.md and curve.svg.
+    /// Folder for report.json, table.md, curve.svg (retrained attacker) and curve-stronger.svg.
     #[arg(long)]
     output: PathBuf,
     /// Print the report as JSON.
@@ -115,19 +115,10 @@ pub fn run_evaluate(args: &Evaluate) -> Result<()> {
             copies: args.copies,
         };
         let found = evaluate(&traces, &defences, &options, &mut tick)?;
-        let title = format!(
-            "{} kinds of devices, {} seeds",
-            found.labels.len(),
-            found.seeds.len()
-        );
-        let path = args.output.join("curve.svg");
-        curves(
-            &path,
-            &title,
-            "added bytes for each real byte (all sessions)",
-            found.chance,
-            &series(&found),
-        )?;
+        let pictures = [(1, "curve.svg"), (2, "curve-stronger.svg")];
+        for (attacker, file) in pictures {
+            draw(&args.output.join(file), &found, attacker)?;
+        }
         (serde_json::to_string_pretty(&found)?, device_table(&found))
     };
     working.finish_and_clear();
@@ -141,30 +132,41 @@ pub fn run_evaluate(args: &Evaluate) -> Result<()> {
     Ok(())
 }
 
-/// Curves of the retrained and the stronger attacker on the envelope, points of the others.
-fn series(found: &Evaluation) -> Vec<Series> {
-    let mut out: Vec<Series> = Vec::new();
-    for (k, who) in [(1, "retrained"), (2, "stronger")] {
-        for row in &found.rows {
-            let kind = row.defence.split(" x").next().unwrap_or("");
-            let name = format!("{kind}, {who}");
-            if who == "stronger" && kind != "envelope" {
-                continue;
-            }
-            let a = &row.attackers[k].balanced;
-            let point = (row.bytes.mean, a.mean, a.half);
-            match out.iter_mut().find(|s| s.name == name) {
-                Some(s) => s.points.push(point),
-                None => out.push(Series {
-                    name,
-                    points: vec![point],
-                }),
-            }
+/// Draws what an attacker finds over what the cover costs: a curve for each defence that was tried in several amounts, a point for each
+/// other one.
+fn draw(path: &Path, found: &Evaluation, attacker: usize) -> Result<()> {
+    let mut series: Vec<Series> = Vec::new();
+    let mut levels = vec![("chance".to_owned(), found.chance)];
+    for row in &found.rows {
+        let Attacked { balanced: a, .. } = &row.attackers[attacker];
+        let name = row.defence.split(" x").next().unwrap_or("");
+        let point = (row.bytes.mean, a.mean, a.half);
+        if point.0 <= 0.0 {
+            levels.push((name.to_owned(), a.mean));
+            continue;
+        }
+        match series.iter_mut().find(|s| s.name == name) {
+            Some(s) => s.points.push(point),
+            None => series.push(Series {
+                name: name.to_owned(),
+                points: vec![point],
+            }),
         }
     }
-    out.iter_mut()
-        .for_each(|s| s.points.sort_by(|a, b| a.0.total_cmp(&b.0)));
-    out
+    for s in &mut series {
+        s.points.sort_by(|a, b| a.0.total_cmp(&b.0));
+    }
+    let who = found
+        .rows
+        .first()
+        .map_or("", |r| r.attackers[attacker].attacker);
+    let title = format!(
+        "Attacker: {who}; {} kinds of devices, {} seeds, 95 % intervals",
+        found.labels.len(),
+        found.seeds.len()
+    );
+    let x_name = "added bytes for each real byte, all sessions (logarithmic)";
+    curves(path, &title, x_name, &levels, &series)
 }
 
 fn device_table(e: &Evaluation) -> String {

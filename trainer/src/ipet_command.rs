@@ -291,7 +291,11 @@ pub fn run_defend(args: &Defend) -> Result<()> {
 impl DefenceArgs {
     /// Whether this defence has an amount of cover.
     pub fn scales(&self, name: &str) -> bool {
-        name == "envelope" || (name.starts_with("maybenot") && self.machines.is_none())
+        match name {
+            "maybenot" | "maybenot-bins" => self.machines.is_none(),
+            "constant" | "random" | "random+" | "ipet-mended" | "envelope" => true,
+            _ => false,
+        }
     }
 
     /// The defence of this name, with `scale` times the cover where [`DefenceArgs::scales`].
@@ -301,7 +305,10 @@ impl DefenceArgs {
     pub fn defence(&self, name: &str, scale: f64, seed: u64) -> Result<Defence> {
         Ok(match name {
             "none" => Defence::None,
-            "constant" | "random" | "random+" => Defence::Slots(name.to_owned()),
+            "constant" | "random" | "random+" => Defence::Slots {
+                name: name.to_owned(),
+                scale,
+            },
             "envelope" => {
                 let mut options = self.envelope.options()?;
                 options.config.rate *= scale;
@@ -326,7 +333,7 @@ impl DefenceArgs {
                 let vectors = vectors(path, seed)?;
                 match name {
                     "ipet" => Defence::Ipet { vectors },
-                    _ => Defence::IpetMended { vectors },
+                    _ => Defence::IpetMended { vectors, scale },
                 }
             }
             other => match other.strip_prefix("model:") {

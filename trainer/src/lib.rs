@@ -47,6 +47,7 @@ pub mod packet_attacks;
 pub mod perturb_command;
 pub mod picture;
 pub mod score;
+mod slots;
 pub mod staged;
 pub mod synth_command;
 mod synth_evaluate;

@@ -87,7 +87,7 @@ pub struct Series {
     pub points: Vec<(f64, f64, f64)>,
 }
 
-/// Draws curves of accuracy (0 to 1) over a cost.
+/// Draws curves of accuracy (0 to 1) over a cost (above 0, logarithmic), and `levels` that have no cost as horizontal lines.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -95,22 +95,22 @@ pub fn curves(
     path: &Path,
     title: &str,
     x_name: &str,
-    chance: f64,
+    levels: &[(String, f64)],
     series: &[Series],
 ) -> Result<()> {
     let fail = failed(path);
-    let area = SVGBackend::new(path, (900, 560)).into_drawing_area();
+    let area = SVGBackend::new(path, (1000, 560)).into_drawing_area();
     area.fill(&WHITE).map_err(|e| fail(&e))?;
-    let most = series
-        .iter()
-        .flat_map(|s| s.points.iter().map(|p| p.0))
-        .fold(1e-9, f64::max);
-    let mut chart = ChartBuilder::on(&area)
+    let costs = || series.iter().flat_map(|s| s.points.iter().map(|p| p.0));
+    let least = costs().fold(f64::INFINITY, f64::min).clamp(1e-6, 1.0) / 1.25;
+    let most = costs().fold(least * 2.0, f64::max) * 1.25;
+    let (plot, legend) = area.split_horizontally(820);
+    let mut chart = ChartBuilder::on(&plot)
         .caption(title, ("sans-serif", 18))
         .margin(12)
         .x_label_area_size(44)
         .y_label_area_size(54)
-        .build_cartesian_2d(0.0..most * 1.08, 0.0..1.0)
+        .build_cartesian_2d((least..most).log_scale(), 0.0..1.0)
         .map_err(|e| fail(&e))?;
     chart
         .configure_mesh()
@@ -119,12 +119,15 @@ pub fn curves(
         .light_line_style(WHITE)
         .draw()
         .map_err(|e| fail(&e))?;
-    let floor = [(0.0, chance), (most * 1.08, chance)];
-    chart
-        .draw_series(LineSeries::new(floor, BLACK.mix(0.4)))
-        .map_err(|e| fail(&e))?
-        .label("chance")
-        .legend(|(x, y)| PathElement::new([(x, y), (x + 16, y)], BLACK.mix(0.4)));
+    let grey = BLACK.mix(0.4);
+    for (name, y) in levels {
+        let line = [(least, *y), (most, *y)];
+        chart
+            .draw_series(DashedLineSeries::new(line, 6, 4, grey.stroke_width(1)))
+            .map_err(|e| fail(&e))?;
+        let label = Text::new(name.clone(), (least * 1.02, y + 0.03), ("sans-serif", 12));
+        chart.draw_series([label]).map_err(|e| fail(&e))?;
+    }
     for (i, s) in series.iter().enumerate() {
         let colour = COLOURS[i % COLOURS.len()];
         chart
@@ -132,29 +135,20 @@ pub fn curves(
                 s.points.iter().map(|p| (p.0, p.1)),
                 colour.stroke_width(2),
             ))
-            .map_err(|e| fail(&e))?
-            .label(&s.name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(3)));
+            .map_err(|e| fail(&e))?;
         for &(x, y, half) in &s.points {
             let (low, high) = ((y - half).max(0.0), (y + half).min(1.0));
-            chart
-                .draw_series([PathElement::new(
-                    [(x, low), (x, high)],
-                    colour.stroke_width(1),
-                )])
-                .map_err(|e| fail(&e))?;
-            chart
-                .draw_series([Circle::new((x, y), 4, colour.filled())])
-                .map_err(|e| fail(&e))?;
+            let bar = PathElement::new([(x, low), (x, high)], colour.stroke_width(1));
+            chart.draw_series([bar]).map_err(|e| fail(&e))?;
+            let dot = Circle::new((x, y), 4, colour.filled());
+            chart.draw_series([dot]).map_err(|e| fail(&e))?;
         }
+        let y = 60 + 22 * i as i32;
+        let key = PathElement::new([(0, y), (18, y)], colour.stroke_width(3));
+        legend.draw(&key).map_err(|e| fail(&e))?;
+        let name = Text::new(s.name.clone(), (24, y - 7), ("sans-serif", 14));
+        legend.draw(&name).map_err(|e| fail(&e))?;
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::MiddleRight)
-        .background_style(WHITE.mix(0.8))
-        .border_style(BLACK.mix(0.3))
-        .draw()
-        .map_err(|e| fail(&e))?;
     area.present().map_err(|e| fail(&e))
 }
 
@@ -174,9 +168,10 @@ mod tests {
             name: "envelope".into(),
             points: vec![(1.0, 0.4, 0.1)],
         };
-        curves(&path, "title", "bytes", 0.04, &[s]).expect("drawn");
+        let levels = [("chance".to_owned(), 0.04)];
+        curves(&path, "title", "bytes", &levels, &[s]).expect("drawn");
         let text = std::fs::read_to_string(&path).expect("text");
         assert!(text.contains("envelope") && text.contains("chance"));
-        assert!(curves(Path::new("/nowhere/x.svg"), "t", "x", 0.1, &[]).is_err());
+        assert!(curves(Path::new("/nowhere/x.svg"), "t", "x", &[], &[]).is_err());
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, anyhow, bail};
 use chaff_export::{Csv, Dialect, Output, Parquet, ParquetOptions, Target, WholeFile};
-use chaff_privacy::file::LedgerFile;
+use chaff_ledger::LedgerFile;
 use chaff_privacy::{Entropy, Epsilon, Grant, Ledger};
 use chaff_synth::{
     Capture, Engine, MAX_RECORDS, Model, Names, Options, PcapOptions, PrivateOptions, Table,

@@ -10,13 +10,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::command::{output, require_root, run, words};
+use crate::command::{Running, output, require_root, run, words};
 use crate::netns;
 
 /// The server, IPv4 and IPv6.
@@ -29,6 +30,9 @@ pub const FAR_V6: &str = "fd03::1";
 pub const MIDDLE: &str = "10.2.0.254";
 /// The tunnel's UDP port.
 pub const PORT: u16 = 51_820;
+
+/// How long wireguard-go may take until it can be set up.
+const STOCK_READY: Duration = Duration::from_secs(30);
 
 const SPACES: [&str; 5] = ["dev", "gw", "mid", "far", "srv"];
 /// Links: namespace and interface at both ends, with the last byte of their addresses in network N.
@@ -44,6 +48,16 @@ const LINKS: [(&str, &str, u8, &str, &str, u8); 4] = [
 pub struct Lab {
     prefix: String,
     folder: PathBuf,
+}
+
+/// A wireguard-go that runs.
+#[derive(Debug)]
+pub struct Stock {
+    /// Its interface. The control sockets are not in the namespaces and stay for a while when their process has ended: no other
+    /// one has or had this name.
+    pub name: String,
+    /// Its process.
+    pub running: Running,
 }
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -277,6 +291,43 @@ impl Lab {
         keygen.args(["--endpoint", endpoint, "--peer"]);
         keygen.arg(self.path("gw.conf"));
         output(keygen).map(drop)
+    }
+
+    /// Sets up wireguard-go, which must be installed, in a namespace from a wg-style file of [`Lab::keys`].
+    ///
+    /// # Errors
+    /// It does not start, or `wg` or `ip` refuses.
+    pub fn stock(&self, short: &str, conf: &str) -> Result<Stock> {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("wg{short}{}x{number}", std::process::id() % 100_000);
+        let mut go = self.command(short, "wireguard-go");
+        go.args(["-f", &name]).env("LOG_LEVEL", "error");
+        go.stdout(Stdio::null());
+        let running = Running::start("wireguard-go", go)?;
+        let end = Instant::now() + STOCK_READY;
+        // Its control socket may be there before its interface, and that of an earlier one of the same name without it.
+        for ready in [
+            format!("ip link show dev {name}"),
+            format!("wg show {name}"),
+        ] {
+            while self.run(short, &ready).is_err() {
+                ensure!(Instant::now() < end, "wireguard-go is not ready: {ready}");
+                sleep(Duration::from_millis(50));
+            }
+        }
+        // wg knows no addresses.
+        let text = fs::read_to_string(self.path(conf))?;
+        let plain: Vec<&str> = text.lines().filter(|l| !l.starts_with("Address")).collect();
+        let file = self.path("stock.conf");
+        fs::write(&file, plain.join("\n") + "\n")?;
+        self.run(short, &format!("wg setconf {name} {}", file.display()))?;
+        let addresses = text.lines().find_map(|l| l.strip_prefix("Address = "));
+        for a in addresses.context("no addresses")?.split(", ") {
+            self.run(short, &format!("ip address add {a} dev {name} nodad"))
+                .or_else(|_| self.run(short, &format!("ip address add {a} dev {name}")))?;
+        }
+        self.run(short, &format!("ip link set {name} mtu 1420 up"))?;
+        Ok(Stock { name, running })
     }
 }
 

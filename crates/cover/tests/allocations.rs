@@ -1,36 +1,14 @@
 //! A generator that is warm makes its windows without an allocation.
 #![cfg(feature = "onnx")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
 use chaff_abi::SlotCounters;
 use chaff_cover::{Demand, Generator, MODELS, OnnxGenerator, Window, model};
+use chaff_test_support::{CountingAllocator, allocations};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call is handed to the system allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|n| n.set(n.get() + 1));
-        // SAFETY: the caller keeps `alloc`'s contract, which is also the system allocator's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: `ptr` came from `alloc` above, so from the system allocator, with this layout.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 #[test]
 fn windows_are_made_without_an_allocation_and_as_the_runtime_makes_them() {
@@ -44,9 +22,9 @@ fn windows_are_made_without_an_allocation_and_as_the_runtime_makes_them() {
         let mut a = vec![Demand::NONE; planned.rows()];
         let mut b = a.clone();
         for _ in 0..20 {
-            let before = ALLOCATIONS.with(Cell::get);
+            let before = allocations();
             planned.fill(&past, &mut rngs[0], &mut a).expect("runs");
-            assert_eq!(ALLOCATIONS.with(Cell::get), before, "{name}");
+            assert_eq!(allocations(), before, "{name}");
             runtime.fill(&past, &mut rngs[1], &mut b).expect("runs");
             for (a, b) in a.iter().zip(&b) {
                 // Numbers next to a half may be rounded either way.

@@ -3,10 +3,8 @@ use std::io;
 use chaff_flow::text::{Style, push_cell, quote};
 use chaff_flow::{Column, Value};
 
+use crate::lines::Lines;
 use crate::{Output, Target, check_row};
-
-/// Handed to the target at once, bytes.
-const CHUNK: usize = 64 << 10;
 
 /// Which CSV.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,12 +19,10 @@ pub enum Dialect {
 /// Comma-separated values: a header line, then one line a flow. A cell is quoted only when it has to be (RFC 4180);
 /// [`Value::Missing`] is an empty cell.
 pub struct Csv<T: Target> {
-    out: T,
-    buffer: Vec<u8>,
+    lines: Lines<T>,
     columns: usize,
     style: Style,
     line_end: &'static [u8],
-    written: u64,
 }
 
 impl<T: Target> Csv<T> {
@@ -37,30 +33,21 @@ impl<T: Target> Csv<T> {
             Dialect::NfStream => (Style::Python, b"\r\n"),
         };
         let mut csv = Self {
-            out,
-            buffer: Vec::with_capacity(CHUNK + 4096),
+            lines: Lines::new(out),
             columns: columns.len(),
             style,
             line_end,
-            written: 0,
         };
         for (i, column) in columns.iter().enumerate() {
             if i > 0 {
-                csv.buffer.push(b',');
+                csv.lines.buffer.push(b',');
             }
-            let from = csv.buffer.len();
-            csv.buffer.extend_from_slice(column.name.as_bytes());
-            quote(&mut csv.buffer, from);
+            let from = csv.lines.buffer.len();
+            csv.lines.buffer.extend_from_slice(column.name.as_bytes());
+            quote(&mut csv.lines.buffer, from);
         }
-        csv.buffer.extend_from_slice(line_end);
+        csv.lines.buffer.extend_from_slice(line_end);
         csv
-    }
-
-    fn hand_on(&mut self) -> io::Result<()> {
-        self.out.write_all(&self.buffer)?;
-        self.written += self.buffer.len() as u64;
-        self.buffer.clear();
-        Ok(())
     }
 }
 
@@ -69,28 +56,23 @@ impl<T: Target> Output for Csv<T> {
         check_row(row, self.columns)?;
         for (i, value) in row.iter().enumerate() {
             if i > 0 {
-                self.buffer.push(b',');
+                self.lines.buffer.push(b',');
             }
-            push_cell(&mut self.buffer, value, self.style);
+            push_cell(&mut self.lines.buffer, value, self.style);
         }
-        self.buffer.extend_from_slice(self.line_end);
-        if self.buffer.len() >= CHUNK {
-            self.hand_on()?;
-        }
-        Ok(())
+        self.lines.buffer.extend_from_slice(self.line_end);
+        self.lines.end_line()
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.hand_on()?;
-        self.out.flush()
+        self.lines.flush()
     }
 
     fn bytes(&self) -> u64 {
-        self.written + self.buffer.len() as u64
+        self.lines.bytes()
     }
 
-    fn finish(mut self: Box<Self>) -> io::Result<()> {
-        self.hand_on()?;
-        self.out.close()
+    fn finish(self: Box<Self>) -> io::Result<()> {
+        self.lines.finish()
     }
 }

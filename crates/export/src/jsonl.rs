@@ -3,18 +3,14 @@ use std::io;
 use chaff_flow::text::{push_json, push_json_text};
 use chaff_flow::{Column, Value};
 
+use crate::lines::Lines;
 use crate::{Output, Target, check_row};
-
-/// Handed to the target at once, bytes.
-const CHUNK: usize = 64 << 10;
 
 /// One JSON object a line and flow, with all columns in order; [`Value::Missing`] is `null`.
 pub struct JsonLines<T: Target> {
-    out: T,
-    buffer: Vec<u8>,
+    lines: Lines<T>,
     /// `{"first":`, `,"second":`, ...
     names: Vec<Vec<u8>>,
-    written: u64,
 }
 
 impl<T: Target> JsonLines<T> {
@@ -27,18 +23,9 @@ impl<T: Target> JsonLines<T> {
             text
         });
         Self {
-            out,
-            buffer: Vec::with_capacity(CHUNK + 4096),
+            lines: Lines::new(out),
             names: names.collect(),
-            written: 0,
         }
-    }
-
-    fn hand_on(&mut self) -> io::Result<()> {
-        self.out.write_all(&self.buffer)?;
-        self.written += self.buffer.len() as u64;
-        self.buffer.clear();
-        Ok(())
     }
 }
 
@@ -46,28 +33,24 @@ impl<T: Target> Output for JsonLines<T> {
     fn write(&mut self, row: &[Value]) -> io::Result<()> {
         check_row(row, self.names.len())?;
         for (name, value) in self.names.iter().zip(row) {
-            self.buffer.extend_from_slice(name);
-            push_json(&mut self.buffer, value);
+            self.lines.buffer.extend_from_slice(name);
+            push_json(&mut self.lines.buffer, value);
         }
-        self.buffer
+        self.lines
+            .buffer
             .extend_from_slice(if row.is_empty() { b"{}\n" } else { b"}\n" });
-        if self.buffer.len() >= CHUNK {
-            self.hand_on()?;
-        }
-        Ok(())
+        self.lines.end_line()
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.hand_on()?;
-        self.out.flush()
+        self.lines.flush()
     }
 
     fn bytes(&self) -> u64 {
-        self.written + self.buffer.len() as u64
+        self.lines.bytes()
     }
 
-    fn finish(mut self: Box<Self>) -> io::Result<()> {
-        self.hand_on()?;
-        self.out.close()
+    fn finish(self: Box<Self>) -> io::Result<()> {
+        self.lines.finish()
     }
 }

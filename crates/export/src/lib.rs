@@ -32,6 +32,7 @@ mod csv;
 mod gzip;
 mod ipfix;
 mod jsonl;
+mod lines;
 mod output;
 mod parquet;
 mod rotate;

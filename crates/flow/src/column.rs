@@ -68,6 +68,22 @@ pub enum Value {
     Missing,
 }
 
+impl Value {
+    /// Whether it may stand in a column of this kind.
+    pub fn fits(&self, kind: Kind) -> bool {
+        match self {
+            Self::Missing => true,
+            Self::Unsigned(_) => kind == Kind::Unsigned,
+            Self::Signed(_) => kind == Kind::Signed,
+            Self::Float(x) => kind == Kind::Float && x.is_finite(),
+            Self::Ip(_) | Self::Mac(_) | Self::Word(_) | Self::Text(_) => kind == Kind::Text,
+            Self::List(_) => kind == Kind::List,
+            Self::SignedList(_) => kind == Kind::SignedList,
+            Self::TextList(_) => kind == Kind::TextList,
+        }
+    }
+}
+
 /// Name, type, unit and meaning of a column.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {

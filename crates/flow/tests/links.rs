@@ -422,23 +422,6 @@ fn reasons_are_numbered_named_and_distinct() {
     );
 }
 
-const LINKS: [Link; 14] = [
-    Link::Ethernet,
-    Link::RawIp,
-    Link::RawIpv4,
-    Link::RawIpv6,
-    Link::LinuxSll,
-    Link::LinuxSll2,
-    Link::Null,
-    Link::Loop,
-    Link::Ppp,
-    Link::PppSerial,
-    Link::CiscoHdlc,
-    Link::Ieee80211,
-    Link::Radiotap,
-    Link::Other(7),
-];
-
 /// The beginning of a frame of some link, so that what follows is looked into.
 fn beginning() -> impl Strategy<Value = Vec<u8>> {
     let sized = |n: usize| prop::collection::vec(any::<u8>(), n);
@@ -479,7 +462,7 @@ proptest! {
         wire in 0..200usize,
     ) {
         let frame = glue(&[&start, &middle, &ip, &rest]);
-        for link in LINKS {
+        for link in Link::ALL.into_iter().chain([Link::Other(7)]) {
             for wire in [wire, frame.len()] {
                 match parse(link, &frame, wire) {
                     Ok(p) => {

@@ -4,6 +4,7 @@ use chaff_abi::{Mac, Nanos};
 use chaff_flow::{
     Fragment, Link, MAX_DEPTH, Packet, Parser, ParserConfig, Table, TableConfig, TunnelKind, parse,
 };
+use chaff_test_support::frame;
 use proptest::prelude::*;
 
 const INNER_SRC: [u8; 6] = [2, 0, 0, 0, 1, 1];
@@ -29,22 +30,11 @@ fn ip(v6: bool, protocol: u8, body: &[u8]) -> Vec<u8> {
 }
 
 fn udp(src: u16, dst: u16, body: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    out.extend(src.to_be_bytes());
-    out.extend(dst.to_be_bytes());
-    out.extend((body.len() as u16 + 8).to_be_bytes());
-    out.extend([0, 0]);
-    out.extend(body);
-    out
+    frame::udp([src, dst], body)
 }
 
 fn ethernet(ip: &[u8]) -> Vec<u8> {
-    let kind = if ip[0] >> 4 == 4 {
-        [8, 0]
-    } else {
-        [0x86, 0xdd]
-    };
-    [&INNER_DST[..], &INNER_SRC, &kind, ip].concat()
+    frame::ethernet([INNER_DST, INNER_SRC], frame::ethertype(ip), ip)
 }
 
 fn outer_frame(ip: &[u8]) -> Vec<u8> {
@@ -66,14 +56,6 @@ fn wifi(ip: &[u8], swapped: bool) -> Vec<u8> {
     out.extend([0xaa, 0xaa, 3, 0, 0, 0]);
     out.extend(&ethernet(ip)[12..]);
     out
-}
-
-fn ethertype(ip: &[u8]) -> [u8; 2] {
-    if ip[0] >> 4 == 4 {
-        [8, 0]
-    } else {
-        [0x86, 0xdd]
-    }
 }
 
 fn ppp(ip: &[u8]) -> [u8; 2] {
@@ -160,7 +142,7 @@ impl Way {
         };
         let over =
             |protocol, header: &[u8], body: &[u8]| ip(v6, protocol, &[header, body].concat());
-        let t = ethertype(inner);
+        let t = frame::ethertype(inner).to_be_bytes();
         let vni = [0x08, 0, 0, 0, 0x01, 0x02, 0x03, 0];
         match self {
             Self::Ip => {

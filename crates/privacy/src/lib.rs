@@ -1,9 +1,8 @@
 //! The privacy budget and the only way to make a differentially private number.
 //!
 //! Rows of (user, value) go in, a [`Released`] value comes out, and the [`Ledger`] pays for it first. In Chaff's data
-//! flow this is the last step before telemetry leaves the gateway. The crate knows nothing of packets, does no I/O (but
-//! for the feature `file`, which keeps a ledger in a file) and
-//! depends on no other Chaff crate, so an audit of the privacy claim reads only this crate and OpenDP.
+//! flow this is the last step before telemetry leaves the gateway. The crate knows nothing of packets, does no I/O
+//! (`chaff-ledger` keeps a ledger in a file) and depends on no other Chaff crate, so an audit of the privacy claim reads only this crate and OpenDP.
 //!
 //! ```
 //! use chaff_privacy::{Bounds, Epsilon, Ledger, Noise};
@@ -43,8 +42,6 @@
 #![warn(missing_docs)]
 
 mod epsilon;
-#[cfg(feature = "file")]
-pub mod file;
 mod grant;
 mod ledger;
 mod noise;

@@ -10,14 +10,15 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use chaff_abi::Nanos;
+use chaff_sys::clock::monotonic;
+use chaff_sys::thread::make_realtime;
 use chaff_tunnel::{Class, Datagram, Event, InnerPacket, Seen, Tunnel, TunnelReport};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use serde::{Deserialize, Serialize};
 
-use crate::sys::{self, Room};
 use crate::turns::Bulk;
-use crate::udp::Udp;
+use crate::udp::{Room, Udp};
 use crate::{fast, portable};
 
 /// Above ordinary processes, below the kernel's interrupt threads (50).
@@ -80,14 +81,6 @@ pub struct DriverReport {
     pub interface_errors: u64,
     /// The tunnel's counts.
     pub tunnel: TunnelReport,
-}
-
-/// The monotonic clock.
-pub fn now() -> Nanos {
-    use nix::time::{ClockId, clock_gettime};
-    // This clock exists on every Linux.
-    let t = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
-    Nanos(t.as_nanos() as u64)
 }
 
 /// What the threads share.
@@ -179,7 +172,7 @@ impl Shared {
         if mtu != 0 {
             tracing::info!(mtu, "the path is narrower; MTU lowered");
             (self.on_mtu)(mtu);
-            lock(&self.tunnel).set_mtu(now(), mtu);
+            lock(&self.tunnel).set_mtu(monotonic(), mtu);
         }
     }
 
@@ -191,7 +184,7 @@ impl Shared {
         let sent = self.udp.send(out, self.max_segments);
         out.clear();
         if sent.congested {
-            lock(&self.tunnel).note_congested(now());
+            lock(&self.tunnel).note_congested(monotonic());
         }
         if sent.too_big {
             let mtu = lock(&self.tunnel).bins().mtu();
@@ -206,10 +199,11 @@ impl Shared {
     }
 
     /// Gives received datagrams to the tunnel.
-    pub(crate) fn take(tunnel: &mut Tunnel, room: &Room) {
-        let at = now();
+    pub(crate) fn take(tunnel: &mut Tunnel, room: &mut Room) {
+        let at = monotonic();
         for (from, datagram) in room.datagrams() {
-            tunnel.handle_datagram(at, from, BytesMut::from(datagram));
+            let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+            tunnel.handle_datagram(at, from, BytesMut::from(&*datagram));
         }
     }
 
@@ -255,9 +249,9 @@ impl Shared {
     /// The clock thread: timers, planned dummies, signs of life.
     pub(crate) fn keep_time(&self, mut heartbeat: Option<Heartbeat>) {
         let (mut out, mut inner) = (Vec::new(), Vec::new());
-        let mut beat_at = now();
+        let mut beat_at = monotonic();
         while !self.stopping() {
-            let at = now();
+            let at = monotonic();
             self.serve(&mut out, &mut inner, |t| t.handle_timeout(at));
             self.send(&mut out);
             if let Some(h) = heartbeat.as_mut().filter(|_| at >= beat_at) {
@@ -270,7 +264,7 @@ impl Shared {
             });
             let mut wakes_at = lock(&self.wakes_at);
             while !self.stopping() {
-                let left = wakes_at.since(now());
+                let left = wakes_at.since(monotonic());
                 if left == Nanos::ZERO {
                     break;
                 }
@@ -367,7 +361,7 @@ impl Driver {
         let (tell, told) = mpsc::sync_channel(1);
         let realtime = options.realtime;
         driver.spawn("chaff-tun-clock", move || {
-            let priority = realtime.then(|| sys::make_realtime(PRIORITY));
+            let priority = realtime.then(|| make_realtime(PRIORITY));
             let _told = tell.send(priority);
             shared.keep_time(heartbeat);
         })?;
@@ -417,7 +411,7 @@ impl Driver {
 
     /// Starts a handshake with a peer.
     pub fn initiate(&self, peer: usize) {
-        self.with(|t| t.initiate(now(), peer));
+        self.with(|t| t.initiate(monotonic(), peer));
     }
 
     /// The engine in use.

@@ -5,11 +5,12 @@ use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use chaff_sys::clock::monotonic;
 use tun_rs::{DeviceBuilder, GROTable, SyncDevice, VIRTIO_NET_HDR_LEN};
 
-use crate::driver::{Shared, now};
-use crate::sys::Room;
+use crate::driver::Shared;
 use crate::turns::Turns;
+use crate::udp::{MESSAGE, Room};
 
 /// Packets taken from the interface before they are sent.
 const DRAIN: usize = 64;
@@ -77,7 +78,7 @@ pub(crate) fn outwards(shared: &Shared, device: &SyncDevice) {
         }
         turns.note(filled);
         shared.serve(&mut out, &mut inner, |tunnel| {
-            let at = now();
+            let at = monotonic();
             for (packet, len) in buffers.iter().zip(&sizes).take(filled) {
                 if let Some(packet) = packet.get(..*len) {
                     tunnel.handle_inner(at, packet);
@@ -90,7 +91,7 @@ pub(crate) fn outwards(shared: &Shared, device: &SyncDevice) {
 
 /// Network to interface.
 pub(crate) fn inwards(shared: &Shared, device: &SyncDevice) {
-    let mut room = Room::new();
+    let mut room = Room::new(MESSAGE);
     let mut table = GROTable::new();
     let mut write: Vec<Vec<u8>> = (0..WRITE)
         .map(|_| Vec::with_capacity(2 * VIRTIO_NET_HDR_LEN + 65_535))
@@ -107,7 +108,9 @@ pub(crate) fn inwards(shared: &Shared, device: &SyncDevice) {
             // What the network says of earlier datagrams; nothing was received.
             Err(_) => continue,
         }
-        shared.serve(&mut out, &mut inner, |tunnel| Shared::take(tunnel, &room));
+        shared.serve(&mut out, &mut inner, |tunnel| {
+            Shared::take(tunnel, &mut room)
+        });
         shared.send(&mut out);
         turns.note(inner.len());
         for batch in inner.chunks(WRITE) {

@@ -22,6 +22,6 @@ mod sys;
 mod turns;
 mod udp;
 
-pub use driver::{Driver, DriverReport, EngineName, Heartbeat, Options, RECORD, now};
+pub use driver::{Driver, DriverReport, EngineName, Heartbeat, Options, RECORD};
 pub use gate::{Exit, ExitOptions, Gate, GateOptions, WhenDown};
 pub use udp::Udp;

@@ -6,12 +6,13 @@ use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use chaff_abi::Nanos;
+use chaff_sys::clock::monotonic;
 use tokio::io::Interest;
 use tokio_tun::Tun;
 
-use crate::driver::{Options, Shared, now};
-use crate::sys::Room;
+use crate::driver::{Options, Shared};
 use crate::turns::take_short;
+use crate::udp::{MESSAGE, Room};
 
 /// Packets taken from the interface before they are sent.
 const DRAIN: usize = 64;
@@ -77,12 +78,12 @@ async fn serve(shared: &Shared, options: Options, tun: &Tun, udp: &tokio::net::U
     // In bulk transfers too: at the interface each packet is a call of its own, whatever the batch.
     take_short();
     let mut heartbeat = options.heartbeat;
-    let mut beat_at = now();
-    let mut room = Room::new();
+    let mut beat_at = monotonic();
+    let mut room = Room::new(MESSAGE);
     let mut packets = vec![vec![0u8; PACKET]; DRAIN];
     let mut lens = [0usize; DRAIN];
     let (mut out, mut inner) = (Vec::new(), Vec::new());
-    let started = (now(), tokio::time::Instant::now());
+    let started = (monotonic(), tokio::time::Instant::now());
     let Some(notify) = &shared.notify else { return };
     while !shared.stopping() {
         let next = shared.alarm(match &heartbeat {
@@ -105,7 +106,7 @@ async fn serve(shared: &Shared, options: Options, tun: &Tun, udp: &tokio::net::U
                     }
                     read = tun.try_recv(&mut packets[filled]);
                 }
-                let at = now();
+                let at = monotonic();
                 shared.serve(&mut out, &mut inner, |tunnel| {
                     for (packet, len) in packets.iter().zip(lens).take(filled) {
                         tunnel.handle_inner(at, &packet[..len]);
@@ -116,14 +117,14 @@ async fn serve(shared: &Shared, options: Options, tun: &Tun, udp: &tokio::net::U
                 // Only `WouldBlock` matters, and tokio takes note of it.
                 let got = udp.try_io(Interest::READABLE, || shared.udp.receive(&mut room));
                 if got.is_ok() {
-                    shared.serve(&mut out, &mut inner, |tunnel| Shared::take(tunnel, &room));
+                    shared.serve(&mut out, &mut inner, |tunnel| Shared::take(tunnel, &mut room));
                 }
             }
             () = tokio::time::sleep_until(due) => {}
             () = notify.notified() => {}
         }
         shared.awake();
-        let at = now();
+        let at = monotonic();
         if at >= shared.next_timeout() {
             shared.serve(&mut out, &mut inner, |tunnel| tunnel.handle_timeout(at));
         }

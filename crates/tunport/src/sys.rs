@@ -1,15 +1,11 @@
-//! The system calls that neither the standard library nor nix has in a form that fits: batched datagrams with
-//! segmentation offload, socket options. All unsafe code of the crate is here, behind safe functions.
+//! The system calls that neither the standard library nor nix has in a form that fits: sending
+//! batches of datagrams with segmentation offload, turns of threads. All unsafe code of the crate is here, behind safe functions.
 
 use std::io;
 use std::mem::{size_of, zeroed};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Messages received by one call.
-const RECEIVE: usize = 8;
-/// Room for one message: with UDP_GRO the kernel hands over several datagrams as one.
-const ROOM: usize = 65_536;
 /// Datagrams sent by one call.
 pub(crate) const SEND: usize = 64;
 
@@ -24,36 +20,10 @@ fn check(result: libc::c_int) -> io::Result<usize> {
     }
 }
 
-/// Sets an integer socket option.
-pub(crate) fn set_option(fd: RawFd, level: i32, name: i32, value: i32) -> io::Result<()> {
-    // SAFETY: the option value points to an i32 that lives through the call, with its size.
-    let result = unsafe {
-        libc::setsockopt(
-            fd,
-            level,
-            name,
-            (&raw const value).cast(),
-            size_of::<i32>() as libc::socklen_t,
-        )
-    };
-    check(result).map(drop)
-}
-
 /// The descriptor of something that keeps it open for as long as it is borrowed.
 pub(crate) fn borrow<T: AsRawFd>(owner: &T) -> BorrowedFd<'_> {
     // SAFETY: the owner holds the descriptor open, and is borrowed for as long as the result lives.
     unsafe { BorrowedFd::borrow_raw(owner.as_raw_fd()) }
-}
-
-/// Makes the calling thread real-time (`SCHED_FIFO`), not its children.
-pub(crate) fn make_realtime(priority: i32) -> io::Result<()> {
-    let param = libc::sched_param {
-        sched_priority: priority,
-    };
-    let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
-    // SAFETY: `param` is a valid sched_param alive through the call; pid 0 is the calling thread.
-    let result = unsafe { libc::sched_setscheduler(0, policy, &raw const param) };
-    check(result).map(drop)
 }
 
 /// As the kernel wants it (`linux/sched/types.h`, first version); not in nix, and not in every libc.
@@ -133,27 +103,8 @@ impl Name {
     }
 }
 
-fn address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
-    match i32::from(name.ss_family) {
-        libc::AF_INET => {
-            // SAFETY: the family says that the kernel wrote a sockaddr_in, which is smaller than the storage.
-            let v4 = unsafe { &*std::ptr::from_ref(name).cast::<libc::sockaddr_in>() };
-            let ip = Ipv4Addr::from(v4.sin_addr.s_addr.to_ne_bytes());
-            Some((ip, u16::from_be(v4.sin_port)).into())
-        }
-        libc::AF_INET6 => {
-            // SAFETY: the family says that the kernel wrote a sockaddr_in6, which is smaller than the storage.
-            let v6 = unsafe { &*std::ptr::from_ref(name).cast::<libc::sockaddr_in6>() };
-            let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr).to_canonical();
-            Some((ip, u16::from_be(v6.sin6_port)).into())
-        }
-        _ => None,
-    }
-}
-
-/// Room of a control message that holds one 16-bit or 32-bit number.
+/// Room of a control message that holds one 16-bit number.
 #[repr(C, align(8))]
-#[derive(Clone, Copy)]
 struct Control([u8; 32]);
 
 fn part(bytes: &[u8]) -> libc::iovec {
@@ -236,94 +187,6 @@ pub(crate) fn send_many(socket: &UdpSocket, datagrams: &[(Name, &[u8])]) -> io::
     check(sent)
 }
 
-/// Buffers of received messages; allocated once.
-pub(crate) struct Room {
-    bytes: Vec<u8>,
-    names: [libc::sockaddr_storage; RECEIVE],
-    controls: [Control; RECEIVE],
-    lens: [usize; RECEIVE],
-    segments: [usize; RECEIVE],
-    filled: usize,
-}
-
-impl Room {
-    pub(crate) fn new() -> Self {
-        Self {
-            bytes: vec![0; ROOM * RECEIVE],
-            // SAFETY: sockaddr_storage is plain data; all zeros is a valid value of it.
-            names: [unsafe { zeroed() }; RECEIVE],
-            controls: [Control([0; 32]); RECEIVE],
-            lens: [0; RECEIVE],
-            segments: [0; RECEIVE],
-            filled: 0,
-        }
-    }
-
-    /// Receives what is there, without waiting; returns the number of messages.
-    pub(crate) fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
-        self.filled = 0;
-        let mut iov = [part(&[]); RECEIVE];
-        // SAFETY: mmsghdr is plain data; all zeros is its valid empty value.
-        let mut headers: [libc::mmsghdr; RECEIVE] = unsafe { zeroed() };
-        for (i, room) in self.bytes.chunks_exact_mut(ROOM).enumerate() {
-            iov[i].iov_base = room.as_mut_ptr().cast();
-            iov[i].iov_len = ROOM;
-            let h = &mut headers[i].msg_hdr;
-            h.msg_name = (&raw mut self.names[i]).cast();
-            h.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-            h.msg_iov = &raw mut iov[i];
-            h.msg_iovlen = 1;
-            h.msg_control = (&raw mut self.controls[i]).cast();
-            h.msg_controllen = size_of::<Control>() as _;
-        }
-        // SAFETY: every header points to a name, a part and a control buffer inside `self` or this frame, disjoint, with
-        // their true lengths, borrowed mutably until the call returns.
-        let received = unsafe {
-            libc::recvmmsg(
-                socket.as_raw_fd(),
-                headers.as_mut_ptr(),
-                RECEIVE as libc::c_uint,
-                libc::MSG_DONTWAIT as _,
-                std::ptr::null_mut(),
-            )
-        };
-        let received = check(received)?;
-        for (i, header) in headers.iter().enumerate().take(received) {
-            self.lens[i] = (header.msg_len as usize).min(ROOM);
-            self.segments[i] = segment_size(&header.msg_hdr).unwrap_or(self.lens[i]);
-        }
-        self.filled = received;
-        Ok(received)
-    }
-
-    /// Sender and bytes of every datagram of the last [`Room::receive`].
-    pub(crate) fn datagrams(&self) -> impl Iterator<Item = (SocketAddr, &[u8])> {
-        (0..self.filled).flat_map(|i| {
-            let from = address(&self.names[i]);
-            let bytes = &self.bytes[i * ROOM..i * ROOM + self.lens[i]];
-            let cut = bytes.chunks(self.segments[i].max(1));
-            cut.filter_map(move |d| Some((from?, d)))
-        })
-    }
-}
-
-/// The datagram size that the kernel says of a message it put together.
-fn segment_size(message: &libc::msghdr) -> Option<usize> {
-    // SAFETY: the kernel filled the control buffer and set its length; the macros stay inside it, and a UDP_GRO message
-    // holds an int.
-    unsafe {
-        let mut header = libc::CMSG_FIRSTHDR(message);
-        while !header.is_null() {
-            if (*header).cmsg_level == libc::SOL_UDP && (*header).cmsg_type == libc::UDP_GRO {
-                let size = libc::CMSG_DATA(header).cast::<i32>().read_unaligned();
-                return usize::try_from(size).ok().filter(|s| *s > 0);
-            }
-            header = libc::CMSG_NXTHDR(message, header);
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -337,7 +200,7 @@ mod tests {
                 continue;
             };
             let to = UdpSocket::bind("127.0.0.1:0").expect("binds");
-            let _gro = set_option(to.as_raw_fd(), libc::SOL_UDP, libc::UDP_GRO, 1);
+            let _gro = chaff_sys::set_option(&to, libc::SOL_UDP, libc::UDP_GRO, 1);
             let name = Name::new(to.local_addr().expect("bound"), dual);
             let all: Vec<Vec<u8>> = (0..5u8).map(|i| vec![i; 200]).collect();
             let mut parts: Vec<&[u8]> = all.iter().map(Vec::as_slice).collect();
@@ -348,7 +211,7 @@ mod tests {
                 &all[2][..],
             )];
             assert_eq!(send_many(&socket, &single).expect("sends"), 1);
-            let mut room = Room::new();
+            let mut room = crate::udp::Room::new(crate::udp::MESSAGE);
             let mut got = Vec::new();
             while got.len() < 6 {
                 if room.receive(&to).is_ok() {

@@ -2,12 +2,18 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use chaff_sys::{Batch, set_option};
 use chaff_tunnel::{Class, Datagram};
 
-use crate::sys::{self, Name, Room};
+use crate::sys::{self, Name};
+
+/// Messages received by one call.
+pub(crate) type Room = Batch<8>;
+/// Longest message: with UDP_GRO the kernel hands over several datagrams as one.
+pub(crate) const MESSAGE: usize = 65_536;
 
 /// What became of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,18 +47,17 @@ impl Udp {
             Err(e) if e.kind() == io::ErrorKind::AddrInUse => return Err(e),
             Err(_) => (UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?, false),
         };
-        let fd = socket.as_raw_fd();
         if mark != 0 {
-            sys::set_option(fd, libc::SOL_SOCKET, libc::SO_MARK, mark as i32)?;
+            set_option(&socket, libc::SOL_SOCKET, libc::SO_MARK, mark as i32)?;
         }
         let (v4, v6) = (libc::IPPROTO_IP, libc::IPPROTO_IPV6);
-        sys::set_option(fd, v4, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO)?;
-        sys::set_option(fd, v4, libc::IP_TOS, 0)?;
+        set_option(&socket, v4, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO)?;
+        set_option(&socket, v4, libc::IP_TOS, 0)?;
         if dual {
-            sys::set_option(fd, v6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO)?;
-            sys::set_option(fd, v6, libc::IPV6_TCLASS, 0)?;
+            set_option(&socket, v6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO)?;
+            set_option(&socket, v6, libc::IPV6_TCLASS, 0)?;
             // Label 0 rather than one made of this machine's state; kernels without the option send 0 anyway.
-            let _old = sys::set_option(fd, v6, sys::IPV6_AUTOFLOWLABEL, 0);
+            let _old = set_option(&socket, v6, sys::IPV6_AUTOFLOWLABEL, 0);
         }
         const BUFFER: i32 = 8 << 20;
         for (plain, forced) in [
@@ -60,13 +65,13 @@ impl Udp {
             (libc::SO_RCVBUF, libc::SO_RCVBUFFORCE),
         ] {
             // Beyond the system's limit where allowed, else up to it.
-            if sys::set_option(fd, libc::SOL_SOCKET, forced, BUFFER).is_err() {
-                sys::set_option(fd, libc::SOL_SOCKET, plain, BUFFER)?;
+            if set_option(&socket, libc::SOL_SOCKET, forced, BUFFER).is_err() {
+                set_option(&socket, libc::SOL_SOCKET, plain, BUFFER)?;
             }
         }
         if offload {
             // Kernels without it hand over one datagram at a time.
-            let _old = sys::set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1);
+            let _old = set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1);
         }
         socket.set_nonblocking(true)?;
         Ok(Self {

@@ -1,32 +1,11 @@
 //! A million hostile datagrams: none accepted, no byte allocated. 1,000,000 with `--release`, 30,000 without.
 
 use chaff_abi::{Dir, Nanos};
+use chaff_test_support::{CountingAllocator, allocations};
 use chaff_wire::{EPOCH, Key, Kind, Opener, Sealer, WINDOW, WireError};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call is handed to the system allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|n| n.set(n.get() + 1));
-        // SAFETY: the caller keeps `alloc`'s contract, which is also the system allocator's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: `ptr` came from `alloc` above, so from the system allocator, with this layout.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// Good enough to make test input (xorshift64*).
 struct Dice(u64);
@@ -101,7 +80,7 @@ fn accepts_none_of_a_million_and_allocates_nothing() {
     let mut dice = Dice(42);
     let mut buf = [0u8; 2_000];
     let mut outcomes = [0u64; WireError::NAMES.len()];
-    let before = ALLOCATIONS.with(Cell::get);
+    let before = allocations();
     for i in 0..n {
         let (material, as_it_is) = &seen[dice.below(seen.len())];
         let mut len = material.len();
@@ -134,7 +113,7 @@ fn accepts_none_of_a_million_and_allocates_nothing() {
             Err(e) => outcomes[e.index()] += 1,
         }
     }
-    let allocated = ALLOCATIONS.with(Cell::get) - before;
+    let allocated = allocations() - before;
     let table: Vec<_> = WireError::NAMES
         .iter()
         .zip(outcomes)

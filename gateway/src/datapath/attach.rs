@@ -320,7 +320,7 @@ impl Attached {
         Ok(())
     }
 
-    /// Detaches everything.
+    /// Detaches everything; the kernel does it after a grace period of RCU.
     pub(super) fn detach(self, pins: Option<&Pins>) -> Result<(), MeterError> {
         if let Some(pins) = pins {
             for name in &self.pins {

@@ -9,11 +9,11 @@ use chaff_abi::{
     ABI_VERSION, DeviceKey, DirectRecord, FlowKey, FlowValue, HINT_SMALL, HintHeader, MAX_DEVICES,
     MeterConfig, Reason, SLOT_RING, constant, map, program,
 };
+use chaff_sys::clock::monotonic;
 
 use super::attach::{Attached, HookInUse, tc_program, xdp_program};
 use super::drain::{Buffers, DrainReport};
 use super::error::MeterError;
-use super::now_monotonic;
 use super::options::{HintOptions, MeterOptions, check_devices};
 use super::pins::{MAPS, Pins};
 use super::slots::SlotView;
@@ -208,7 +208,7 @@ impl Meter {
     /// # Errors
     /// The kernel's error; flows not handed over yet stay for the drain after the next.
     pub fn drain(&mut self, f: impl FnMut(FlowKey, FlowValue)) -> Result<DrainReport, MeterError> {
-        let start = now_monotonic();
+        let start = monotonic();
         let old = self.current % 2;
         let new = self.current.wrapping_add(1);
         sys::update(self.generation.as_fd(), &0u32, &new)
@@ -217,13 +217,13 @@ impl Meter {
         self.grace
             .wait()
             .map_err(|e| MeterError::of("waiting for a grace period", e))?;
-        let grace = now_monotonic().since(start);
+        let grace = monotonic().since(start);
         let (flows, calls, method) = self.buffers.empty(self.flows[old as usize].as_fd(), f)?;
         Ok(DrainReport {
             flows,
             calls,
             grace,
-            took: now_monotonic().since(start),
+            took: monotonic().since(start),
             method,
         })
     }

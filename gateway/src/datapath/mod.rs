@@ -41,11 +41,7 @@ pub use options::{HintOptions, Hook, MeterOptions};
 pub use slots::SlotView;
 
 use chaff_abi::Nanos;
-
-/// Returns the time on CLOCK_MONOTONIC, which the kernel's programs use too.
-pub fn now_monotonic() -> Nanos {
-    sys::clock(libc::CLOCK_MONOTONIC)
-}
+use chaff_sys::clock::{boottime, monotonic, unix};
 
 /// Three clocks read back to back, so that steps of the wall clock and suspended time become visible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,9 +68,9 @@ impl ClockTriple {
 /// Reads the three clocks.
 pub fn clock_triple() -> ClockTriple {
     ClockTriple {
-        monotonic: now_monotonic(),
-        boottime: sys::clock(libc::CLOCK_BOOTTIME),
-        realtime: sys::clock(libc::CLOCK_REALTIME),
+        monotonic: monotonic(),
+        boottime: boottime(),
+        realtime: unix(),
     }
 }
 

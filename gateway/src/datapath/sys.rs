@@ -12,7 +12,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use chaff_abi::{
-    DeviceKey, DirectRecord, FlowKey, FlowValue, HintHeader, MeterConfig, Nanos, Owner, Reason,
+    DeviceKey, DirectRecord, FlowKey, FlowValue, HintHeader, MeterConfig, Owner, Reason,
     SlotCounters,
 };
 
@@ -434,17 +434,6 @@ impl Drop for Mapping {
         // SAFETY: our own mapping, of that length; no reference outlives `self`.
         unsafe { libc::munmap(self.at.as_ptr().cast(), self.words * 8) };
     }
-}
-
-/// Reads a clock of the kernel.
-pub(super) fn clock(id: libc::clockid_t) -> Nanos {
-    let mut t = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: writes one timespec; the identifiers used here exist on every kernel that Chaff runs on.
-    unsafe { libc::clock_gettime(id, &mut t) };
-    Nanos(t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64)
 }
 
 /// Whether the caller's network namespace has an interface of that name.

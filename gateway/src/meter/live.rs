@@ -3,10 +3,11 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use chaff_abi::Nanos;
 use chaff_flow::Link;
+use chaff_sys::clock::unix;
 use chaff_trace::Frame;
 
 use super::input::{Event, Input, Source};
@@ -95,7 +96,7 @@ impl Live {
             && (self.stop.load(Ordering::Relaxed)
                 || self.until.is_some_and(|until| Instant::now() >= until));
         if is_told {
-            self.stopped_at = Some((unix_now(), Instant::now()));
+            self.stopped_at = Some((unix(), Instant::now()));
         }
         let most = self.options.max_packets;
         self.has_ended || most.is_some_and(|max| self.input.packets >= max)
@@ -139,7 +140,7 @@ impl Source for Live {
                 return Event::End;
             }
             self.count_dropped();
-            return Event::Quiet(Nanos(unix_now().0.saturating_sub(LAG.0)));
+            return Event::Quiet(Nanos(unix().0.saturating_sub(LAG.0)));
         };
         let is_later = |(at, told): (Nanos, Instant)| captured.at > at || told.elapsed() > REST;
         if self.stopped_at.is_some_and(is_later) {
@@ -170,10 +171,4 @@ impl Source for Live {
     fn position(&self) -> Arc<AtomicU64> {
         self.position.clone()
     }
-}
-
-/// Now since the Unix epoch.
-fn unix_now() -> Nanos {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    Nanos(since.map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)))
 }

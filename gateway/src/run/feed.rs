@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use chaff_abi::{DirectRecord, FlowKey, FlowValue, HintHeader, Nanos};
+use chaff_sys::clock::monotonic;
 use tokio::sync::mpsc as queue;
 
-use crate::datapath::{Meter, MeterError, now_monotonic};
+use crate::datapath::{Meter, MeterError};
 
 /// Batches that wait at most: 8 MiB of flows.
 const QUEUE: usize = 64;
@@ -123,11 +124,11 @@ struct Reader {
 
 impl Reader {
     fn run(mut self, interval: Nanos, stopped: &mpsc::Receiver<()>) -> Option<Ended> {
-        let mut last = now_monotonic();
+        let mut last = monotonic();
         let mut next = last + interval;
         let mut rest = RINGS;
         loop {
-            let until_drain = Duration::from_nanos(next.since(now_monotonic()).0);
+            let until_drain = Duration::from_nanos(next.since(monotonic()).0);
             match stopped.recv_timeout(rest.min(until_drain)) {
                 Ok(()) => break,
                 // The loop is gone without a word: what is pinned stays for the next gateway.
@@ -141,7 +142,7 @@ impl Reader {
                 next = next.min(last + FULL_DRAIN);
             }
             self.hints();
-            let now = now_monotonic();
+            let now = monotonic();
             if now >= next {
                 (last, next) = (now, now + interval);
                 self.drain();
@@ -175,7 +176,7 @@ impl Reader {
 
     /// Everything that the kernel has. After an error what was not moved stays for a later drain.
     fn drain(&mut self) {
-        let now = now_monotonic();
+        let now = monotonic();
         self.records();
         let mut full = Chunks::new(FLOWS, Batch::Flows, &self.batches);
         let drained = self.meter.drain(|key, value| full.push((key, value)));

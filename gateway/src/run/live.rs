@@ -19,14 +19,17 @@ use super::{CoverSide, Opened, Setup, Signals};
 use crate::alerts;
 use crate::config::File;
 use crate::control::Request;
-use crate::datapath::{HookInUse, ReasonCounts, SlotView, clock_triple, now_monotonic};
+use crate::datapath::{HookInUse, ReasonCounts, SlotView, clock_triple};
 use crate::export::Exports;
 use crate::hints::Hints;
 use crate::processes::Processes;
-use crate::sys_net::{RecvBatch, recv_batch};
 use crate::telemetry::{self, FileBook};
 use crate::tunnel::TunnelSide;
 use chaff_privacy::telemetry::Book as _;
+use chaff_sys::clock::monotonic;
+
+/// Datagrams from the sink, taken by one system call.
+type Arrivals = chaff_sys::Batch<64>;
 
 /// Time after which a sink that never answered is worth a word.
 const SILENCE: Nanos = Nanos::from_secs(10);
@@ -159,14 +162,14 @@ impl Live {
             }
             None => None,
         };
-        let mut batch = RecvBatch::new(2_048);
+        let mut batch = Arrivals::new(2_048);
         tracing::info!(devices = self.file.devices.len(), cover = ?self.file.cover.mode, "gateway runs");
         loop {
             // What is due comes first, whatever else waits.
-            let mut delay = self.next_wake().since(now_monotonic());
+            let mut delay = self.next_wake().since(monotonic());
             if delay == Nanos::ZERO {
                 self.tick();
-                delay = self.next_wake().since(now_monotonic());
+                delay = self.next_wake().since(monotonic());
             }
             let delay = Duration::from_nanos(delay.0);
             tokio::select! {
@@ -212,7 +215,7 @@ impl Live {
     }
 
     fn tick(&mut self) {
-        let now = now_monotonic();
+        let now = monotonic();
         self.read_slots(now);
         self.engine.handle_timeout(now);
         self.transmit();
@@ -340,7 +343,7 @@ impl Live {
 
     /// Moves what the kernel counted into the table.
     fn take(&mut self, batch: Batch) {
-        let now = now_monotonic();
+        let now = monotonic();
         match batch {
             Batch::Records(records) => {
                 self.direct += records.len() as u64;
@@ -387,11 +390,11 @@ impl Live {
         }
     }
 
-    fn receive(&mut self, batch: &mut RecvBatch) -> io::Result<()> {
+    fn receive(&mut self, batch: &mut Arrivals) -> io::Result<()> {
         let Some(c) = &self.cover else { return Ok(()) };
-        let now = now_monotonic();
-        recv_batch(&c.socket, batch)?;
-        for (datagram, _) in batch.iter_mut() {
+        let now = monotonic();
+        batch.receive(&c.socket)?;
+        for (_, datagram) in batch.datagrams() {
             let _counted = self.engine.handle_datagram(now, datagram);
         }
         Ok(())
@@ -445,7 +448,7 @@ impl Live {
         match request {
             Request::Status => self.status(),
             Request::Pause { seconds } => {
-                let until = seconds.map(|s| now_monotonic() + Nanos::from_secs(s));
+                let until = seconds.map(|s| monotonic() + Nanos::from_secs(s));
                 self.set_paused(true, until);
                 json!({ "paused": true, "seconds": seconds })
             }
@@ -470,12 +473,12 @@ impl Live {
         self.feed.stop();
         while let Some(batch) = self.feed.next().await {
             self.take(batch);
-            self.read_slots(now_monotonic());
+            self.read_slots(monotonic());
         }
-        let now = now_monotonic();
+        let now = monotonic();
         self.read_slots(now);
         self.read_slot(now);
-        self.engine.finish(now_monotonic());
+        self.engine.finish(monotonic());
         self.has_more = true;
         while self.has_more {
             self.collect();

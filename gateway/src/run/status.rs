@@ -1,10 +1,10 @@
 //! What `gateway status` shows, and the report at the end.
 
 use chaff_abi::Reason;
+use chaff_sys::clock::monotonic;
 use serde_json::json;
 
 use super::live::Live;
-use crate::datapath::now_monotonic;
 use crate::hints::Hints;
 use crate::tunnel::TunnelSide;
 
@@ -43,7 +43,7 @@ impl Live {
         report.ignored.retain(|_, n| *n > 0);
         json!({
             "version": 1,
-            "uptime_s": now_monotonic().since(self.started).as_secs_f64(),
+            "uptime_s": monotonic().since(self.started).as_secs_f64(),
             "paused": self.engine.is_paused(),
             "took_over": self.adopted,
             "mode": self.file.cover.mode,

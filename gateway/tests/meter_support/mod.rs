@@ -9,6 +9,7 @@ pub mod net;
 
 use chaff_abi::{FlowKey, FlowValue, MeterConfig, Nanos};
 use chaff_gateway::datapath::{Meter, MeterError, MeterOptions};
+use chaff_test_support::frame;
 
 pub const DEVICE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xd1];
 pub const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x01];
@@ -57,64 +58,30 @@ pub fn ethernet(tags: &[(u16, u16)], kind: u16) -> Vec<u8> {
     f
 }
 
-/// An IPv4 packet; `options` is a multiple of four bytes, `fragment` the flags and offset field.
+/// IPv4 from the device to a server.
 pub fn ipv4(protocol: u8, fragment: u16, options: &[u8], body: &[u8]) -> Vec<u8> {
-    let header = 20 + options.len();
-    let mut p = vec![0x40 | (header / 4) as u8, 0];
-    p.extend(((header + body.len()) as u16).to_be_bytes());
-    p.extend([0, 7]);
-    p.extend(fragment.to_be_bytes());
-    p.extend([64, protocol, 0, 0]);
-    p.extend([192, 168, 7, 2]);
-    p.extend([203, 0, 113, 9]);
-    p.extend(options);
-    p.extend(body);
-    p
+    let ends = [[192, 168, 7, 2], [203, 0, 113, 9]];
+    frame::ipv4(ends, protocol, fragment, options, body)
 }
 
 pub const V6_SRC: [u8; 16] = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
 pub const V6_DST: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
 
-/// An IPv6 packet.
+/// IPv6 from the device to a server.
 pub fn ipv6(next: u8, body: &[u8]) -> Vec<u8> {
-    let mut p = vec![0x60, 0, 0, 0];
-    p.extend((body.len() as u16).to_be_bytes());
-    p.extend([next, 64]);
-    p.extend(V6_SRC);
-    p.extend(V6_DST);
-    p.extend(body);
-    p
+    frame::ipv6([V6_SRC, V6_DST], next, body)
 }
 
 pub fn tcp(flags: u8, options: &[u8], payload: usize) -> Vec<u8> {
-    let mut s = Vec::new();
-    s.extend(40_000u16.to_be_bytes());
-    s.extend(443u16.to_be_bytes());
-    s.extend([0; 8]);
-    s.extend([(((20 + options.len()) / 4) << 4) as u8, flags]);
-    s.extend([0; 6]);
-    s.extend(options);
-    s.extend(vec![0xaa; payload]);
-    s
+    frame::tcp([40_000, 443], flags, options, &vec![0xaa; payload])
 }
 
 pub fn udp(source: u16, target: u16, payload: usize) -> Vec<u8> {
-    let mut s = Vec::new();
-    s.extend(source.to_be_bytes());
-    s.extend(target.to_be_bytes());
-    s.extend((8 + payload as u16).to_be_bytes());
-    s.extend([0; 2]);
-    s.extend(vec![0xbb; payload]);
-    s
+    frame::udp([source, target], &vec![0xbb; payload])
 }
 
 pub fn frame(tags: &[(u16, u16)], packet: &[u8]) -> Vec<u8> {
-    let kind = if packet.first().is_some_and(|b| b >> 4 == 6) {
-        0x86dd
-    } else {
-        0x0800
-    };
-    let mut f = ethernet(tags, kind);
+    let mut f = ethernet(tags, frame::ethertype(packet));
     f.extend(packet);
     f
 }

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test program uses a part")]
 
 pub(crate) mod proxy;
+#[path = "../../../query/tests/common/question.rs"]
+mod question;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -12,7 +14,7 @@ use std::time::Duration;
 
 use chaff_privacy::{Budget, Day, Epsilon};
 use chaff_query::ask::{AskError, Outcome, Question, ask};
-use chaff_query::request::{Clamp, Filter, Measure, Request, Statistic, UnitKey};
+use chaff_query::request::{Filter, Measure, Request, Statistic};
 use chaff_query::source::Source;
 use chaff_query::{Databases, Direction, Engine, purse, release};
 use chaff_query_cluster::link::{Links, Tls};
@@ -180,26 +182,15 @@ pub(crate) fn tstat(flows: usize, seed: u64) -> String {
 
 pub(crate) fn request(filter: Filter, measure: Measure, statistic: Statistic) -> Request {
     Request {
-        direction: Direction::Outgoing,
-        home: Vec::new(),
-        unit: UnitKey::Address,
         filter,
-        measure,
         statistic,
-        epsilon: Epsilon::new(1.0).unwrap(),
-        delta: None,
+        ..question::request(measure)
     }
 }
 
 /// The sum of all bytes.
 pub(crate) fn volume() -> Request {
-    request(
-        Filter::default(),
-        Measure::Bytes(Direction::Ingoing),
-        Statistic::Sum {
-            bounds: Clamp::Public(0.0, 1e9),
-        },
-    )
+    question::request(Measure::Bytes(Direction::Ingoing))
 }
 
 /// A worker process; ends with the test.

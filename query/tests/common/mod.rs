@@ -1,13 +1,13 @@
 //! A site: a folder with a log and a ledger, and the program.
-#![allow(dead_code, reason = "each test program uses a part")]
+#![allow(dead_code, unused_imports, reason = "each test program uses a part")]
+
+mod question;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use chaff_privacy::Epsilon;
-use chaff_query::request::{Clamp, Measure};
-use chaff_query::{Direction, Filter, Request, Statistic, UnitKey};
+pub(crate) use question::request;
 use serde_json::Value;
 
 pub(crate) struct Site {
@@ -35,22 +35,6 @@ impl Default for Flow<'_> {
             name: "video.example",
             rtt: 20.0,
         }
-    }
-}
-
-/// The sum of `measure` over all outgoing flows, by address.
-pub(crate) fn request(measure: Measure) -> Request {
-    Request {
-        direction: Direction::Outgoing,
-        home: Vec::new(),
-        unit: UnitKey::Address,
-        filter: Filter::default(),
-        measure,
-        statistic: Statistic::Sum {
-            bounds: Clamp::Public(0.0, 1e9),
-        },
-        epsilon: Epsilon::new(1.0).expect("an epsilon"),
-        delta: None,
     }
 }
 

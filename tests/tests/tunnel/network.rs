@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use chaff_abi::Nanos;
+use chaff_sys::clock::monotonic;
 use chaff_tests::skip_without_root;
 use chaff_tunnel::{Config, PeerConfig, Tunnel};
-use chaff_tunport::now;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use xtask::tunnel_lab::{FAR, Lab, MIDDLE, PORT, SERVER};
@@ -148,7 +148,7 @@ impl Client {
         };
         let socket = lab.inside("gw", || UdpSocket::bind("0.0.0.0:0"))??;
         socket.set_read_timeout(Some(Duration::from_millis(1)))?;
-        let tunnel = Tunnel::new(&conf.private_key, config, &[peer], [3; 32], now())?;
+        let tunnel = Tunnel::new(&conf.private_key, config, &[peer], [3; 32], monotonic())?;
         Ok(Self {
             tunnel,
             socket,
@@ -159,15 +159,15 @@ impl Client {
 
     fn run(&mut self, until: Nanos) -> Result<()> {
         let mut buf = [0; 2_048];
-        while now() < until {
-            self.tunnel.handle_timeout(now());
+        while monotonic() < until {
+            self.tunnel.handle_timeout(monotonic());
             while let Some(d) = self.tunnel.poll_datagram() {
                 self.bytes[0] += d.as_ref().len() as u64;
                 self.socket.send_to(d.as_ref(), d.to)?;
             }
             while let Ok((n, from)) = self.socket.recv_from(&mut buf) {
                 let before = self.tunnel.report().peers[0].cover_in.packets;
-                let at = now();
+                let at = monotonic();
                 self.tunnel.handle_datagram(at, from, buf[..n].into());
                 if self.tunnel.report().peers[0].cover_in.packets > before {
                     self.bytes[1] += n as u64;
@@ -193,20 +193,20 @@ fn downlink_cover_follows_its_schedule_ends_with_its_lease_and_holds_its_ratio()
     scene.start_sink("")?;
     let mut client = Client::new(&scene.lab)?;
     while !client.tunnel.has_session(0) {
-        client.run(now() + Nanos::from_millis(100))?;
+        client.run(monotonic() + Nanos::from_millis(100))?;
     }
     // On time: 60 dummies, a tenth of a second apart.
-    let begin = now();
+    let begin = monotonic();
     let mut asked = Vec::new();
     for second in 0..6 {
         let start = begin + Nanos::from_secs(second);
         let due = |i: u64| start + Nanos::from_millis(300 + 100 * i);
         let block: Vec<_> = (0..10).map(|i| (due(i), 1)).collect();
-        client.tunnel.ask_downlink(now(), 0, &block);
+        client.tunnel.ask_downlink(monotonic(), 0, &block);
         asked.extend(block.iter().map(|d| d.0));
         client.run(start + Nanos::from_secs(1))?;
     }
-    client.run(now() + Nanos::from_millis(500))?;
+    client.run(monotonic() + Nanos::from_millis(500))?;
     let late = |at: &Nanos| {
         let distance = |got: &Nanos| got.0.abs_diff(at.0);
         client
@@ -225,11 +225,11 @@ fn downlink_cover_follows_its_schedule_ends_with_its_lease_and_holds_its_ratio()
     );
     ensure!(late[30] <= 100.0, "{late:?}");
     // Asked for ten seconds ahead, then silence: what the lease does not reach is not sent.
-    let due = |i: u64| now() + Nanos::from_millis(100 * i);
+    let due = |i: u64| monotonic() + Nanos::from_millis(100 * i);
     let block: Vec<_> = (1..95).map(|i| (due(i), 1)).collect();
-    client.tunnel.ask_downlink(now(), 0, &block);
-    client.run(now() + Nanos::from_millis(300))?;
-    let silent = now();
+    client.tunnel.ask_downlink(monotonic(), 0, &block);
+    client.run(monotonic() + Nanos::from_millis(300))?;
+    let silent = monotonic();
     client.tunnel.set_paused(true);
     let before = client.arrived.len();
     client.run(silent + Nanos::from_secs(9))?;
@@ -243,14 +243,14 @@ fn downlink_cover_follows_its_schedule_ends_with_its_lease_and_holds_its_ratio()
     ensure!(last < Nanos::from_secs(7), "{last:?}");
     client.tunnel.set_paused(false);
     // As much as can be asked for. What the lease test left in credit is part of what the ratio allows for all bytes so far.
-    let begin = now();
+    let begin = monotonic();
     for step in 0..50 {
-        let due = |i: u64| now() + Nanos::from_micros(100 * i);
+        let due = |i: u64| monotonic() + Nanos::from_micros(100 * i);
         let block: Vec<_> = (0..1_000).map(|i| (due(i), 1)).collect();
-        client.tunnel.ask_downlink(now(), 0, &block);
+        client.tunnel.ask_downlink(monotonic(), 0, &block);
         client.run(begin + Nanos::from_millis(100 * (step + 1)))?;
     }
-    client.run(now() + Nanos::from_secs(1))?;
+    client.run(monotonic() + Nanos::from_secs(1))?;
     let [sent, received] = client.bytes;
     println!(
         "a greedy gateway sent {sent} B and got {received} B of cover: {:.2} for each beyond the allowance",

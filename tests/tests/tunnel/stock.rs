@@ -3,23 +3,18 @@
 use std::fs;
 use std::process::Stdio;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use chaff_tests::{Running, program, skip_without_root, skipped};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use xtask::tunnel_lab::{FAR, Lab, PORT};
+use xtask::tunnel_lab::{FAR, Lab, PORT, Stock};
 
 use crate::scene::*;
 
-/// Each end has an interface of its own name: the control sockets are not in the namespaces.
-fn stock_name(space: &str) -> String {
-    format!("wg{space}{}", std::process::id() % 100_000)
-}
-
 /// Sets up wireguard-go in a namespace from a wg-style file; `None`, with a word, where it is not installed.
-fn stock(test: &str, lab: &Lab, space: &str, conf: &str, route: &str) -> Result<Option<Running>> {
+fn stock(test: &str, lab: &Lab, space: &str, conf: &str, route: &str) -> Result<Option<Stock>> {
     for tool in ["wireguard-go", "wg"] {
         if !xtask::command::installed(tool) {
             skipped(
@@ -29,39 +24,14 @@ fn stock(test: &str, lab: &Lab, space: &str, conf: &str, route: &str) -> Result<
             return Ok(None);
         }
     }
-    let mut go = lab.command(space, "wireguard-go");
-    let name = stock_name(space);
-    go.args(["-f", &name])
-        .env("LOG_LEVEL", "error")
-        .stdout(Stdio::null());
-    let running = Running::start("wireguard-go", go)?;
-    let end = Instant::now() + READY;
-    // Its control socket may be there before its interface, and that of an earlier one of the same name without it.
-    for ready in [
-        format!("ip link show dev {name}"),
-        format!("wg show {name}"),
-    ] {
-        while lab.run(space, &ready).is_err() {
-            ensure!(Instant::now() < end, "wireguard-go is not ready: {ready}");
-            sleep(Duration::from_millis(50));
-        }
-    }
-    // wg knows no addresses.
-    let text = fs::read_to_string(lab.path(conf))?;
-    let plain: Vec<&str> = text.lines().filter(|l| !l.starts_with("Address")).collect();
-    let file = lab.path("stock.conf");
-    fs::write(&file, plain.join("\n") + "\n")?;
-    lab.run(space, &format!("wg setconf {name} {}", file.display()))?;
-    let addresses = text.lines().find_map(|l| l.strip_prefix("Address = "));
-    for a in addresses.context("no addresses")?.split(", ") {
-        lab.run(space, &format!("ip address add {a} dev {name} nodad"))
-            .or_else(|_| lab.run(space, &format!("ip address add {a} dev {name}")))?;
-    }
-    lab.run(space, &format!("ip link set {name} mtu 1420 up"))?;
+    let stock = lab.stock(space, conf)?;
     if !route.is_empty() {
-        lab.run(space, &format!("ip route replace {route} dev {name}"))?;
+        lab.run(
+            space,
+            &format!("ip route replace {route} dev {}", stock.name),
+        )?;
     }
-    Ok(Some(running))
+    Ok(Some(stock))
 }
 
 #[test]
@@ -72,7 +42,7 @@ fn a_stock_far_end_passes_real_packets_and_drops_cover_silently() -> Result<()> 
     }
     let mut scene = Scene::new("tunstock")?;
     serve(&scene.lab)?;
-    let Some(_stock) = stock(test, &scene.lab, "far", "far.conf", "")? else {
+    let Some(stock) = stock(test, &scene.lab, "far", "far.conf", "")? else {
         return Ok(());
     };
     scene.lab.nft(
@@ -87,7 +57,7 @@ fn a_stock_far_end_passes_real_packets_and_drops_cover_silently() -> Result<()> 
     for len in [1, 300, 1_300] {
         udp_echo(&scene.lab, servers()[0], len)?;
     }
-    let name = stock_name("far");
+    let name = &stock.name;
     let counted = |lab: &Lab| -> Result<u64> {
         let text = lab.run("far", &format!("ip -s -json link show dev {name}"))?;
         let links: Value = serde_json::from_str(&text)?;
@@ -159,7 +129,7 @@ fn cover_rides_in_a_foreign_tunnel() -> Result<()> {
     let Some(_far) = stock(test, lab, "far", "far.conf", "")? else {
         return Ok(());
     };
-    let Some(_near) = stock(test, lab, "gw", "gw.conf", "10.4.0.0/24")? else {
+    let Some(near) = stock(test, lab, "gw", "gw.conf", "10.4.0.0/24")? else {
         return Ok(());
     };
     for (space, out) in [("far", "srv0"), ("gw", "wg*")] {
@@ -171,7 +141,7 @@ fn cover_rides_in_a_foreign_tunnel() -> Result<()> {
         )?;
     }
     // The sink's address is inside the tunnel.
-    let inside = format!("ip route replace 10.203.7.0/24 dev {}", stock_name("gw"));
+    let inside = format!("ip route replace 10.203.7.0/24 dev {}", near.name);
     lab.run("gw", &inside)?;
     const SINK: &str = "10.203.7.1:4789";
     let key = lab.path("sink.key");

@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::command::{Running, installed};
-use crate::tunnel_lab::{Lab, SERVER};
+use crate::tunnel_lab::{Lab, SERVER, Stock};
 use crate::{packages, root};
 
 /// Bulk transfer, seconds.
@@ -133,16 +133,17 @@ fn contest(contender: Contender) -> Result<Numbers> {
         "table ip near { chain post { type nat hook postrouting priority srcnat; oifname != \"lan0\" masquerade } }",
     )?;
     let mut ends = Vec::new();
+    let mut device = "chaff0".to_owned();
     for (space, conf) in [("far", "far.conf"), ("gw", "gw.conf")] {
         ends.push(match contender {
-            Contender::WireguardGo => stock(&lab, space, conf)?,
+            Contender::WireguardGo => {
+                let stock = stock(&lab, space, conf)?;
+                device = stock.name;
+                stock.running
+            }
             Contender::Ours(engine, bins, clock) => ours(&lab, space, conf, engine, bins, clock)?,
         });
     }
-    let device = match contender {
-        Contender::WireguardGo => device("gw"),
-        Contender::Ours(..) => "chaff0".to_owned(),
-    };
     lab.run("gw", &format!("ip route replace 10.4.0.0/24 dev {device}"))?;
     let mut server = lab.command("srv", "iperf3");
     server.args(["-s", "-B", SERVER[0]]);
@@ -268,41 +269,10 @@ fn up(lab: &Lab, space: &str, device: &str) -> Result<()> {
     Ok(())
 }
 
-/// wireguard-go's control sockets are outside the namespaces, so its interfaces need names of their own.
-fn device(space: &str) -> String {
-    format!("b{space}{}", std::process::id() % 100_000)
-}
-
-fn stock(lab: &Lab, space: &str, conf: &str) -> Result<Running> {
-    let name = device(space);
-    let mut go = lab.command(space, "wireguard-go");
-    go.args(["-f", &name]).env("LOG_LEVEL", "error");
-    go.stdout(Stdio::null()).stderr(Stdio::null());
-    let running = Running::start("wireguard-go", go)?;
-    let end = Instant::now() + Duration::from_secs(20);
-    for ready in [
-        format!("ip link show dev {name}"),
-        format!("wg show {name}"),
-    ] {
-        while lab.run(space, &ready).is_err() {
-            ensure!(Instant::now() < end, "wireguard-go is not ready: {ready}");
-            sleep(Duration::from_millis(50));
-        }
-    }
-    let text = fs::read_to_string(lab.path(conf))?;
-    let plain: Vec<&str> = text.lines().filter(|l| !l.starts_with("Address")).collect();
-    let file = lab.path("stock.conf");
-    fs::write(&file, plain.join("\n") + "\n")?;
-    lab.run(space, &format!("wg setconf {name} {}", file.display()))?;
-    let address = text
-        .lines()
-        .find_map(|l| l.strip_prefix("Address = "))
-        .and_then(|l| l.split(", ").next())
-        .context("no address")?;
-    lab.run(space, &format!("ip address add {address} dev {name}"))?;
-    lab.run(space, &format!("ip link set {name} mtu 1420 up"))?;
-    up(lab, space, &name)?;
-    Ok(running)
+fn stock(lab: &Lab, space: &str, conf: &str) -> Result<Stock> {
+    let stock = lab.stock(space, conf)?;
+    up(lab, space, &stock.name)?;
+    Ok(stock)
 }
 
 /// Names of the amounts of cover, what the gateway is told, ms between ticks of the clock.

@@ -64,6 +64,23 @@ pub enum Link {
 }
 
 impl Link {
+    /// All that are read.
+    pub const ALL: [Self; 13] = [
+        Self::Ethernet,
+        Self::RawIp,
+        Self::RawIpv4,
+        Self::RawIpv6,
+        Self::LinuxSll,
+        Self::LinuxSll2,
+        Self::Null,
+        Self::Loop,
+        Self::Ppp,
+        Self::PppSerial,
+        Self::CiscoHdlc,
+        Self::Ieee80211,
+        Self::Radiotap,
+    ];
+
     /// The link of a `LINKTYPE_` number as capture files hold it; `None` for those that are not read.
     pub const fn from_pcap(link_type: u32) -> Option<Self> {
         match link_type {

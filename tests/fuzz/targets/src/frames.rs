@@ -1,12 +1,14 @@
 //! Frames made layer by layer from the inside out: what the seeds of packet targets are made of.
 
 use chaff_flow::Link;
+use chaff_test_support::frame;
+pub(crate) use chaff_test_support::frame::{tcp, udp};
 
 const A4: [u8; 4] = [192, 168, 7, 10];
 const B4: [u8; 4] = [198, 51, 100, 20];
 const A6: [u8; 16] = [0xfd, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10];
 const B6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 20];
-const MACS: [u8; 12] = [2, 0, 0x5e, 0x10, 0, 1, 2, 0, 0x5e, 0x10, 0, 2];
+const MACS: [[u8; 6]; 2] = [[2, 0, 0x5e, 0x10, 0, 1], [2, 0, 0x5e, 0x10, 0, 2]];
 
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
@@ -16,51 +18,12 @@ pub(crate) fn join(head: &[u8], rest: &[u8]) -> Vec<u8> {
     [head, rest].concat()
 }
 
-pub(crate) fn udp(ports: [u16; 2], payload: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    for n in [ports[0], ports[1], (payload.len() + 8) as u16, 0] {
-        out.extend(n.to_be_bytes());
-    }
-    join(&out, payload)
-}
-
-pub(crate) fn tcp(ports: [u16; 2], flags: u8, options: &[u8], payload: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    out.extend(ports[0].to_be_bytes());
-    out.extend(ports[1].to_be_bytes());
-    out.extend([0, 0, 0, 9, 0, 0, 0, 7]);
-    out.extend([
-        ((5 + options.len() / 4) as u8) << 4,
-        flags,
-        0xff,
-        0xff,
-        0,
-        0,
-        0,
-        0,
-    ]);
-    join(&join(&out, options), payload)
-}
-
 pub(crate) fn ipv4(protocol: u8, fragment: u16, options: &[u8], rest: &[u8]) -> Vec<u8> {
-    let length = (20 + options.len() + rest.len()) as u16;
-    let mut out = vec![0x45 + (options.len() / 4) as u8, 0];
-    out.extend(length.to_be_bytes());
-    out.extend([0, 1]);
-    out.extend(fragment.to_be_bytes());
-    out.extend([64, protocol, 0, 0]);
-    out.extend(A4);
-    out.extend(B4);
-    join(&join(&out, options), rest)
+    frame::ipv4([A4, B4], protocol, fragment, options, rest)
 }
 
 pub(crate) fn ipv6(next: u8, rest: &[u8]) -> Vec<u8> {
-    let mut out = vec![0x60, 0, 0, 0];
-    out.extend((rest.len() as u16).to_be_bytes());
-    out.extend([next, 64]);
-    out.extend(A6);
-    out.extend(B6);
-    join(&out, rest)
+    frame::ipv6([A6, B6], next, rest)
 }
 
 /// An IPv6 extension header of 8 bytes.
@@ -69,12 +32,12 @@ fn extension(next: u8, rest: &[u8]) -> Vec<u8> {
 }
 
 pub(crate) fn ethernet(ethertype: u16, rest: &[u8]) -> Vec<u8> {
-    join(&join(&MACS, &ethertype.to_be_bytes()), rest)
+    frame::ethernet(MACS, ethertype, rest)
 }
 
 fn tag(kind: u16, id: u16, rest: &[u8]) -> Vec<u8> {
     // The ethertype of what follows stands behind the tag.
-    let mut out = MACS.to_vec();
+    let mut out = MACS.concat();
     out.extend(kind.to_be_bytes());
     out.extend(id.to_be_bytes());
     join(&out, &rest[12..])

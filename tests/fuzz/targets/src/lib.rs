@@ -28,8 +28,11 @@ pub mod nfstream;
 pub mod onnx;
 pub mod parse;
 pub mod payload;
+pub mod query_json;
+pub mod query_parquet;
 mod quic;
 pub mod rows;
+mod scratch;
 pub mod sink;
 pub mod table;
 pub mod trace;
@@ -65,6 +68,23 @@ macro_rules! targets {
 }
 
 targets![
-    conf, dissector, history, key, ledger, model, nfstream, onnx, parse, payload, rows, sink,
-    table, trace, tunnel, tunnels, wire,
+    conf,
+    dissector,
+    history,
+    key,
+    ledger,
+    model,
+    nfstream,
+    onnx,
+    parse,
+    payload,
+    query_json,
+    query_parquet,
+    rows,
+    sink,
+    table,
+    trace,
+    tunnel,
+    tunnels,
+    wire,
 ];

@@ -14,7 +14,6 @@ use chaff_flow::{Kind, Value};
 use crate::bytes::{Bytes, push_piece};
 use crate::parse::{index, link, wire_len};
 use crate::rows::cells;
-use crate::table::fits;
 use crate::{Seeds, frames};
 
 const PLUGINS: [&str; 7] = [
@@ -113,7 +112,7 @@ fn check(meter: &Meter, flows: &[Flow], others: &[Flow]) {
         assert_eq!(lines.len(), 1, "{}", String::from_utf8_lossy(&line));
         assert_eq!(lines[0].len(), columns.len());
         for ((value, column), cell) in row.iter().zip(&columns).zip(&lines[0]) {
-            assert!(fits(value, column.kind), "{}: {value:?}", column.name);
+            assert!(value.fits(column.kind), "{}: {value:?}", column.name);
             if let (Value::Text(text), Kind::Text) = (value, column.kind) {
                 assert_eq!(cell, text, "{}", column.name);
             }

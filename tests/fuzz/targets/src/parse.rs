@@ -13,27 +13,10 @@ use chaff_flow::{Fragment, Ignored, Link, Packet, parse};
 use crate::bytes::Bytes;
 use crate::{Seeds, frames};
 
-/// Every link type, and one that is not read.
-pub(crate) const LINKS: [Link; 14] = [
-    Link::Ethernet,
-    Link::RawIp,
-    Link::RawIpv4,
-    Link::RawIpv6,
-    Link::LinuxSll,
-    Link::LinuxSll2,
-    Link::Null,
-    Link::Loop,
-    Link::Ppp,
-    Link::PppSerial,
-    Link::CiscoHdlc,
-    Link::Ieee80211,
-    Link::Radiotap,
-    Link::Other(147),
-];
-
-/// The link type that a byte of an input stands for.
+/// The link type that a byte of an input stands for: one that is read, or one that is not.
 pub(crate) fn link(byte: u8) -> Link {
-    LINKS[usize::from(byte) % LINKS.len()]
+    let place = usize::from(byte) % (Link::ALL.len() + 1);
+    Link::ALL.get(place).copied().unwrap_or(Link::Other(147))
 }
 
 /// The wire length that a byte of an input stands for: mostly the captured one and a little more.
@@ -133,5 +116,6 @@ pub fn seeds() -> Seeds {
 
 /// The byte that stands for a link type.
 pub(crate) fn index(link: Link) -> u8 {
-    LINKS.iter().position(|l| *l == link).unwrap_or(0) as u8
+    let place = Link::ALL.iter().position(|l| *l == link);
+    place.unwrap_or(Link::ALL.len()) as u8
 }

@@ -14,12 +14,10 @@ use std::collections::BTreeMap;
 use chaff_abi::{
     Counters, CoverCounters, Dir, DirectRecord, FlowKey, FlowValue, Mac, Nanos, Sample,
 };
-use chaff_flow::{
-    Fragment, Kind, Packet, Parser, ParserConfig, Record, Table, TableConfig, Tunnel, Value,
-};
+use chaff_flow::{Fragment, Packet, Parser, ParserConfig, Record, Table, TableConfig, Tunnel};
 
 use crate::bytes::{Bytes, push_piece};
-use crate::parse::{LINKS, index, wire_len};
+use crate::parse::{index, link, wire_len};
 use crate::{Seeds, frames};
 
 /// What went in.
@@ -145,7 +143,7 @@ impl Pair {
     }
 
     fn frame(&mut self, input: &mut Bytes<'_>) {
-        let (kind, more) = (LINKS[usize::from(input.u8()) % LINKS.len()], input.u8());
+        let (kind, more) = (link(input.u8()), input.u8());
         let frame = input.piece();
         let wire_len = wire_len(more, frame.len());
         let mut parser = std::mem::take(&mut self.parser);
@@ -293,21 +291,6 @@ fn extras(bits: u8) -> TableConfig {
     }
 }
 
-/// Whether a value may stand in a column.
-pub(crate) fn fits(value: &Value, kind: Kind) -> bool {
-    match value {
-        Value::Missing => true,
-        Value::Unsigned(_) => kind == Kind::Unsigned,
-        Value::Signed(_) => kind == Kind::Signed,
-        Value::Float(x) => kind == Kind::Float && x.is_finite(),
-        Value::Ip(_) | Value::Mac(_) | Value::Word(_) | Value::Text(_) => kind == Kind::Text,
-        Value::List(_) => kind == Kind::List,
-        Value::SignedList(_) => kind == Kind::SignedList,
-        Value::TextList(_) => kind == Kind::TextList,
-        other => panic!("a new kind of value: {other:?}"),
-    }
-}
-
 fn sound(records: &[Record], want: Total, table: &Table) {
     let mut found = Total::default();
     let mut parts: BTreeMap<(FlowKey, Tunnel, u16, u32), Nanos> = BTreeMap::new();
@@ -326,7 +309,7 @@ fn sound(records: &[Record], want: Total, table: &Table) {
         record.values(&layout, &mut row);
         assert_eq!(row.len(), columns.len());
         for (value, column) in row.iter().zip(&columns) {
-            assert!(fits(value, column.kind), "{}: {value:?}", column.name);
+            assert!(value.fits(column.kind), "{}: {value:?}", column.name);
         }
         for counters in [&record.forward, &record.backward] {
             found.packets += counters.packets;

@@ -437,29 +437,20 @@ impl Walk<'_> {
 
 #[cfg(test)]
 mod tests {
+    use chaff_test_support::frame;
+
     use super::*;
 
     fn ipv4(protocol: u8, payload: &[u8]) -> Vec<u8> {
-        let total = (20 + payload.len()) as u16;
-        let mut p = vec![0x45, 0];
-        p.extend(total.to_be_bytes());
-        p.extend([0, 0, 0, 0, 64, protocol, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
-        p.extend(payload);
-        p
+        frame::ipv4([[10, 0, 0, 1], [10, 0, 0, 2]], protocol, 0, &[], payload)
     }
 
     fn tcp(flags: u8) -> Vec<u8> {
-        let mut p = vec![0, 99, 0, 80];
-        p.extend([0; 8]);
-        p.extend([0x50, flags, 0, 0, 0, 0, 0, 0]);
-        p
+        frame::tcp([99, 80], flags, &[], &[])
     }
 
     fn ethernet(kind: u16, payload: &[u8]) -> Vec<u8> {
-        let mut p = vec![0; 12];
-        p.extend(kind.to_be_bytes());
-        p.extend(payload);
-        p
+        frame::ethernet([[0; 6]; 2], kind, payload)
     }
 
     fn ports(seen: Seen) -> (u16, u16, u8) {

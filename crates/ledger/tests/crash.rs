@@ -1,12 +1,11 @@
 //! The ledger file under crashes and races: what was answered never exceeds what it holds.
-#![cfg(feature = "file")]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use chaff_privacy::file::{LedgerFile, LedgerFileError};
+use chaff_ledger::{LedgerFile, LedgerFileError};
 use chaff_privacy::{Budget, DAY_NS, Day, Epsilon, Expense, LedgerError, Refused};
 
 /// Set in child processes: the ledger they spend from.

@@ -4,14 +4,29 @@
 //! Beside `ledger.jsonl` stands `ledger.jsonl.head`, which repeats the number and hash of the last entry. A ledger that
 //! was deleted, cut or put back from a backup does not contain that entry and is refused; where backups hold both files,
 //! keep the head on another disk. Both files are opened once and written through those descriptors, so spending goes on
-//! after privileges are given up.
+//! after privileges are given up. What a ledger is, and what its entries mean, is [`chaff_privacy::Ledger`]'s.
+//!
+//! ```
+//! use chaff_ledger::LedgerFile;
+//! use chaff_privacy::Epsilon;
+//! # let folder = tempfile::tempdir()?;
+//! let path = folder.path().join("ledger.jsonl");
+//! let mut ledger = LedgerFile::open(&path, Epsilon::new(1.0)?, 0.0)?;
+//! let _grant = ledger.spend("bytes of the day", Epsilon::new(0.6)?)?;
+//! drop(ledger);
+//! let mut ledger = LedgerFile::open(&path, Epsilon::new(1.0)?, 0.0)?;
+//! assert!(ledger.spend("once more", Epsilon::new(0.6)?).is_err());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::{
+use chaff_privacy::{
     Budget, CutLine, Epsilon, Expense, Grant, Head, Ledger, LedgerError, Paid, Pending, Refused,
 };
 
@@ -445,10 +460,6 @@ fn sync_directory(path: &Path) -> Result<(), LedgerFileError> {
 
 /// Locks the ledger, or waits for it for half a second: a process that another one has just started holds its open files for
 /// the moment until it becomes another program. Where several share it, for ten seconds: each holds it while the disk writes.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a file of the system, and nobody else runs in this thread"
-)]
 fn lock(file: &File, path: &Path, is_shared: bool) -> Result<(), LedgerFileError> {
     let tries = if is_shared { 200 } else { 10 };
     for attempt in 1.. {
