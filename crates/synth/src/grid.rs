@@ -268,7 +268,7 @@ mod tests {
         let before = bundled(&reversed, (false, true));
         assert_eq!(before, [(14, 15, 4.9), (10, 13, 0.0)]);
         assert_eq!(bundled(&[0.4, -0.2, 1.0], (true, true)), [(10, 12, 0.0)]);
-        assert_eq!(bundled(&[2.9, 2.0, 2.9], (false, false)), [(10, 12, 7.8)]);
+        assert_eq!(bundled(&[2.5, 2.0, 2.5], (false, false)), [(10, 12, 7.0)]);
         assert!(bundled(&[], (true, true)).is_empty());
     }
 

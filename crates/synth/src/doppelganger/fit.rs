@@ -420,12 +420,7 @@ impl Job<'_> {
                 .collect()
         };
         let mut plan = self.plan.clone();
-        let first = |c: &Chunk| {
-            c.flows
-                .iter()
-                .map(|f| self.rows[f.rows[0]].clone())
-                .collect()
-        };
+        let first = |c: &Chunk| c.flows.iter().map(|f| self.rows[f.rows[0]]).collect();
         let metadata: Vec<Vec<Row>> = self.chunks.iter().map(first).collect();
         // The generators of attributes are the last ones, whichever makes the records.
         let mut last = pairs(&|_| usize::MAX)?;

@@ -67,7 +67,7 @@ fn directions(x: &Array2<f64>, most: usize, least: f64) -> (Array2<f64>, Array2<
             }
         };
         let pivot = (0..rows).fold(0, widest);
-        if !(variances[pivot] > least) {
+        if variances[pivot].is_nan() || variances[pivot] <= least {
             break;
         }
         let norm = variances[pivot].sqrt();

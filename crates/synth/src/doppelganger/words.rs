@@ -291,8 +291,9 @@ mod tests {
             let of = |v: &&Vec<f32>| words.nearest(Column::SourcePort, v) == value;
             made.iter().filter(of).count() as f64 / 4000.0
         };
-        assert!((chosen(3.0) - 0.5).abs() < 0.03, "{}", chosen(3.0));
-        assert!((chosen(6.0) - 0.25).abs() < 0.03, "{}", chosen(6.0));
+        // By the angle alone each would be an eighth.
+        assert!((chosen(3.0) - 0.5).abs() < 0.08, "{}", chosen(3.0));
+        assert!((chosen(6.0) - 0.25).abs() < 0.08, "{}", chosen(6.0));
         // The other column is read as before.
         assert_eq!(words.nearest(Column::DestinationPort, &[1.0, 0.1]), 0.0);
     }
