@@ -70,6 +70,7 @@ impl Input {
     /// # Errors
     /// When a file cannot be read, or no session is left.
     pub fn read(&self) -> Result<Vec<Trace>> {
+        traces::check_seconds(self.max_seconds)?;
         let limits = Limits {
             scope: self.scope.into(),
             min_packets: self.min_packets.max(1),
@@ -504,9 +505,7 @@ pub struct Windows {
 /// For usage, input or output.
 pub fn run_windows(args: &Windows) -> Result<()> {
     let ipet = args.profile == WindowProfile::Ipet;
-    if !(args.max_seconds > 0.0) {
-        bail!("--max-seconds is {}, allowed is above 0", args.max_seconds);
-    }
+    traces::check_seconds(args.max_seconds)?;
     let home = match &args.home {
         Some(home) => home.clone(),
         None if ipet || args.pcap.is_empty() => Home::Text("192".to_owned()),

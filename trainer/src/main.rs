@@ -149,9 +149,7 @@ struct Cover {
 
 impl Cover {
     fn limits(&self) -> Result<Limits> {
-        if !(self.max_seconds > 0.0) {
-            bail!("--max-seconds is {}, allowed is above 0", self.max_seconds);
-        }
+        traces::check_seconds(self.max_seconds)?;
         let scope = match self.scope {
             ScopeArg::Wan => Scope::Wan,
             ScopeArg::All => Scope::All,

@@ -132,6 +132,17 @@ impl Default for Limits {
     }
 }
 
+/// Whether a session can be cut to this many seconds.
+///
+/// # Errors
+/// When it cannot.
+pub fn check_seconds(max_seconds: f64) -> Result<()> {
+    if max_seconds.is_nan() || max_seconds <= 0.0 {
+        bail!("--max-seconds is {max_seconds}, allowed is above 0");
+    }
+    Ok(())
+}
+
 /// Reads the TCP and UDP packets of every device in every capture; a trace for each device and file, without those that are the
 /// same as one of another file.
 ///

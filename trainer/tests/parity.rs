@@ -11,21 +11,23 @@ use chaff_trainer::winnow::{Options, winnow};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 
-fn of(label: &str, session: usize) -> Trace {
+fn session(label: &str, name: usize, packets: Vec<Seen>) -> Trace {
+    let (label, session) = (label.to_owned(), format!("s{name:02}"));
+    let device = label.clone();
     Trace {
-        label: label.to_owned(),
-        device: label.to_owned(),
-        session: format!("s{session:02}"),
-        packets: Vec::new(),
+        label,
+        device,
+        session,
+        packets,
     }
 }
 
 #[test]
 fn splits_at_random_hold_out_as_many() {
     let traces: Vec<Trace> = (0..14)
-        .map(|i| of("a", i))
-        .chain((0..5).map(|i| of("b", i)))
-        .chain([of("c", 0)])
+        .map(|i| session("a", i, Vec::new()))
+        .chain((0..5).map(|i| session("b", i, Vec::new())))
+        .chain([session("c", 0, Vec::new())])
         .collect();
     let fixed = split(&traces);
     let drawn: Vec<Split> = (0..5).map(|s| split_by(&traces, Some(s))).collect();
@@ -55,11 +57,12 @@ fn validation_windows_are_those_of_training_or_held_out() {
         dummy: false,
     };
     let traces: Vec<Trace> = (0..8)
-        .map(|i| Trace {
-            label: ["a", "b"][i % 2].to_owned(),
-            device: "d".to_owned(),
-            session: format!("s{i}"),
-            packets: (0..20).map(|k| packet(5000 * k)).collect(),
+        .map(|i| {
+            session(
+                ["a", "b"][i % 2],
+                i,
+                (0..20).map(|k| packet(5000 * k)).collect(),
+            )
         })
         .collect();
     let split = split(&traces);
@@ -91,7 +94,7 @@ fn the_cover_of_ipet_is_told_from_real_packets() {
     }
     let vectors = BTreeMap::from([(String::new(), rows)]);
     let ipet = Defence::Ipet { vectors };
-    let mut streams = [1, 2].map(|session| {
+    let mut streams = [1, 2].map(|name| {
         let mut at = 0;
         let mut packet = |_| {
             at += rng.random_range(1_000_000..1_500_000_000);
@@ -104,13 +107,8 @@ fn the_cover_of_ipet_is_told_from_real_packets() {
                 dummy: false,
             }
         };
-        let real = Trace {
-            label: "plug".into(),
-            device: "plug".into(),
-            session: session.to_string(),
-            packets: (0..600).map(&mut packet).collect(),
-        };
-        vec![ipet.apply(&real, session, 0).expect("applies").packets]
+        let real = session("plug", name, (0..600).map(&mut packet).collect());
+        vec![ipet.apply(&real, name as u64, 0).expect("applies").packets]
     });
     let options = Options {
         trees: 30,
