@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use ::parquet::basic::Type as Physical;
@@ -60,7 +61,7 @@ pub fn look(path: &Path) -> io::Result<Option<ParquetFile>> {
     let wrong = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
     let bytes = file.metadata()?.len();
     // What the library says of a broken file may quote it.
-    let reader = SerializedFileReader::new(file)
+    let reader = guarded(|| SerializedFileReader::new(file).map_err(broken))
         .map_err(|_| wrong("it begins like Parquet but has no readable end".to_owned()))?;
     let metadata = reader.metadata();
     let about = metadata.file_metadata();
@@ -126,7 +127,8 @@ impl Piece {
         columns: &[&str],
         mut take: impl FnMut(&[Cell<'_>; N]),
     ) -> io::Result<()> {
-        let reader = SerializedFileReader::new(File::open(&self.file.path)?).map_err(broken)?;
+        let file = File::open(&self.file.path)?;
+        let reader = guarded(|| SerializedFileReader::new(file).map_err(broken))?;
         let places: Vec<Option<usize>> = columns
             .iter()
             .take(N)
@@ -137,19 +139,21 @@ impl Piece {
             .collect();
         let mut bases = vec![0; places.len()];
         for index in self.from..self.to {
-            let group = reader.get_row_group(index).map_err(broken)?;
+            let group = guarded(|| reader.get_row_group(index).map_err(broken))?;
             let mut left = usize::try_from(group.metadata().num_rows()).unwrap_or(0);
             let mut read = Vec::with_capacity(places.len());
             for place in &places {
                 read.push(match place {
-                    Some(column) => Some(Column::open(group.as_ref(), *column, bases[read.len()])?),
+                    Some(column) => Some(guarded(|| {
+                        Column::open(group.as_ref(), *column, bases[read.len()])
+                    })?),
                     None => None,
                 });
             }
             while left > 0 {
                 let rows = left.min(BATCH);
                 for column in read.iter_mut().flatten() {
-                    column.fill(rows)?;
+                    guarded(|| column.fill(rows))?;
                 }
                 for row in 0..rows {
                     let mut cells = [Cell::Missing; N];
@@ -168,6 +172,11 @@ impl Piece {
         }
         Ok(())
     }
+}
+
+/// Calls the library, which answers some broken files with a panic. What was being read is not used again then.
+fn guarded<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| Err(io::ErrorKind::InvalidData.into()))
 }
 
 /// The file is broken: how may tell of the data.

@@ -7,8 +7,8 @@ use chaff_abi::Nanos;
 use clap::Args;
 
 use crate::defend::Defence;
-use crate::evaluate::{Attacked, Evaluation, Options, evaluate};
-use crate::homes::{HomeOptions, HomeScore, homes};
+use crate::evaluate::{Attacked, Evaluation, Figure, Options, evaluate};
+use crate::homes::{HomeOptions, HomeScore, HomeSeed, homes};
 use crate::ipet_command::{DefenceArgs, Input, bar};
 use crate::picture::{Series, curves};
 
@@ -17,12 +17,12 @@ use crate::picture::{Series, curves};
 #[command(after_long_help = "Examples:\n  \
     trainer evaluate --pcap captures/ --devices devices.csv --seeds 1,2,3,4,5 --output evaluation/\n  \
     trainer evaluate --traces plain/ --model models/ --defences none,ipet,envelope --scales 0.5,1,2 --seeds 1,2,3,4,5 --output evaluation/\n  \
-    trainer evaluate --traces packets.csv --home --defences none,envelope --seeds 1,2,3,4,5 --output home/")]
+    trainer evaluate --traces packets.csv --home --defences none,envelope,envelope-home --seeds 1,2,3,4,5,6,7,8,9,10 --output home/")]
 pub struct Evaluate {
     #[command(flatten)]
     input: Input,
-    /// Defences: none, constant, random, random+, ipet, ipet-mended, envelope, maybenot, maybenot-bins, model:PATH (a model file or a folder
-    /// of LABEL.onnx, run as the gateway runs them).
+    /// Defences: none, constant, random, random+, ipet, ipet-mended, envelope, envelope-home (with bursts, for whole homes), maybenot, maybenot-bins,
+    /// model:PATH (a model file or a folder of LABEL.onnx, run as the gateway runs them).
     #[arg(
         long,
         value_delimiter = ',',
@@ -56,7 +56,7 @@ pub struct Evaluate {
     #[arg(long, default_value_t = 8)]
     home_devices: usize,
     /// Mean pause before each session of a home's device, seconds.
-    #[arg(long, default_value_t = 240.0)]
+    #[arg(long, default_value_t = 215.0)]
     home_pause: f64,
     /// Folder for report.json, table.md, curve.svg (retrained attacker) and curve-stronger.svg.
     #[arg(long)]
@@ -219,8 +219,8 @@ fn device_table(e: &Evaluation) -> String {
 fn home_table(rows: &[HomeScore]) -> String {
     let mut t = String::from(
         "Presence is attacked by the surest minutes (each label its own curve) and by what is learnt from whole homes (one curve).\n\n\
-         | defence | active AUC | present AUC | top hits | present AUC, whole homes | top hits, whole homes | busy minute AUC | kB/s a home | real kB/s |\n\
-         | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+         | defence | active AUC | present AUC | top hits | present AUC, whole homes | top hits, whole homes | busy minute AUC | kB/s a home | real kB/s | delay p99 ms |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for r in rows {
         t.push_str(&format!("| {} |", r.defence));
@@ -236,12 +236,17 @@ fn home_table(rows: &[HomeScore]) -> String {
         }
         let (added, real) = (&r.bytes_per_second, &r.real_bytes_per_second);
         t.push_str(&format!(
-            " {:.2} | {:.2} |\n",
+            " {:.2} ± {:.2} | {:.2} | {:.2} |\n",
             added.mean / 1e3,
-            real.mean / 1e3
+            added.half / 1e3,
+            real.mean / 1e3,
+            r.delay_p99_ms.mean
         ));
     }
-    t.push_str("\nActive / present AUC (surest minutes) by label:\n\n| label |");
+    t.push_str(&home_differences(rows));
+    t.push_str(
+        "\nActive / present (surest minutes) / present (whole homes) AUC by label:\n\n| label |",
+    );
     rows.iter()
         .for_each(|r| t.push_str(&format!(" {} |", r.defence)));
     t.push_str("\n| --- |");
@@ -251,9 +256,39 @@ fn home_table(rows: &[HomeScore]) -> String {
         t.push_str(&format!("\n| {} |", device.label));
         for r in rows {
             let d = &r.devices[c];
-            t.push_str(&format!(" {:.2} / {:.2} |", d.active_auc, d.present_auc));
+            t.push_str(&format!(
+                " {:.2} / {:.2} / {:.2} |",
+                d.active_auc, d.present_auc, d.whole_present_auc
+            ));
         }
     }
     t.push('\n');
+    t
+}
+
+/// What each defence changes against the first, seed by seed on the same homes.
+fn home_differences(rows: &[HomeScore]) -> String {
+    let Some((first, others)) = rows.split_first().filter(|r| !r.1.is_empty()) else {
+        return String::new();
+    };
+    let mut t = format!(
+        "\nDifference to {} on the same homes:\n\n\
+         | defence | active AUC | present AUC, whole homes | top hits, whole homes |\n| --- | --- | --- | --- |\n",
+        first.defence
+    );
+    for r in others {
+        t.push_str(&format!("| {} |", r.defence));
+        let figures: [fn(&HomeSeed) -> f64; 3] = [
+            |s| s.active_auc,
+            |s| s.whole_present_auc,
+            |s| s.whole_top_hits,
+        ];
+        for f in figures {
+            let pairs = r.seeds.iter().zip(&first.seeds);
+            let d = Figure::of(&pairs.map(|(a, b)| f(a) - f(b)).collect::<Vec<_>>());
+            t.push_str(&format!(" {:+.3} ± {:.3} |", d.mean, d.half));
+        }
+        t.push('\n');
+    }
     t
 }

@@ -102,16 +102,21 @@ impl Forest {
         let mut count = vec![0usize; labels.len()];
         table.y.iter().for_each(|&c| count[c] += 1);
         let weight: Vec<f64> = count.iter().map(|&c| 1.0 / c.max(1) as f64).collect();
+        let columns: Vec<f32> = (0..table.features)
+            .flat_map(|f| (0..n).map(move |row| table.x[row * table.features + f]))
+            .collect();
         for _ in 0..if n == 0 { 0 } else { trees } {
             let mut rows: Vec<u32> = match kind {
                 Kind::RandomForest => (0..n).map(|_| below(rng, n) as u32).collect(),
                 Kind::ExtraTrees => (0..n as u32).collect(),
             };
             let mut grower = Grower {
-                table,
+                columns: &columns,
+                classes_of: &table.y,
                 weight: &weight,
                 kind,
                 classes: labels.len(),
+                values: Vec::with_capacity(n),
                 tries: (table.features as f64).sqrt().ceil() as usize,
                 order: (0..table.features).collect(),
                 nodes: Vec::new(),
@@ -195,10 +200,14 @@ impl Forest {
 }
 
 struct Grower<'a> {
-    table: &'a Table,
+    /// All values of the first feature, then all of the second, and so on.
+    columns: &'a [f32],
+    classes_of: &'a [usize],
     weight: &'a [f64],
     kind: Kind,
     classes: usize,
+    /// Values of the feature looked at, of the rows of a node.
+    values: Vec<f32>,
     tries: usize,
     order: Vec<usize>,
     nodes: Vec<Node>,
@@ -229,8 +238,9 @@ impl Grower<'_> {
             return at as u32;
         };
         let mut middle = 0;
+        let column = self.column(feature);
         for i in 0..rows.len() {
-            if self.value(rows[i], feature) <= threshold {
+            if column[rows[i] as usize] <= threshold {
                 rows.swap(i, middle);
                 middle += 1;
             }
@@ -247,14 +257,16 @@ impl Grower<'_> {
         at as u32
     }
 
-    fn value(&self, row: u32, feature: usize) -> f32 {
-        self.table.x[row as usize * self.table.features + feature]
+    /// A feature, by row.
+    fn column(&self, feature: usize) -> &[f32] {
+        let n = self.classes_of.len();
+        &self.columns[feature * n..][..n]
     }
 
     fn counts(&self, rows: &[u32]) -> Vec<f64> {
         let mut out = vec![0.0; self.classes];
         for &r in rows {
-            let c = self.table.y[r as usize];
+            let c = self.classes_of[r as usize];
             out[c] += self.weight[c];
         }
         out
@@ -268,16 +280,21 @@ impl Grower<'_> {
         rng: &mut dyn RngCore,
     ) -> Option<(usize, f32)> {
         let mut best: Option<(f64, usize, f32)> = None;
+        let mut left = vec![0.0; self.classes];
         let mut looked = 0;
         for k in 0..self.order.len() {
             let other = k + below(rng, self.order.len() - k);
             self.order.swap(k, other);
             let feature = self.order[k];
+            let mut values = std::mem::take(&mut self.values);
+            values.clear();
+            let column = self.column(feature);
+            values.extend(rows.iter().map(|&r| column[r as usize]));
             let (mut low, mut high) = (f32::INFINITY, f32::NEG_INFINITY);
-            for &r in rows {
-                let v = self.value(r, feature);
+            for &v in &values {
                 (low, high) = (low.min(v), high.max(v));
             }
+            self.values = values;
             if low >= high {
                 continue;
             }
@@ -287,16 +304,14 @@ impl Grower<'_> {
                         (f64::from(low) + unit(rng) * (f64::from(high) - f64::from(low))) as f32;
                     // Rounding must leave something on the right.
                     let t = if t >= high { low } else { t };
-                    let mut left = vec![0.0; self.classes];
-                    for &r in rows {
-                        if self.value(r, feature) <= t {
-                            let c = self.table.y[r as usize];
-                            left[c] += self.weight[c];
-                        }
+                    left.fill(0.0);
+                    for (&r, v) in rows.iter().zip(&self.values) {
+                        let c = self.classes_of[r as usize];
+                        left[c] += if *v <= t { self.weight[c] } else { 0.0 };
                     }
                     (purity(&left, total), t)
                 }
-                Kind::RandomForest => self.sweep(rows, feature, total),
+                Kind::RandomForest => self.sweep(rows, total),
             };
             if best.is_none_or(|(b, ..)| found.0 > b) {
                 best = Some((found.0, feature, found.1));
@@ -309,11 +324,12 @@ impl Grower<'_> {
         best.map(|(_, feature, threshold)| (feature, threshold))
     }
 
-    /// The best threshold of one feature.
-    fn sweep(&self, rows: &[u32], feature: usize, total: &[f64]) -> (f64, f32) {
+    /// The best threshold of the feature looked at.
+    fn sweep(&self, rows: &[u32], total: &[f64]) -> (f64, f32) {
         let mut sorted: Vec<(f32, usize)> = rows
             .iter()
-            .map(|&r| (self.value(r, feature), self.table.y[r as usize]))
+            .zip(&self.values)
+            .map(|(&r, &v)| (v, self.classes_of[r as usize]))
             .collect();
         sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
         let mut left = vec![0.0; self.classes];
@@ -343,11 +359,11 @@ impl Grower<'_> {
 
 /// Larger is purer: the sum over both sides of squared weights over weight.
 fn purity(left: &[f64], total: &[f64]) -> f64 {
-    let side = |weights: &mut dyn Iterator<Item = f64>| {
+    fn side(weights: impl Iterator<Item = f64>) -> f64 {
         let (sum, squares) = weights.fold((0.0, 0.0), |(s, q), w| (s + w, q + w * w));
         squares / f64::max(sum, 1e-300)
-    };
-    side(&mut left.iter().copied()) + side(&mut left.iter().zip(total).map(|(l, t)| t - l))
+    }
+    side(left.iter().copied()) + side(left.iter().zip(total).map(|(l, t)| t - l))
 }
 
 #[cfg(test)]

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use chaff_abi::Nanos;
-use chaff_cover::{BINS, Demand, EnvelopeConfig, Generator as _, OnnxGenerator, Window};
+use chaff_cover::{
+    BINS, BurstConfig, Demand, EnvelopeConfig, Generator as _, OnnxGenerator, Window,
+};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -162,6 +164,15 @@ pub struct EnvelopeArgs {
     /// Envelope: largest mean number of dummies in a clump.
     #[arg(long, default_value_t = EnvelopeConfig::default().clump)]
     clump: f64,
+    /// Envelope: bursts as of devices that are not there, a minute; `envelope-home` has its own.
+    #[arg(long, default_value_t = 60.0 * EnvelopeConfig::default().bursts.rate)]
+    bursts: f64,
+    /// Envelope: mean number of packets of a burst.
+    #[arg(long, default_value_t = BurstConfig::default().packets)]
+    burst_packets: f64,
+    /// Envelope: kinds of bursts of an epoch.
+    #[arg(long, default_value_t = BurstConfig::default().kinds)]
+    burst_kinds: u32,
     /// Envelope: each session takes its rates and mixes from one of this many homes that the attacker knows and trains on as well
     /// (its dummies stay secret); 0: each session has its own, which nobody knows.
     #[arg(long, default_value_t = 0)]
@@ -217,6 +228,12 @@ impl EnvelopeArgs {
                 segment: Nanos::from_secs_f64(self.segment),
                 modulation: self.modulation,
                 clump: self.clump,
+                bursts: BurstConfig {
+                    rate: self.bursts / 60.0,
+                    packets: self.burst_packets,
+                    kinds: self.burst_kinds,
+                    ..BurstConfig::default()
+                },
                 mix,
                 ..EnvelopeConfig::default()
             },
@@ -237,7 +254,8 @@ impl EnvelopeArgs {
 pub struct Defend {
     #[command(flatten)]
     input: Input,
-    /// What the observer sees: none, constant, random, random+, ipet, ipet-mended, envelope, maybenot, maybenot-bins, model:PATH.
+    /// What the observer sees: none, constant, random, random+, ipet, ipet-mended, envelope, envelope-home (with bursts), maybenot,
+    /// maybenot-bins, model:PATH.
     #[arg(long, default_value = "envelope")]
     defence: String,
     #[command(flatten)]
@@ -294,7 +312,9 @@ impl DefenceArgs {
     pub fn scales(&self, name: &str) -> bool {
         match name {
             "maybenot" | "maybenot-bins" => self.machines.is_none(),
-            "constant" | "random" | "random+" | "ipet-mended" | "envelope" => true,
+            "constant" | "random" | "random+" | "ipet-mended" | "envelope" | "envelope-home" => {
+                true
+            }
             _ => false,
         }
     }
@@ -312,8 +332,15 @@ impl DefenceArgs {
             },
             "envelope" => {
                 let mut options = self.envelope.options()?;
-                options.config.rate *= scale;
+                options.config = options.config.scaled(scale);
                 Defence::Envelope(Box::new(options))
+            }
+            "envelope-home" => {
+                let options = self.envelope.options()?;
+                Defence::Envelope(Box::new(EnvelopeOptions {
+                    config: EnvelopeConfig::home().scaled(scale),
+                    ..options
+                }))
             }
             "maybenot" | "maybenot-bins" => {
                 let envelope = self.envelope.options()?;
@@ -340,7 +367,8 @@ impl DefenceArgs {
             other => match other.strip_prefix("model:") {
                 Some(path) => Defence::Models(model_files(Path::new(path))?),
                 None => bail!(
-                    "the defence is {other:?}, wanted none, constant, random, random+, ipet, ipet-mended, envelope, maybenot, \
+                    "the defence is {other:?}, wanted none, constant, random, random+, ipet, ipet-mended, envelope, \
+                     envelope-home, maybenot, \
                      maybenot-bins or model:PATH"
                 ),
             },

@@ -34,6 +34,7 @@ pub mod evaluate_command;
 pub mod features;
 pub mod forest;
 pub mod generator;
+mod home_attack;
 pub mod homes;
 pub mod ipet;
 pub mod ipet_command;

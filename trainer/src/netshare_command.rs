@@ -10,9 +10,7 @@ use chaff_synth::{
     fit_doppelganger, fit_doppelganger_private, read_config, read_csv,
 };
 
-use crate::synth_command::{
-    Addresses, Fit, MethodArg, entropy, needs_ledger, pay, time_range, write_model,
-};
+use crate::synth_command::{Addresses, Fit, entropy, needs_ledger, pay, time_range, write_model};
 use crate::synth_input::{Opened, open, read_parquet};
 
 /// Lines of progress of a chunk, at most.
@@ -22,13 +20,7 @@ const LINES: usize = 10;
 ///
 /// # Errors
 /// What is wrong with configuration, input, budget or output, naming the file.
-pub(crate) fn run(args: &Fit) -> Result<()> {
-    let Some(path) = &args.config else {
-        bail!("--method doppelganger needs --config FILE, NetShare's configuration");
-    };
-    if args.method.is_some_and(|m| m != MethodArg::Doppelganger) {
-        bail!("--config is for --method doppelganger");
-    }
+pub(crate) fn run(args: &Fit, path: &Path, input: Option<&Path>, output: &Path) -> Result<()> {
     let mut config = read(path)?;
     for settings in &mut config.grid {
         settings.epochs = args.epochs.map_or(settings.epochs, |e| e as usize);
@@ -36,25 +28,31 @@ pub(crate) fn run(args: &Fit) -> Result<()> {
     let Some(first) = config.grid.first() else {
         bail!("in {}: it has no model", path.display());
     };
-    let rows = rows(args, path, first)?;
+    let rows = rows(args, input, path, first)?;
     let watch = Console {
-        folder: args.checkpoints.clone(),
+        folder: args
+            .checkpoints
+            .as_ref()
+            .map(|all| match output.file_name() {
+                Some(name) if args.inputs.len() > 1 => all.join(name),
+                _ => all.clone(),
+            }),
     };
     if let Some(folder) = &watch.folder {
         fs::create_dir_all(folder).with_context(|| format!("while making {}", folder.display()))?;
     }
     let threads = args.threads.map_or_else(
-        || std::thread::available_parallelism().map_or(1, usize::from),
+        || std::thread::available_parallelism().map_or(1, usize::from) / args.jobs as usize,
         |n| n as usize,
     );
     let options = NetworkOptions {
         fresh_addresses: args.addresses == Addresses::Fresh,
         seed: args.seed,
-        threads,
+        threads: threads.max(1),
     };
     if let (Some(epsilon), Some(delta)) = (args.epsilon, args.delta) {
         let model = fit_paid(args, &rows, &config, &options, &watch, (epsilon, delta))?;
-        return write_model(&model, &args.output);
+        return write_model(&model, output);
     }
     if first.dp {
         bail!(
@@ -66,7 +64,7 @@ pub(crate) fn run(args: &Fit) -> Result<()> {
         bail!("--public-labels and --public-time-range are for --epsilon");
     }
     let model = fit_doppelganger(&rows, &config.grid, &options, &watch)?;
-    write_model(&model, &args.output)
+    write_model(&model, output)
 }
 
 fn fit_paid(
@@ -146,17 +144,16 @@ fn read(path: &Path) -> Result<Config> {
     Ok(config)
 }
 
-fn rows(args: &Fit, config: &Path, settings: &Settings) -> Result<Rows> {
-    let input: PathBuf = match (args.inputs.as_slice(), &settings.data_file) {
-        ([input], _) => input.clone(),
+fn rows(args: &Fit, given: Option<&Path>, config: &Path, settings: &Settings) -> Result<Rows> {
+    let input: PathBuf = match (given, &settings.data_file) {
+        (Some(input), _) => input.to_owned(),
         // As NetShare reads it, from the working directory; or else beside the configuration.
-        ([], Some(file)) if Path::new(file).exists() => file.into(),
-        ([], Some(file)) => config.parent().unwrap_or(Path::new("")).join(file),
-        ([], None) => bail!(
+        (None, Some(file)) if Path::new(file).exists() => file.into(),
+        (None, Some(file)) => config.parent().unwrap_or(Path::new("")).join(file),
+        (None, None) => bail!(
             "{}: no input and no global_config.original_data_file",
             config.display()
         ),
-        _ => bail!("--method doppelganger learns from one input at a time"),
     };
     let name = input.display();
     let label = args.label.as_deref();

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use chaff_export::{Csv, Dialect, Output, Parquet, ParquetOptions, Target, WholeFile};
 use chaff_ledger::LedgerFile;
 use chaff_privacy::{Entropy, Epsilon, Grant, Ledger};
 use chaff_synth::{
-    Capture, Engine, MAX_RECORDS, Method, Model, Names, Options, PcapOptions, PrivateOptions,
-    Table, Unit, fit, fit_capture, fit_capture_private, fit_private, write_csv, write_pcap,
+    Capture, Engine, MAX_RECORDS, Model, Names, Options, PcapOptions, PrivateOptions, Table,
+    TableMethod, Unit, fit, fit_capture, fit_capture_private, fit_private, write_csv, write_pcap,
 };
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
@@ -59,9 +59,9 @@ pub struct Fit {
     /// Where the model goes; of several inputs, a folder for NAME.synth of each.
     #[arg(long, short)]
     pub(crate) output: PathBuf,
-    /// Models that are learned at the same time.
+    /// Models that are learned at the same time; they do not depend on it.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
-    jobs: u32,
+    pub(crate) jobs: u32,
     /// Method; default: sequence, with --epsilon marginal.
     #[arg(long, value_enum, visible_alias = "engine")]
     pub(crate) method: Option<MethodArg>,
@@ -74,7 +74,7 @@ pub struct Fit {
     /// Of --method doppelganger: folder of checkpoints; a run that was stopped goes on from there.
     #[arg(long, requires = "config")]
     pub(crate) checkpoints: Option<PathBuf>,
-    /// Of --method doppelganger: chunks that train at the same time; default: one for each core.
+    /// Of --method doppelganger: chunks of a model that train at the same time; default: the cores, shared by --jobs.
     #[arg(long, requires = "config", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) threads: Option<u32>,
     /// Label column; default: the first of label, type, attacktype, class, attack.
@@ -219,18 +219,51 @@ pub fn run(command: Synth) -> Result<()> {
     }
 }
 
+/// What learns.
+enum Learner<'a> {
+    Tables(TableMethod),
+    /// With NetShare's configuration.
+    Networks(&'a Path),
+}
+
+fn learner(args: &Fit) -> Result<Learner<'_>> {
+    Ok(match (args.method, &args.config) {
+        (Some(MethodArg::Doppelganger) | None, Some(config)) => Learner::Networks(config),
+        (Some(MethodArg::Doppelganger), None) => {
+            bail!("--method doppelganger needs --config FILE, NetShare's configuration")
+        }
+        (Some(MethodArg::Marginal | MethodArg::Sequence), Some(_)) => {
+            bail!("--config is for --method doppelganger")
+        }
+        (Some(MethodArg::Sequence), None) if args.epsilon.is_some() => bail!(
+            "--method sequence has no differential privacy; with --epsilon marginal and doppelganger work"
+        ),
+        (Some(MethodArg::Marginal), None) => Learner::Tables(TableMethod::Marginal),
+        (Some(MethodArg::Sequence), None) => Learner::Tables(TableMethod::Sequence),
+        (None, None) if args.epsilon.is_some() => Learner::Tables(TableMethod::Marginal),
+        (None, None) => Learner::Tables(TableMethod::Sequence),
+    })
+}
+
 fn run_fit(args: &Fit) -> Result<()> {
-    if args.config.is_some() || args.method == Some(MethodArg::Doppelganger) {
-        return netshare_command::run(args);
-    }
+    let learner = learner(args)?;
     let outputs = outputs(args)?;
     let next = AtomicUsize::new(0);
     let errors = Mutex::new(Vec::new());
     let work = || {
-        while let Some(at) = Some(next.fetch_add(1, Ordering::Relaxed))
-            && let Some((input, output)) = args.inputs.get(at).zip(outputs.get(at))
+        while let at = next.fetch_add(1, Ordering::Relaxed)
+            && let Some(output) = outputs.get(at)
         {
-            if let Err(e) = fit_one(args, input, output)
+            // A configuration may name its input.
+            let input = args.inputs.get(at).map(PathBuf::as_path);
+            let done = match (&learner, input) {
+                (Learner::Networks(config), _) => {
+                    netshare_command::run(args, config, input, output)
+                }
+                (Learner::Tables(method), Some(input)) => fit_one(args, *method, input, output),
+                (Learner::Tables(_), None) => Err(anyhow!("no input is given")),
+            };
+            if let Err(e) = done
                 && let Ok(mut errors) = errors.lock()
             {
                 errors.push((at, e));
@@ -238,7 +271,7 @@ fn run_fit(args: &Fit) -> Result<()> {
         }
     };
     std::thread::scope(|scope| {
-        let jobs = (args.jobs as usize).min(args.inputs.len());
+        let jobs = (args.jobs as usize).min(outputs.len());
         (1..jobs).for_each(|_| drop(scope.spawn(work)));
         work();
     });
@@ -251,14 +284,14 @@ fn run_fit(args: &Fit) -> Result<()> {
     };
     errors.for_each(|e| eprintln!("trainer: {e:#}"));
     if failed > 1 {
-        return Err(first.context(format!("{failed} of {} fits failed", args.inputs.len())));
+        return Err(first.context(format!("{failed} of {} fits failed", outputs.len())));
     }
     Err(first)
 }
 
 /// Where each model goes.
 fn outputs(args: &Fit) -> Result<Vec<PathBuf>> {
-    if args.inputs.len() == 1 {
+    if args.inputs.len() < 2 {
         return Ok(vec![args.output.clone()]);
     }
     std::fs::create_dir_all(&args.output)
@@ -281,7 +314,7 @@ fn outputs(args: &Fit) -> Result<Vec<PathBuf>> {
     Ok(all)
 }
 
-fn fit_one(args: &Fit, input: &Path, output: &Path) -> Result<()> {
+fn fit_one(args: &Fit, method: TableMethod, input: &Path, output: &Path) -> Result<()> {
     let input = read(input, args.label.as_deref())?;
     let model = match (args.epsilon, args.delta) {
         (Some(epsilon), Some(delta)) => fit_paid(args, &input, epsilon, delta)?,
@@ -289,10 +322,6 @@ fn fit_one(args: &Fit, input: &Path, output: &Path) -> Result<()> {
             if args.public_labels.is_some() || args.public_time_range.is_some() {
                 bail!("--public-labels and --public-time-range are for --epsilon");
             }
-            let method = match args.method {
-                Some(MethodArg::Marginal) => Method::Marginal,
-                Some(MethodArg::Sequence | MethodArg::Doppelganger) | None => Method::Sequence,
-            };
             let fresh_addresses = args.addresses == Addresses::Fresh;
             let options = Options {
                 method,
@@ -341,9 +370,6 @@ fn fit_paid(args: &Fit, input: &Capture, epsilon: Epsilon, delta: f64) -> Result
     let table = &input.table;
     if !(delta > 0.0 && delta < 1.0) {
         bail!("--delta {delta}: must be above 0 and below 1");
-    }
-    if matches!(args.method, Some(MethodArg::Sequence)) {
-        bail!("--method sequence has no differential privacy; with --epsilon only marginal works");
     }
     needs_ledger(args)?;
     let labels = match args.public_labels.as_deref() {

@@ -45,6 +45,11 @@ pub(crate) fn open(path: &Path) -> Result<Opened> {
             bail!("standard input is Parquet, which is read from its end: give a file")
         }
         b"PAR1" => Opened::Parquet,
+        [0x1f, 0x8b, ..] if is_packed_table(path) => {
+            bail!(
+                "{name}: a flow table packed with gzip, which is read of captures only: unpack it"
+            )
+        }
         [0x0a, 0x0d, 0x0d, 0x0a]
         | [0xd4, 0xc3, 0xb2, 0xa1]
         | [0xa1, 0xb2, 0xc3, 0xd4]
@@ -52,6 +57,16 @@ pub(crate) fn open(path: &Path) -> Result<Opened> {
         | [0xa1, 0xb2, 0x3c, 0x4d]
         | [0x1f, 0x8b, ..] => Opened::Capture(whole),
         _ => Opened::Csv(whole),
+    })
+}
+
+/// Whether the name is that of a packed table.
+fn is_packed_table(path: &Path) -> bool {
+    let inner = path.file_stem().map(Path::new).and_then(Path::extension);
+    inner.is_some_and(|e| {
+        ["csv", "tsv", "txt", "parquet"]
+            .iter()
+            .any(|t| e.eq_ignore_ascii_case(t))
     })
 }
 

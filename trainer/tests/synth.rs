@@ -222,6 +222,64 @@ fn captures_give_models_of_packets_privately_too() {
     assert!(picture.starts_with("<svg") && picture.contains("length of a packet"));
 }
 
+/// Networks small enough for a test.
+const NETSHARE: &str = r#"{
+    "global_config": {"dataset_type": "netflow", "n_chunks": 2, "dp": false},
+    "pre_post_processor": {"config": {
+        "timestamp": {"column": "ts", "generation": true, "encoding": "interarrival", "normalization": "ZERO_ONE"},
+        "word2vec": {"vec_size": 4},
+        "metadata": [
+            {"column": "srcip", "encoding": "bit", "n_bits": 32}, {"column": "dstip", "encoding": "bit", "n_bits": 32},
+            {"column": "srcport", "encoding": "word2vec_port"}, {"column": "dstport", "encoding": "word2vec_port"},
+            {"column": "proto", "encoding": "word2vec_proto"}],
+        "timeseries": [
+            {"column": "pkt", "type": "float", "normalization": "ZERO_ONE", "log1p_norm": true},
+            {"column": "byt", "type": "float", "normalization": "ZERO_ONE", "log1p_norm": true}] }},
+    "model": {"config": {
+        "batch_size": 20, "sample_len": 1, "epochs": 2, "epoch_checkpoint_freq": 1,
+        "generator_attribute_num_units": 8, "discriminator_num_units": 8, "attr_discriminator_num_units": 8,
+        "generator_feature_num_units": 4 }} }"#;
+
+#[test]
+fn models_do_not_depend_on_how_many_are_learned_at_the_same_time() {
+    let dir = folder();
+    let dir = dir.path();
+    fs::write(dir.join("netshare.json"), NETSHARE).expect("writes");
+    let whole = fs::read_to_string(dir.join("flows.csv")).expect("reads");
+    for n in [200, 300, 400] {
+        let part: Vec<&str> = whole.lines().take(n).collect();
+        fs::write(dir.join(format!("{n}.csv")), part.join("\n")).expect("writes");
+    }
+    for how in [
+        &["--method", "sequence"][..],
+        &["--method", "marginal"],
+        &[
+            "--epsilon",
+            "2",
+            "--delta",
+            "1e-5",
+            "--no-ledger",
+            "--noise-seed",
+            "3",
+        ],
+        &["--config", "netshare.json"],
+    ] {
+        for jobs in ["1", "3"] {
+            let inputs = [
+                "fit", "200.csv", "300.csv", "400.csv", "--jobs", jobs, "-o", jobs,
+            ];
+            done(dir, &[&inputs[..], how].concat());
+        }
+        for n in [200, 300, 400] {
+            let read = |jobs: &str| {
+                let path = dir.join(jobs).join(format!("{n}.csv.synth"));
+                fs::read(path).expect("reads")
+            };
+            assert_eq!(read("1"), read("3"), "{how:?} {n}");
+        }
+    }
+}
+
 #[test]
 fn several_inputs_become_several_models() {
     let dir = folder();
@@ -313,6 +371,8 @@ fn mistakes_are_named() {
     let header = "srcip,dstip,srcport,dstport,proto,ts,td,pkt,byt,type\n";
     let absurd = format!("{header}1,2,3,4,TCP,5,6,1e30,8,x\n");
     fs::write(dir.join("absurd.csv"), absurd).expect("writes");
+    fs::write(dir.join("packed.csv.gz"), [0x1f, 0x8b, 8, 0, 0, 0, 0, 0]).expect("writes");
+    fs::write(dir.join("noise.csv"), [1, 2, 3, 0xff, 7]).expect("writes");
     for (args, parts) in [
         (
             &["fit", "empty.csv", "-o", "m"][..],
@@ -327,6 +387,34 @@ fn mistakes_are_named() {
             &["absurd.csv", "line 2", "column pkt", "1e30"],
         ),
         (&["fit", "none.csv", "-o", "m"], &["while opening none.csv"]),
+        (
+            &["fit", "packed.csv.gz", "-o", "m"],
+            &["packed.csv.gz", "gzip", "unpack it"],
+        ),
+        (
+            &["fit", "noise.csv", "-o", "m"],
+            &["noise.csv", "no column srcip", "\\u{1}"],
+        ),
+        (
+            &["fit", "flows.csv", "--method", "doppelganger", "-o", "m"],
+            &["--config"],
+        ),
+        (
+            &[
+                "fit",
+                "flows.csv",
+                "--method",
+                "sequence",
+                "--epsilon",
+                "1",
+                "--delta",
+                "1e-5",
+                "--no-ledger",
+                "-o",
+                "m",
+            ],
+            &["--method sequence"],
+        ),
         (
             &["sample", "flows.csv", "--seed", "1", "-o", "x"],
             &["flows.csv", "CHAFSYN"],

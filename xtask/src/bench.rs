@@ -45,6 +45,10 @@ pub struct Options {
     /// description.
     #[arg(long, value_name = "FOLDER")]
     dpmon: Option<PathBuf>,
+    /// synth: a checkout of NetShare (github.com/netsharecmu/NetShare), whose torch code is run; without it a model of the
+    /// same sizes and steps.
+    #[arg(long, value_name = "FOLDER")]
+    netshare: Option<PathBuf>,
     /// offline: reads this capture instead of making one.
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,

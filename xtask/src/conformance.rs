@@ -27,7 +27,7 @@ pub struct Options {
     #[arg(value_name = "NAME", value_parser = ["nfstream", "netml", "dpmon", "netshare"], default_value = "nfstream")]
     name: String,
     /// Only expected files whose name fits, with * and ? as in a shell; netml's are named as demo/iat.fft, netshare's as its
-    /// traces.
+    /// traces, members or million, with @dp at the end where there is privacy.
     #[arg(long, value_name = "GLOB", default_value = "*")]
     filter: String,
     /// Keeps the files that were made there.

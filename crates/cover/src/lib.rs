@@ -28,7 +28,10 @@
 #![warn(missing_docs)]
 
 mod bucket;
+mod bursts;
+mod clock;
 mod demand;
+mod draw;
 mod envelope;
 mod error;
 mod generator;
@@ -45,8 +48,10 @@ mod streams;
 mod tally;
 
 pub use bucket::TokenBucket;
+pub use bursts::BurstConfig;
+pub use clock::{ReleaseClock, Waiting};
 pub use demand::{Demand, Window};
-pub use envelope::{BINS, Envelope, EnvelopeConfig, Planned, ReleaseClock, Waiting};
+pub use envelope::{BINS, Envelope, EnvelopeConfig, Planned};
 pub use error::CoverError;
 pub use generator::{Generator, NAMES, None_, by_name};
 pub use mask::Mask;

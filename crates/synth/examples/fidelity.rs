@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use chaff_privacy::{Entropy, Epsilon, Ledger};
 use chaff_synth::{
-    Capture, Engine, Method, Options, PcapOptions, PrivateOptions, Unit, fit, fit_capture,
+    Capture, Engine, Options, PcapOptions, PrivateOptions, TableMethod, Unit, fit, fit_capture,
     fit_capture_private, fit_private, read_capture, read_csv, write_csv, write_pcap,
 };
 
@@ -50,9 +50,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     } else {
         let method = if how == "marginal" {
-            Method::Marginal
+            TableMethod::Marginal
         } else {
-            Method::Sequence
+            TableMethod::Sequence
         };
         let options = Options {
             method,

@@ -444,7 +444,12 @@ impl Columns {
             maybe(index).ok_or_else(|| SynthError::MissingColumn {
                 name: NAMES[index].0,
                 aliases: NAMES[index].1.join(", "),
-                found: header.join(", ").chars().take(400).collect(),
+                found: header
+                    .join(", ")
+                    .chars()
+                    .take(400)
+                    .flat_map(char::escape_debug)
+                    .collect(),
             })
         };
         let label = match label {

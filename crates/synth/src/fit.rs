@@ -10,7 +10,7 @@ use crate::chain::Chain;
 use crate::encode::*;
 use crate::grid::Grid;
 use crate::marginal;
-use crate::model::{Info, Method, Model, Paid, Privacy, Unit};
+use crate::model::{Info, Model, Paid, Privacy, TableMethod, Unit};
 use crate::private_packets::{self, Chosen};
 use crate::state::{State, levels};
 use crate::table::{Record, Table};
@@ -20,7 +20,7 @@ use crate::{SynthError, packets, rules};
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Which method.
-    pub method: Method,
+    pub method: TableMethod,
     /// Replace addresses by made-up ones of the same kind and neighbourhood before anything is learned.
     pub fresh_addresses: bool,
     /// Key of the made-up addresses.
@@ -60,35 +60,30 @@ pub fn fit(table: &Table, options: &Options) -> Result<Model, SynthError> {
             r.src = pseudonym(options.seed, r.src);
             r.dst = pseudonym(options.seed, r.dst);
         }
-        rules::settle(r, options.method == Method::Sequence);
+        rules::settle(r, options.method == TableMethod::Sequence);
     }
     if table.labels.is_empty() {
         table.labels.push(String::new());
     }
-    let encoder = exact_encoder(&table, options.method == Method::Sequence);
+    let encoder = exact_encoder(&table, options.method == TableMethod::Sequence);
     let (parents, chains) = match options.method {
-        Method::Marginal => {
+        TableMethod::Marginal => {
             let parents = marginal::plan(true);
             let chains = exact_marginals(&table.records, &encoder, &parents);
             (parents, chains)
         }
-        Method::Sequence => (Vec::new(), sequences(&table.records, &encoder)),
-        Method::Doppelganger => {
-            return Err(SynthError::Option {
-                name: "method",
-                why: "doppelganger takes a configuration: fit_doppelganger".to_owned(),
-            });
-        }
+        TableMethod::Sequence => (Vec::new(), sequences(&table.records, &encoder)),
     };
     Ok(Model {
         info: Info {
             version: 1,
-            method: options.method,
+            method: options.method.into(),
             records: table.records.len() as u64,
             fresh_addresses: options.fresh_addresses,
             packets: 0,
             privacy: None,
         },
+        method: options.method,
         encoder,
         parents,
         pools: [Vec::new(), Vec::new()],

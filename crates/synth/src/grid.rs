@@ -137,36 +137,29 @@ impl Grid {
                 rho / levels as f64,
             )?;
             let mut next = Vec::new();
-            // Light neighbours become one bin, which has no weight unless their sum stands out.
-            let mut light: Option<(u64, u64, f64, f64)> = None;
-            let close = |run: Option<(u64, u64, f64, f64)>, done: &mut Vec<(u64, u64, f64)>| {
-                if let Some((low, high, sum, cells)) = run {
-                    let real = sum > 2.0 * sigma * cells.sqrt();
-                    done.push((low, high, if real { sum } else { 0.0 }));
-                }
-            };
+            let mut light: Vec<(u64, u64, f64)> = Vec::new();
+            let mut after = false;
             for ((low, high), noisy) in open.iter().zip(&counts) {
                 let noisy = *noisy as f64;
+                let apart = light.last().is_some_and(|(_, h, _)| h + 1 != *low);
+                if noisy >= 3.0 * sigma || apart {
+                    let run = std::mem::take(&mut light);
+                    let heavy = noisy >= 3.0 * sigma && !apart;
+                    bundle(&run, (after, heavy), sigma, &mut done);
+                    after = false;
+                }
                 if noisy < 3.0 * sigma {
-                    light = Some(match light {
-                        Some((l, h, sum, cells)) if h + 1 == *low => {
-                            (l, *high, sum + noisy, cells + 1.0)
-                        }
-                        before => {
-                            close(before, &mut done);
-                            (*low, *high, noisy, 1.0)
-                        }
-                    });
+                    light.push((*low, *high, noisy));
                     continue;
                 }
-                close(light.take(), &mut done);
+                after = true;
                 if level + 1 < levels && low < high && noisy > 8.0 * sigma {
                     next.extend(eighths(*low, *high));
                 } else {
                     done.push((*low, *high, noisy));
                 }
             }
-            close(light, &mut done);
+            bundle(&light, (after, false), sigma, &mut done);
             open = next;
         }
         done.sort_unstable_by_key(|(low, _, _)| *low);
@@ -177,6 +170,41 @@ impl Grid {
             weights.push(weight);
         }
         Ok((grid, weights))
+    }
+}
+
+/// Light neighbours become one bin, which has no weight unless their sum stands out. Weight lies near heavy bins, for
+/// distributions have tails: of a run that follows a heavy bin (or else comes before one) the part next to it that stands
+/// out most gets the weight.
+fn bundle(
+    run: &[(u64, u64, f64)],
+    (after, before): (bool, bool),
+    sigma: f64,
+    done: &mut Vec<(u64, u64, f64)>,
+) {
+    /// Standard deviations of the noise.
+    const STANDS_OUT: f64 = 2.5;
+    let part = |length: usize| match (after, before) {
+        (true, _) => &run[..length],
+        _ => &run[run.len() - length..],
+    };
+    let sum = |cells: &[(u64, u64, f64)]| cells.iter().map(|c| c.2).sum::<f64>();
+    let score = |length: usize| sum(part(length)) / (sigma * (length as f64).sqrt());
+    let lengths = if after || before { 1 } else { run.len() }..=run.len();
+    let best = lengths.max_by(|a, b| score(*a).total_cmp(&score(*b)));
+    let chosen = match best {
+        Some(length) if length > 0 && score(length) > STANDS_OUT => part(length),
+        _ => &[],
+    };
+    let mut push = |cells: &[(u64, u64, f64)], weight: f64| {
+        if let (Some(first), Some(last)) = (cells.first(), cells.last()) {
+            done.push((first.0, last.1, weight));
+        }
+    };
+    push(chosen, sum(chosen));
+    match (after, chosen.len()) {
+        (true, n) => push(&run[n..], 0.0),
+        (false, n) => push(&run[..run.len() - n], 0.0),
     }
 }
 
@@ -221,6 +249,27 @@ mod tests {
             }
         }
         assert_eq!(Grid::exact(Vec::new(), 5, 8, 1).len(), 1);
+    }
+
+    #[test]
+    fn light_weight_lies_next_to_what_is_heavy() {
+        let cells = |counts: &[f64]| -> Vec<(u64, u64, f64)> {
+            (10..).zip(counts).map(|(at, c)| (at, at, *c)).collect()
+        };
+        let bundled = |counts: &[f64], sides: (bool, bool)| {
+            let mut done = Vec::new();
+            bundle(&cells(counts), sides, 1.0, &mut done);
+            done
+        };
+        let tail = [2.9, 2.0, 0.1, -0.5, 0.4, -1.0];
+        let next = bundled(&tail, (true, false));
+        assert_eq!(next, [(10, 11, 4.9), (12, 15, 0.0)]);
+        let reversed: Vec<f64> = tail.iter().rev().copied().collect();
+        let before = bundled(&reversed, (false, true));
+        assert_eq!(before, [(14, 15, 4.9), (10, 13, 0.0)]);
+        assert_eq!(bundled(&[0.4, -0.2, 1.0], (true, true)), [(10, 12, 0.0)]);
+        assert_eq!(bundled(&[2.5, 2.0, 2.5], (false, false)), [(10, 12, 7.0)]);
+        assert!(bundled(&[], (true, true)).is_empty());
     }
 
     #[test]

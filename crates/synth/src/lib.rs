@@ -18,12 +18,12 @@
 //! seed gives the same records.
 //!
 //! ```
-//! use chaff_synth::{Engine, Method, Options, fit, read_csv, write_csv};
+//! use chaff_synth::{Engine, Options, TableMethod, fit, read_csv, write_csv};
 //! let csv = "srcip,dstip,srcport,dstport,proto,ts,td,pkt,byt,type\n\
 //!     10.0.0.1,9.9.9.9,40001,443,TCP,1458298072364000,0.5,10,4200,benign\n\
 //!     10.0.0.2,9.9.9.9,40002,443,TCP,1458298072365000,0.7,12,5100,benign\n";
 //! let table = read_csv(csv.as_bytes(), None)?;
-//! let model = fit(&table, &Options { method: Method::Sequence, fresh_addresses: true, seed: 1 })?;
+//! let model = fit(&table, &Options { method: TableMethod::Sequence, fresh_addresses: true, seed: 1 })?;
 //! let drawn = model.sample(1000, 7)?;
 //! assert_eq!(drawn.records.len(), 1000);
 //! write_csv(std::io::sink(), &drawn, false)?;
@@ -51,13 +51,16 @@ mod marginal;
 mod measure;
 mod model;
 mod packets;
+mod popular;
 mod private_packets;
+mod purse;
 mod rules;
 mod sample;
 mod schema;
 mod score;
 mod state;
 mod table;
+mod timeline;
 mod wire;
 
 pub use capture::{ACTIVE_US, Capture, IDLE_US, MAX_PACKETS, read_capture};
@@ -74,7 +77,7 @@ pub use measure::{
     Both, Classifier, Curve, Curves, Distance, Downstream, Fidelity, Holdout, Kind, Measures, Near,
     Report, Sketch, Summary, Temporal, curves, evaluate, fidelity,
 };
-pub use model::{Info, Method, Model, Paid, Privacy, Unit};
+pub use model::{Info, Method, Model, Paid, Privacy, TableMethod, Unit};
 pub use packets::{MAX_WRITTEN, PcapOptions, draw_frames, write_pcap};
 pub use schema::Names;
 pub use score::{Scores, score};

@@ -11,9 +11,7 @@ use crate::packets::{GAP_SYMBOLS, PacketModel};
 use crate::sample;
 use crate::table::Table;
 
-const NOT_TABLES: &str = "it is a network, not tables";
-
-/// Which method learns and draws.
+/// Which method a model was made by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
@@ -23,6 +21,24 @@ pub enum Method {
     Sequence,
     /// A generator network for each chunk of time, trained against critics.
     Doppelganger,
+}
+
+/// Which method a model of tables learns and draws by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableMethod {
+    /// [`Method::Marginal`].
+    Marginal,
+    /// [`Method::Sequence`].
+    Sequence,
+}
+
+impl From<TableMethod> for Method {
+    fn from(method: TableMethod) -> Self {
+        match method {
+            TableMethod::Marginal => Self::Marginal,
+            TableMethod::Sequence => Self::Sequence,
+        }
+    }
 }
 
 /// Whose records the privacy guarantee hides.
@@ -144,6 +160,8 @@ pub struct Info {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Model {
     pub(crate) info: Info,
+    /// That of `info`.
+    pub(crate) method: TableMethod,
     pub(crate) encoder: Encoder,
     /// Of the marginal method: the parents of each field's tables, longest first.
     pub(crate) parents: Vec<Vec<Vec<usize>>>,
@@ -161,10 +179,9 @@ impl Engine for Model {
 
     fn sample(&self, records: usize, seed: u64) -> Result<Table, SynthError> {
         engine::check_records(records)?;
-        Ok(match self.info.method {
-            Method::Marginal => sample::marginal(self, records, seed),
-            Method::Sequence => sample::sequence(self, records, seed),
-            Method::Doppelganger => return Err(SynthError::Model(NOT_TABLES.to_owned())),
+        Ok(match self.method {
+            TableMethod::Marginal => sample::marginal(self, records, seed),
+            TableMethod::Sequence => sample::sequence(self, records, seed),
         })
     }
 
@@ -270,15 +287,17 @@ impl Model {
                 info.version
             )));
         }
-        if info.method == Method::Doppelganger {
-            return Err(bad(NOT_TABLES));
-        }
+        let method = match info.method {
+            Method::Marginal => TableMethod::Marginal,
+            Method::Sequence => TableMethod::Sequence,
+            Method::Doppelganger => return Err(bad("it is a network, not tables")),
+        };
         if !encoder.valid()
             || packets.as_ref().is_some_and(|p| !p.valid())
             || !input.0.is_empty()
             || !pools.iter().flatten().all(|w| w.is_finite() && *w >= 0.0)
             || !parents.iter().flatten().flatten().all(known)
-            || (info.method == Method::Marginal && parents.len() != FIELDS)
+            || (method == TableMethod::Marginal && parents.len() != FIELDS)
         {
             return Err(bad("its parts do not fit together"));
         }
@@ -287,6 +306,7 @@ impl Model {
         }
         Ok(Self {
             info,
+            method,
             encoder,
             parents,
             pools,

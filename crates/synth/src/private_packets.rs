@@ -10,10 +10,11 @@ use crate::capture::{Capture, DONT_FRAGMENT, NO_ID, OPENS};
 use crate::chain::{Chain, Level};
 use crate::encode::{HOPS, Hops, PROTOCOL};
 use crate::grid::octaves;
-use crate::marginal::{Purse, context, heavy, threshold};
+use crate::marginal::context;
 use crate::packets::{
     Before, GAP_LEVELS, GAP_SYMBOLS, PacketModel, SIZE_LEVELS, gap_contexts, inner, size_contexts,
 };
+use crate::purse::{Purse, heavy, threshold};
 
 /// One packet of a flow that is not its last, and one gap that is neither.
 #[derive(Clone, Copy, Default)]

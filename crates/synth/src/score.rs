@@ -4,7 +4,7 @@ use crate::SynthError;
 use crate::address::pseudonym;
 use crate::encode::*;
 use crate::marginal;
-use crate::model::{Method, Model};
+use crate::model::{Model, TableMethod};
 use crate::rules;
 use crate::state::State;
 use crate::table::{Record, Table};
@@ -71,21 +71,18 @@ pub fn score(model: &Model, table: &Table, seed: u64) -> Result<Scores, SynthErr
         let ports = (r.src_port, r.dst_port);
         let mut s = e.symbols(&index, &r);
         let mut nats = [0.0; FIELDS];
-        let fields: Vec<usize> = match model.info.method {
-            Method::Sequence => (0..FIELDS)
+        let fields: Vec<usize> = match model.method {
+            TableMethod::Sequence => (0..FIELDS)
                 .filter(|f| !matches!(*f, TIME | PROTOCOL))
                 .collect(),
-            // A model of tables is never of networks.
-            Method::Marginal | Method::Doppelganger => {
-                marginal::ORDER.into_iter().filter(|f| *f != TIME).collect()
-            }
+            TableMethod::Marginal => marginal::ORDER.into_iter().filter(|f| *f != TIME).collect(),
         };
         let mut same = false;
         for field in fields {
             if field == LABEL && !labelled {
                 continue;
             }
-            if model.info.method == Method::Sequence {
+            if model.method == TableMethod::Sequence {
                 if field == SAME {
                     let Some(last) = state.pair(s[SRC], s[DST]) else {
                         continue;

@@ -1,7 +1,7 @@
 //! Inputs that are odd: a clear error, or a right result.
 
 use chaff_synth::{
-    Engine, Method, Model, Options, PcapOptions, Record, SynthError, Table, fit, header_bytes,
+    Engine, Model, Options, PcapOptions, Record, SynthError, Table, TableMethod, fit, header_bytes,
     read_capture, read_csv, write_csv, write_pcap,
 };
 use proptest::prelude::*;
@@ -16,7 +16,7 @@ fn error(text: &str) -> String {
     read(text).expect_err("it is refused").to_string()
 }
 
-fn options(method: Method) -> Options {
+fn options(method: TableMethod) -> Options {
     Options {
         method,
         fresh_addresses: true,
@@ -97,7 +97,7 @@ fn one_row_one_protocol_and_ipv6_can_be_learned() {
     }
     for rows in ["10.0.0.1,10.0.0.2,0,0,47,1458298072,1,2,900,a\n", &rows] {
         let table = read(&format!("{HEADER}{rows}")).unwrap();
-        for method in [Method::Marginal, Method::Sequence] {
+        for method in [TableMethod::Marginal, TableMethod::Sequence] {
             let model = fit(&table, &options(method)).unwrap();
             for n in [0, 1, 7, 200] {
                 let drawn = model.sample(n, 3).unwrap();
@@ -118,7 +118,7 @@ fn one_row_one_protocol_and_ipv6_can_be_learned() {
 fn absurd_counters_become_possible() {
     let most = 1u64 << 52;
     let table = read(&format!("{HEADER}0.0.0.0,255.255.255.255,68,67,17,0,3e9,0,0,x\n1,2,9,9,6,{most},1,{most},1,y\n1,1,0,0,6,0,0,1,{most},y\n")).unwrap();
-    for method in [Method::Marginal, Method::Sequence] {
+    for method in [TableMethod::Marginal, TableMethod::Sequence] {
         for r in fit(&table, &options(method))
             .unwrap()
             .sample(300, 1)
@@ -128,7 +128,7 @@ fn absurd_counters_become_possible() {
             possible(&r);
         }
     }
-    let model = fit(&table, &options(Method::Sequence)).unwrap();
+    let model = fit(&table, &options(TableMethod::Sequence)).unwrap();
     assert!(
         write_pcap(
             Vec::new(),
@@ -161,12 +161,12 @@ fn what_is_written_is_read_back() {
     let mut out = Vec::new();
     write_csv(&mut out, &table, true).unwrap();
     assert_eq!(read_csv(&out[..], None).unwrap(), table);
-    let model = fit(&table, &options(Method::Sequence)).unwrap();
+    let model = fit(&table, &options(TableMethod::Sequence)).unwrap();
     let bytes = model.to_bytes().unwrap();
     let again = Model::from_bytes(&bytes).unwrap();
     assert_eq!(again.sample(500, 9).unwrap(), model.sample(500, 9).unwrap());
     assert_eq!(
-        fit(&table, &options(Method::Sequence))
+        fit(&table, &options(TableMethod::Sequence))
             .unwrap()
             .to_bytes()
             .unwrap(),
@@ -202,7 +202,7 @@ proptest! {
     #[test]
     fn damaged_models_are_refused(at in 0usize..4000, to in any::<u8>()) {
         let table = read(&format!("{HEADER}1,2,3,4,TCP,5,6,7,800,x\n")).unwrap();
-        let mut bytes = fit(&table, &options(Method::Marginal)).unwrap().to_bytes().unwrap();
+        let mut bytes = fit(&table, &options(TableMethod::Marginal)).unwrap().to_bytes().unwrap();
         let at = at % bytes.len();
         prop_assume!(bytes[at] != to);
         bytes[at] = to;

@@ -2,8 +2,8 @@
 
 use chaff_privacy::{Entropy, Epsilon, Ledger, Tables, epsilon_of_rho, rho_of_epsilon};
 use chaff_synth::{
-    Capture, Engine, Measures, Method, Model, Options, PcapOptions, PrivateOptions, Record,
-    SynthError, Table, Unit, evaluate, fidelity, fit, fit_capture_private, fit_private,
+    Capture, Engine, Measures, Model, Options, PcapOptions, PrivateOptions, Record, SynthError,
+    Table, TableMethod, Unit, evaluate, fidelity, fit, fit_capture_private, fit_private,
     read_capture, write_pcap,
 };
 
@@ -197,7 +197,7 @@ fn who_was_learned_from_cannot_be_told() {
     };
     let (train, held) = (half(0), half(1));
     let options = Options {
-        method: Method::Sequence,
+        method: TableMethod::Sequence,
         fresh_addresses: true,
         seed: 1,
     };
@@ -272,7 +272,7 @@ fn copies_stay_within_the_natural_range() {
     let (train, held) = (half(0), half(1));
     for fresh_addresses in [true, false] {
         let options = Options {
-            method: Method::Sequence,
+            method: TableMethod::Sequence,
             fresh_addresses,
             seed: 1,
         };
@@ -290,4 +290,45 @@ fn copies_stay_within_the_natural_range() {
             "{seen} {unseen} {natural}"
         );
     }
+}
+
+#[test]
+fn the_time_of_a_few_hundred_flows_is_found() {
+    // A tenth of a second in 136 years.
+    let (first, records) = (1_600_000_000_000_000, 500);
+    let short = |n: u64| Table {
+        records: trace(n)
+            .records
+            .into_iter()
+            .zip(0..)
+            .map(|(r, i): (Record, u64)| Record {
+                start_us: first + i * 200,
+                packets: 1,
+                bytes: 60,
+                duration_us: 0,
+                ..r
+            })
+            .collect(),
+        labels: vec![String::new()],
+        label_column: None,
+        capture: true,
+    };
+    let private = PrivateOptions {
+        unit: Unit::Record,
+        labels: None,
+        time_range_us: None,
+        label_column: None,
+    };
+    let mut near = 0;
+    for seed in 0..12 {
+        let mut tables = tables(2.0, 1, seed);
+        let model = fit_private(&short(records), &private, &mut tables, None, (2.0, DELTA));
+        let drawn = model
+            .expect("it works")
+            .sample(300, seed)
+            .expect("it works");
+        let inside = |r: &&Record| (first - 100_000..first + 300_000).contains(&r.start_us);
+        near += usize::from(drawn.records.iter().filter(inside).count() > 200);
+    }
+    assert!(near >= 8, "{near} of 12");
 }

@@ -40,7 +40,8 @@ pub struct Cover {
     /// `auto` (`envelope` with mode `tunnel`, else `random`), `envelope` (one always-on process for the whole tunnel), `none`,
     /// `constant`, `random`, `random+`, an ONNX file, or a folder with one ONNX file a device (`LABEL.onnx`).
     pub generator: String,
-    /// How much cover `envelope` makes for the home: `low`, `normal` or `high`, 2, 4 or 8 packets a second and direction on average.
+    /// How much cover `envelope` makes for the home: `low`, `normal` or `high`, 1.8, 3.6 or 7.2 packets a second and direction on average,
+    /// or `home`: about as much as `normal`, and short bursts of large packets, as of devices that are not there.
     pub profile: Amount,
     /// Slot length, 10ms to 10s.
     pub slot: Duration,
@@ -80,20 +81,18 @@ pub enum Amount {
     Normal,
     /// Where volume does not matter.
     High,
+    /// For homes of several devices on uplinks that bear bursts of half a megabyte: hides better which devices there are.
+    Home,
 }
 
 impl Amount {
     /// The process for all devices of a home.
     pub fn envelope(self) -> EnvelopeConfig {
-        let times = match self {
-            Self::Low => 0.5,
-            Self::Normal => 1.0,
-            Self::High => 2.0,
-        };
-        let default = EnvelopeConfig::default();
-        EnvelopeConfig {
-            rate: times * default.rate,
-            ..default
+        match self {
+            Self::Low => EnvelopeConfig::default().scaled(0.5),
+            Self::Normal => EnvelopeConfig::default(),
+            Self::High => EnvelopeConfig::default().scaled(2.0),
+            Self::Home => EnvelopeConfig::home(),
         }
     }
 }

@@ -78,8 +78,8 @@ fn what_is_too_late_is_dropped_and_not_burst_out() {
     let stats = injector.stop();
     assert_eq!((stats.dropped_late, stats.sent, stats.late), (50, 20, 20));
     assert!(stats.batches >= 5, "{stats:?}");
-    // Four datagrams per window: the fifth window starts at least four after the first.
-    assert!(took >= WINDOW.times(4), "{took}");
+    // Four datagrams per window: the fifth window starts at least four after the first, which may have begun before.
+    assert!(took >= WINDOW.times(3), "{took}");
     assert_eq!(lateness.len(), 20);
     assert!(lateness.min() >= 4_900_000);
 }

@@ -28,7 +28,8 @@ pub struct Args {
     /// addresses are devices; from a model without any, name them with --devices.
     #[arg(long, value_name = "MODEL")]
     pub synthetic: Option<PathBuf>,
-    /// Flows to draw with --synthetic; default: as many as the model has learned from. --duration cuts in time.
+    /// One-way flows to draw with --synthetic, of which flows.csv has fewer: it joins both directions. Default: as many as the
+    /// model has learned from. --duration cuts in time.
     #[arg(long, value_name = "N", requires = "synthetic", value_parser = clap::value_parser!(u32).range(1..=20_000_000))]
     pub records: Option<u32>,
     /// CSV with columns device, mac, ip; without it devices are found in the captures.

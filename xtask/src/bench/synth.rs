@@ -28,85 +28,10 @@ const BARS: &[Bar] = &[least(
 )];
 
 /// Written from the description of NetShare's torch code (one iteration: five rounds of two critics by twice
-/// differentiated penalties, through a generator that is not detached, and one generator step), not taken from it. The
-/// numbers are random: only the cost counts.
-const PEER: &str = r##"
-import sys
-import torch
-from torch import nn
-
-torch.set_num_threads(1)
-torch.manual_seed(1)
-iterations, batch = int(sys.argv[1]), int(sys.argv[2])
-pairs, words, length, latent, units = 64, 3, 2, 5, 100
-attribute_heads = [2] * pairs + [10] * words + [1]
-record_heads = [1, 1, 1, 1, 2, 2]
-attributes, record = sum(attribute_heads), sum(record_heads)
-
-def activation(size):
-    return nn.Softmax(dim=-1) if size == 2 else nn.Tanh() if size == 10 else nn.Sigmoid()
-
-def critic(inputs):
-    layers = []
-    for _ in range(4):
-        layers += [nn.Linear(inputs, 512), nn.ReLU()]
-        inputs = 512
-    return nn.Sequential(*layers, nn.Linear(512, 1))
-
-class Generator(nn.Module):
-    def __init__(self):
-        super().__init__()
-        layers, inputs = [], latent
-        for _ in range(4):
-            layers += [nn.Linear(inputs, 512), nn.ReLU(), nn.BatchNorm1d(512, momentum=0.9)]
-            inputs = 512
-        self.body = nn.Sequential(*layers)
-        self.heads = nn.ModuleList(nn.Sequential(nn.Linear(512, n), activation(n)) for n in attribute_heads)
-        self.lstm = nn.LSTM(attributes + latent, units, 1, batch_first=True)
-        self.outs = nn.ModuleList(nn.Sequential(nn.Linear(units, n), activation(n)) for n in record_heads)
-
-    def forward(self, noise, steps, start):
-        hidden = self.body(noise)
-        made = [head(hidden) for head in self.heads]
-        hard = [
-            nn.functional.one_hot(m.argmax(1), m.shape[1]) if m.shape[1] == 2 else m for m in made
-        ]
-        hard = torch.cat(hard, 1).detach()
-        inputs = torch.cat((hard.unsqueeze(1).expand(-1, steps.shape[1], -1), steps), 2)
-        states, _ = self.lstm(inputs, start)
-        return torch.cat(made, 1), torch.cat([out(states) for out in self.outs], 2)
-
-generator = Generator()
-whole, part = critic(length * record + attributes), critic(attributes)
-adam = lambda net: torch.optim.Adam(net.parameters(), lr=1e-4, betas=(0.5, 0.999))
-optimizers = [adam(generator), adam(whole), adam(part)]
-
-def penalty(net, real, fake):
-    share = torch.ones(batch, 1)
-    mixed = (real + share * (fake - real)).requires_grad_(True)
-    scores = net(mixed)
-    (slope,) = torch.autograd.grad(scores, mixed, torch.ones_like(scores), create_graph=True, retain_graph=True)
-    return ((slope.square().sum(1) + 1e-8).sqrt() - 1).square().mean()
-
-for _ in range(iterations):
-    real_a, real_f = torch.rand(batch, attributes), torch.rand(batch, length * record)
-    noise, steps = torch.randn(batch, latent), torch.randn(batch, length, latent)
-    for _ in range(5):
-        start = (torch.randn(1, batch, units), torch.randn(1, batch, units))
-        fake_a, fake_f = generator(noise, steps, start)
-        real = torch.cat((real_f, real_a), 1)
-        fake = torch.cat((fake_f.flatten(1), fake_a), 1)
-        for net, optimizer, r, f in ((whole, optimizers[1], real, fake), (part, optimizers[2], real_a, fake_a)):
-            loss = net(f).mean() - net(r).mean() + 10 * penalty(net, r, f)
-            optimizer.zero_grad(set_to_none=False)
-            loss.backward(retain_graph=True)
-            optimizer.step()
-    loss = -whole(fake).mean() - part(fake_a).mean()
-    optimizers[0].zero_grad(set_to_none=False)
-    loss.backward()
-    optimizers[0].step()
-print(float(loss))
-"##;
+/// differentiated penalties, through a generator that is not detached, and one generator step), not taken from it.
+const MODEL: &str = include_str!("synth_model.py");
+/// Runs NetShare's own code where it lies.
+const NETSHARE: &str = include_str!("synth_netshare.py");
 
 /// Runs the benchmark; gives the number of missed bars.
 ///
@@ -191,7 +116,12 @@ fn measure(options: &Options, folder: &Path) -> Result<Value> {
     let file = |name: &str| text(&folder.join(name));
     table(&folder.join("flows.csv"))?;
     fs::write(folder.join("config.json"), config().to_string())?;
-    fs::write(folder.join("netshare_peer.py"), PEER)?;
+    let program = if options.netshare.is_some() {
+        NETSHARE
+    } else {
+        MODEL
+    };
+    fs::write(folder.join("netshare_peer.py"), program)?;
     let python = python(&folder.join("netshare-peer"), "torch", &["torch", "numpy"])?;
     let ours = |passes: u64| -> Vec<String> {
         let (flows, config, model) = (file("flows.csv"), file("config.json"), file("flows.synth"));
@@ -216,12 +146,18 @@ fn measure(options: &Options, folder: &Path) -> Result<Value> {
     };
     let per_pass = FLOWS / BATCH;
     let peer = |passes: u64| -> Vec<String> {
-        vec![
-            text(&python),
-            file("netshare_peer.py"),
-            (passes * per_pass).to_string(),
-            BATCH.to_string(),
-        ]
+        let (python, program, batch) = (text(&python), file("netshare_peer.py"), BATCH.to_string());
+        match &options.netshare {
+            Some(checkout) => vec![
+                python,
+                program,
+                passes.to_string(),
+                batch,
+                text(checkout),
+                text(folder),
+            ],
+            None => vec![python, program, (passes * per_pass).to_string(), batch],
+        }
     };
     let mut runs = [(); 4].map(|()| Vec::new());
     for _ in 0..options.rounds.min(MOST_ROUNDS) {
@@ -241,6 +177,7 @@ fn measure(options: &Options, folder: &Path) -> Result<Value> {
         "the long runs took no longer than the short ones"
     );
     Ok(json!({
+        "peer": if options.netshare.is_some() { "NetShare's code" } else { "a model of NetShare's sizes" },
         "iterations": iterations,
         "cpu_s_per_iteration": { "trainer": own, "torch": other },
         "cpu_s_short_run": { "trainer": cpu[0], "torch": cpu[2] },

@@ -100,6 +100,11 @@ const MEMBERS: &[Bar] = &[
         most: Some(0.53),
     },
     told(COPIES, "/exact_copy_share"),
+    most(
+        "copies, less those among the held-out records",
+        "/copies_excess",
+        0.0,
+    ),
 ];
 
 /// A trace, how it is learned, and what should come out.
@@ -126,6 +131,11 @@ const fn case(file: &'static str, private: bool, bars: &'static [Bar]) -> Case {
         private,
         bars,
     }
+}
+
+/// What a filter names: a trace or a measurement, `@dp` when it is private.
+fn named(name: &str, private: bool) -> String {
+    format!("{name}{}", if private { "@dp" } else { "" })
 }
 
 struct Lab<'a> {
@@ -178,7 +188,7 @@ pub(super) fn run(options: &Options, set: &Path) -> Result<()> {
 impl Lab<'_> {
     fn all(&mut self, options: &Options, data: &Path) -> Result<()> {
         let fits = |name: &str| super::fits(&options.filter, name);
-        for case in CASES.iter().filter(|c| fits(c.file)) {
+        for case in CASES.iter().filter(|c| fits(&named(c.file, c.private))) {
             let trace = data.join(case.file);
             let mut reports = Vec::new();
             for seed in 1..=options.seeds {
@@ -190,13 +200,14 @@ impl Lab<'_> {
             }
             self.judge(case.file, case.private, case.bars, &reports);
         }
-        let name = "iot-sentinel-dev-flows.csv";
-        if fits(name) {
-            self.members(&data.join(name), options.seeds)?;
+        for private in [false, true] {
+            if fits(&named("members", private)) {
+                let trace = data.join("iot-sentinel-dev-flows.csv");
+                self.members(&trace, private, options.seeds)?;
+            }
         }
-        let name = "ugr16-small.csv";
-        if fits(name) {
-            self.million(&data.join(name))?;
+        if fits("million") {
+            self.million(&data.join("ugr16-small.csv"))?;
         }
         Ok(())
     }
@@ -237,7 +248,15 @@ impl Lab<'_> {
         output(command)?;
         let text = fs::read_to_string(&report)?;
         let all: Value = serde_json::from_str(&text)?;
-        Ok(all["summary"].clone())
+        let mut summary = all["summary"].clone();
+        let of = |at: &str| all["privacy"][at].as_f64();
+        if let (Some(made), Some(held)) = (
+            of("exact_copy_share_no_time"),
+            of("exact_copy_share_holdout_in_real"),
+        ) {
+            summary["copies_excess"] = (made - held).into();
+        }
+        Ok(summary)
     }
 
     fn judge(&mut self, file: &str, private: bool, bars: &[Bar], reports: &[Value]) {
@@ -270,34 +289,35 @@ impl Lab<'_> {
         }
     }
 
-    /// Half of a trace is learned, the other half is held out.
-    fn members(&mut self, trace: &Path, seeds: u32) -> Result<()> {
+    /// Half of a trace is learned, the other half is held out. Halves are drawn: of each two records that follow each other
+    /// in a capture, the second is often the answer to the first.
+    fn members(&mut self, trace: &Path, private: bool, seeds: u32) -> Result<()> {
         let text = fs::read_to_string(trace)?;
         let mut lines = text.lines();
         let header = lines.next().unwrap_or_default();
         let mut halves = [header.to_owned() + "\n", header.to_owned() + "\n"];
-        for (i, line) in lines.enumerate() {
-            halves[i % 2] += line;
-            halves[i % 2].push('\n');
+        let mut state = 1u64;
+        for line in lines {
+            // Knuth's linear congruential generator (MMIX); its high bits are good enough for a coin.
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let half = (state >> 63) as usize;
+            halves[half] += line;
+            halves[half].push('\n');
         }
         let paths = ["learned.csv", "held.csv"].map(|n| self.folder.join(n));
         for (path, half) in paths.iter().zip(&halves) {
             fs::write(path, half)?;
         }
         let [learned, held] = &paths;
-        for private in [false, true] {
-            let mut reports = Vec::new();
-            for seed in 1..=seeds {
-                let made = self.make(learned, private, seed)?;
-                reports.push(self.evaluate(learned, &made, Some(held))?);
-            }
-            self.judge(
-                "iot-sentinel-dev-flows.csv, half",
-                private,
-                MEMBERS,
-                &reports,
-            );
+        let mut reports = Vec::new();
+        for seed in 1..=seeds {
+            let made = self.make(learned, private, seed)?;
+            reports.push(self.evaluate(learned, &made, Some(held))?);
         }
+        let name = "iot-sentinel-dev-flows.csv, half";
+        self.judge(name, private, MEMBERS, &reports);
         Ok(())
     }
 

@@ -107,7 +107,7 @@ impl Gateway {
     }
 
     /// Takes the real counts of a finished slot, one element a device (index 0: all unlisted). Slots come in order;
-    /// numbers that were left out count as empty. With [`Source::Frames`] the gateway does this itself.
+    /// numbers that were left out count as empty. With [`Source::Frames`](crate::config::Source::Frames) the gateway does this itself.
     pub fn handle_slot(&mut self, now: Nanos, slot: u64, counts: &[SlotCounters]) {
         self.advance(now);
         if slot < self.next_slot {

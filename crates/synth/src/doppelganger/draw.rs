@@ -9,7 +9,7 @@ use rand_chacha::rand_core::SeedableRng;
 
 use super::chunk::{Plan, Times};
 use super::column::{Kind, Row};
-use super::field::width;
+use super::field::{Code, width};
 use super::generator::{Generator, Shape};
 use super::train::{draw_attributes, draw_flows};
 use crate::address::key;
@@ -18,6 +18,8 @@ use crate::{Record, has_ports};
 
 /// Flows that are made at once.
 const BATCH: usize = 200;
+/// Attributes that reaches are found from.
+const REACHES: usize = 4000;
 /// Rounds without a new record after which a rule about which flows are taken is given up.
 const PATIENCE: usize = 5;
 
@@ -28,6 +30,40 @@ pub(crate) struct Source<'a> {
     pub(crate) flows: usize,
     /// Generator of attributes, and of records.
     pub(crate) generators: &'a mut [Generator<f32>; 2],
+}
+
+/// How far values with vectors reach, from what the generators of attributes make of each chunk and what there is.
+pub(crate) fn set_reaches(plan: &mut Plan, chunks: &mut [Source<'_>], metadata: &[Row], seed: u64) {
+    let mut made: Vec<Array1<f32>> = Vec::new();
+    let flows: usize = chunks.iter().map(|c| c.flows).sum();
+    for (k, source) in chunks.iter_mut().enumerate() {
+        let mut rng = ChaCha8Rng::seed_from_u64(key(&[seed, 0x7265_6163, k as u64]));
+        let wanted = (REACHES * source.flows).div_ceil(flows.max(1));
+        let drawn = draw_attributes(&mut source.generators[0], 2 * wanted, &mut rng);
+        let (own, others): (Vec<_>, Vec<_>) = drawn
+            .columns()
+            .into_iter()
+            .partition(|f| starts(plan, *f, k));
+        made.extend(
+            own.into_iter()
+                .chain(others)
+                .take(wanted)
+                .map(|f| f.to_owned()),
+        );
+    }
+    let mut at = 0;
+    for field in plan.metadata.clone() {
+        let size = width(&field.heads(plan.words.size));
+        if field.code == Code::Word {
+            let vectors: Vec<Vec<f32>> = made
+                .iter()
+                .map(|f| f.iter().skip(at).take(size).copied().collect())
+                .collect();
+            let values: Vec<f64> = metadata.iter().map(|r| r.number(field.column)).collect();
+            plan.words.reach(field.column, &values, &vectors);
+        }
+        at += size;
+    }
 }
 
 /// The rows of a flow, as they were made.

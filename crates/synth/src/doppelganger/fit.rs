@@ -9,7 +9,7 @@ use rand_chacha::rand_core::SeedableRng;
 use super::chunk::{self, Chunk, Plan, Times};
 use super::column::{Column, Kind, Row, Rows};
 use super::config::{Encoding, Settings};
-use super::draw::{Source, draw, shares};
+use super::draw::{Source, draw, set_reaches, shares};
 use super::field::Field;
 use super::generator::{Generator, Shape};
 use super::model::{ChunkModel, Doppelganger};
@@ -137,7 +137,7 @@ pub fn fit_doppelganger(
     }
     let chosen = parallel(threads, jobs.len(), |g| jobs[g].choose(&trained[g]))?;
     let whole = |i: usize| {
-        let made = &chosen[i].1;
+        let made = &chosen[i].rows;
         select::distances(
             &plan,
             first.kind,
@@ -148,7 +148,7 @@ pub fn fit_doppelganger(
     let best = select::best(&(0..chosen.len()).map(whole).collect::<Vec<_>>());
     let records = rows.len() as u64;
     let resolution = resolution(&rows);
-    let chosen = chosen.into_iter().nth(best).ok_or(SynthError::Empty)?.0;
+    let chosen = chosen.into_iter().nth(best).ok_or(SynthError::Empty)?;
     let job = &jobs[best];
     Ok(Doppelganger {
         info: Info {
@@ -166,8 +166,8 @@ pub fn fit_doppelganger(
         label_column: rows.label_column.clone(),
         units_us: resolution,
         shape: job.shape(0),
-        plan: job.plan.clone(),
-        chunks: chosen,
+        plan: chosen.plan,
+        chunks: chosen.models,
     })
 }
 
@@ -327,7 +327,7 @@ impl Job<'_> {
             None => {
                 let mut rng = ChaCha8Rng::seed_from_u64(key(&[self.seed, self.number as u64]));
                 let mut nets = Nets::new(self.shape(chunk), net, &mut rng);
-                nets.generator.start_at(&flows);
+                nets.generator.start_at(&flows, &mut rng);
                 nets
             }
         };
@@ -394,8 +394,8 @@ impl Job<'_> {
         Ok(Trained { nets, candidates })
     }
 
-    /// The best checkpoint of each chunk, and rows drawn from them.
-    fn choose(&self, trained: &[Trained]) -> Result<(Vec<ChunkModel>, Vec<Row>), SynthError> {
+    /// The best checkpoint of each chunk, how vectors are read, and rows drawn so.
+    fn choose(&self, trained: &[Trained]) -> Result<Chosen, SynthError> {
         let wanted: Vec<u64> = self.chunks.iter().map(|c| (c.to - c.from) as u64).collect();
         let total = wanted.iter().sum::<u64>().min(COMPARED as u64) as usize;
         let targets = shares(total, &wanted);
@@ -414,23 +414,28 @@ impl Job<'_> {
                 Err(SynthError::Model("a checkpoint does not fit".to_owned()))
             }
         };
-        let made = |pick: &dyn Fn(usize) -> usize| -> Result<Vec<Vec<Row>>, SynthError> {
-            let mut pairs = (0..trained.len())
+        let pairs = |pick: &dyn Fn(usize) -> usize| -> Result<Vec<_>, SynthError> {
+            (0..trained.len())
                 .map(|k| Ok([generator(k, usize::MAX)?, generator(k, pick(k))?]))
-                .collect::<Result<Vec<_>, SynthError>>()?;
-            let mut sources: Vec<Source<'_>> = pairs
-                .iter_mut()
-                .enumerate()
-                .map(|(k, generators)| Source {
-                    times: self.times[k],
-                    flows: self.chunks[k].flows.len(),
-                    generators,
-                })
-                .collect();
+                .collect()
+        };
+        let mut plan = self.plan.clone();
+        let first = |c: &Chunk| c.flows.iter().map(|f| self.rows[f.rows[0]]).collect();
+        let metadata: Vec<Vec<Row>> = self.chunks.iter().map(first).collect();
+        // The generators of attributes are the last ones, whichever makes the records.
+        let mut last = pairs(&|_| usize::MAX)?;
+        set_reaches(
+            &mut plan,
+            &mut self.sources(&mut last),
+            &metadata.concat(),
+            self.seed,
+        );
+        let made = |pick: &dyn Fn(usize) -> usize| -> Result<Vec<Vec<Row>>, SynthError> {
+            let (mut pairs, kind) = (pairs(pick)?, self.settings.kind);
             Ok(draw(
-                &self.plan,
-                self.settings.kind,
-                &mut sources,
+                &plan,
+                kind,
+                &mut self.sources(&mut pairs),
                 &targets,
                 self.seed,
             ))
@@ -459,8 +464,28 @@ impl Job<'_> {
             attributes: t.candidates.last().cloned().unwrap_or_default(),
             weights: t.candidates.get(picks[k]).cloned().unwrap_or_default(),
         });
-        Ok((models.collect(), rows))
+        Ok(Chosen {
+            models: models.collect(),
+            plan,
+            rows,
+        })
     }
+
+    fn sources<'a>(&self, pairs: &'a mut [[Generator<f32>; 2]]) -> Vec<Source<'a>> {
+        let of = |(k, generators): (usize, &'a mut [Generator<f32>; 2])| Source {
+            times: self.times[k],
+            flows: self.chunks[k].flows.len(),
+            generators,
+        };
+        pairs.iter_mut().enumerate().map(of).collect()
+    }
+}
+
+/// What comes out of a model of the grid.
+struct Chosen {
+    models: Vec<ChunkModel>,
+    plan: Plan,
+    rows: Vec<Row>,
 }
 
 pub(crate) fn shape(plan: &Plan, times: &Times, settings: &Settings) -> Shape {

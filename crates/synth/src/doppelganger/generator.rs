@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::config::Net;
 use super::field::{Head, width};
+use super::start;
 
+/// Draws that the outputs' start is found from.
+const DRAWS: usize = 1000;
 /// The share of the newest batch in the running mean and variance.
 const MOMENTUM: f64 = 0.9;
 
@@ -211,7 +214,7 @@ impl<T: Real> Generator<T> {
 
     /// Sets the outputs' biases so that the first flows have the mean of these, output by output, in place of one half:
     /// what is rare (a set bit, a label) starts rare.
-    pub(crate) fn start_at(&mut self, flows: &Array2<T>) {
+    pub(crate) fn start_at(&mut self, flows: &Array2<T>, rng: &mut dyn RngCore) {
         let record = self.shape.record_size();
         let slots = self.shape.records_size() / record.max(1);
         // Of records only those that are there: one of the last two numbers is 1.
@@ -226,29 +229,34 @@ impl<T: Real> Generator<T> {
                 }
             }
         }
-        let n = flows.ncols().max(1) as f64;
         let means: Vec<f64> = sums.iter().map(|s| s / f64::max(count, 1.0)).collect();
         let start = biases(&self.shape.record, &means, count);
         for (i, b) in self.out.bias.value.iter_mut().enumerate() {
             *b = T::of(start[i % record]);
         }
-        let rows = cut(flows.view(), self.shape.records_size().., ..);
-        let means: Vec<f64> = rows
-            .outer_iter()
-            .map(|row| row.iter().map(|v| v.f64()).sum::<f64>() / n)
-            .collect();
-        let start = biases(&self.shape.attributes, &means, n);
-        for (b, v) in self.heads.bias.value.iter_mut().zip(start) {
+        let values = cut(flows.view(), self.shape.records_size().., ..).mapv(Real::f64);
+        let hidden = self
+            .hidden(self.attribute_noise(DRAWS, rng))
+            .mapv(Real::f64);
+        let last = start::last(&self.shape.attributes, &values, &hidden);
+        self.heads.weights.value = last.weights.mapv(T::of);
+        for (b, v) in self.heads.bias.value.iter_mut().zip(last.bias) {
             *b = T::of(v);
         }
     }
 
-    /// Flows, a column each: records one below the other, then attributes. What follows a flow's last record is zero.
-    pub(crate) fn forward(&mut self, noise: Noise<T>) -> Array2<T> {
-        let mut h = noise.attributes;
+    /// What the attributes' outputs are made from.
+    fn hidden(&mut self, noise: Array2<T>) -> Array2<T> {
+        let mut h = noise;
         for (dense, norm) in &mut self.layers {
             h = norm.forward(dense.forward(h));
         }
+        h
+    }
+
+    /// Flows, a column each: records one below the other, then attributes. What follows a flow's last record is zero.
+    pub(crate) fn forward(&mut self, noise: Noise<T>) -> Array2<T> {
+        let h = self.hidden(noise.attributes);
         let mut attributes = self.heads.forward(h);
         activate(&self.shape.attributes, 1, &mut attributes);
         let hard = hardened(&self.shape.attributes, attributes.view());
@@ -484,7 +492,6 @@ mod tests {
         let mut rng = ChaCha20Rng::seed_from_u64(8);
         let mut generator = Generator::<f64>::new(shape(), &mut rng);
         generator.out.weights.value.fill(0.0);
-        generator.heads.weights.value.fill(0.0);
         // Two of four flows have a second record, none a third.
         let flow = |k: usize| {
             let first = [0.2, 0.0, 1.0, 0.0, f64::from(k < 2), f64::from(k >= 2)];
@@ -497,20 +504,21 @@ mod tests {
             [&first[..], &second, &[0.0; 12], &attributes].concat()
         };
         let flows = Array2::from_shape_fn((29, 4), |(i, j)| flow(j)[i]);
-        generator.start_at(&flows);
-        let y = generator.forward(Noise::draw(&shape(), 2, &mut rng));
-        let want = [
-            (0, 2.0 / 6.0),
-            (2, 4.0 / 6.0),
-            (4, 2.0 / 6.0),
-            (24, 0.25),
-            (26, 0.5),
-            (28, 0.9),
-        ];
-        for (i, mean) in want {
+        generator.start_at(&flows, &mut rng);
+        let draws = 2000;
+        let y = generator.forward(Noise::draw(&shape(), draws, &mut rng));
+        // The first record is there in all flows.
+        for (i, mean) in [(0, 2.0 / 6.0), (2, 4.0 / 6.0), (4, 2.0 / 6.0)] {
             let found = y[[i, 0]];
             assert!((found - mean).abs() < 0.06, "{i}: {found} {mean}");
         }
+        for (i, mean) in [(26, 0.5), (27, -0.3), (28, 0.9)] {
+            let found = y.row(i).sum() / draws as f64;
+            assert!((found - mean).abs() < 0.06, "{i}: {found} {mean}");
+        }
+        let chosen = (0..draws).filter(|j| y[[24, *j]] > y[[25, *j]]).count();
+        let share = chosen as f64 / draws as f64;
+        assert!((share - 0.25).abs() < 0.08, "{share}");
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod generator;
 mod model;
 mod private;
 mod select;
+mod start;
 mod train;
 mod tree;
 mod words;

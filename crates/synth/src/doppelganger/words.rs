@@ -15,6 +15,12 @@ const NEGATIVES: usize = 5;
 const RATES: (f64, f64) = (0.025, 0.0001);
 /// The widest context; a sentence is shorter.
 const SEED: u64 = 0x77_32_76;
+/// A value is popular when so many of the vectors that reaches are found from ought to choose it; and the most of them.
+const POPULAR: f64 = 5.0;
+const MAX_POPULAR: usize = 256;
+/// Rounds and first step, in cosines, of the search for reaches.
+const ROUNDS: u32 = 150;
+const STEP: f64 = 0.05;
 
 /// A dictionary of unit vectors, ports and protocols apart.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -22,6 +28,10 @@ pub(crate) struct Words {
     pub(crate) size: usize,
     pub(crate) ports: Vec<(u16, Vec<f32>)>,
     pub(crate) protocols: Vec<(u8, Vec<f32>)>,
+    /// Of a column, values that are chosen from further away or only from nearer than others, ascending, with what is
+    /// added to the cosine.
+    #[serde(default)]
+    pub(crate) reach: Vec<(Column, Vec<(u16, f32)>)>,
 }
 
 fn unit(v: &[f64]) -> Vec<f32> {
@@ -139,24 +149,98 @@ impl Words {
         best.map_or(&[], |(_, v)| v)
     }
 
-    /// The value whose vector has the smallest angle to this one; the first of equals.
+    /// The value whose vector has the smallest angle to this one, as far as each value reaches; the first of equals.
     pub(crate) fn nearest(&self, column: Column, vector: &[f32]) -> f64 {
-        let along = |v: &[f32]| -> f32 { v.iter().zip(vector).map(|(a, b)| a * b).sum() };
-        let mut best = (f32::NEG_INFINITY, 0.0);
-        let mut look = |value: f64, v: &[f32]| {
-            let a = along(v);
-            if a > best.0 {
-                best = (a, value);
+        let reach = self.reach.iter().find(|(c, _)| *c == column);
+        let reach = reach.map_or(&[][..], |(_, list)| list);
+        let mut best = (f32::NEG_INFINITY, 0);
+        for (word, cosine) in self.cosines(column, vector) {
+            let more = match reach.binary_search_by_key(&word, |(w, _)| *w) {
+                Ok(at) => reach[at].1,
+                Err(_) => 0.0,
+            };
+            if cosine + more > best.0 {
+                best = (cosine + more, word);
             }
-        };
-        if column == Column::Protocol {
-            self.protocols
-                .iter()
-                .for_each(|(w, v)| look((*w).into(), v));
-        } else {
-            self.ports.iter().for_each(|(w, v)| look((*w).into(), v));
         }
-        best.1
+        f64::from(best.1)
+    }
+
+    /// All values of a column with the cosine of their angle to a vector.
+    fn cosines<'a>(
+        &'a self,
+        column: Column,
+        vector: &'a [f32],
+    ) -> impl Iterator<Item = (u16, f32)> + 'a {
+        let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-12);
+        let along = move |v: &[f32]| -> f32 {
+            v.iter().zip(vector).map(|(a, b)| a * b).sum::<f32>() / length
+        };
+        let of = move |protocol: bool| usize::from((column == Column::Protocol) == protocol);
+        let ports = self.ports.iter().take(of(false) * self.ports.len());
+        let protocols = self.protocols.iter().take(of(true) * self.protocols.len());
+        ports
+            .map(move |(w, v)| (*w, along(v)))
+            .chain(protocols.map(move |(w, v)| (u16::from(*w), along(v))))
+    }
+
+    /// Sets how far the popular values of a column reach, so that these vectors, as a generator makes them, choose each
+    /// as often as it occurs: what ought to be transported where, with cosines for costs (semi-discrete optimal transport;
+    /// Genevay, Cuturi, Peyré, Bach 2016). The others keep the common reach.
+    pub(crate) fn reach(&mut self, column: Column, values: &[f64], made: &[Vec<f32>]) {
+        self.reach.retain(|(c, _)| *c != column);
+        let mut counts: BTreeMap<u16, f64> = BTreeMap::new();
+        for value in values {
+            *counts.entry(*value as u16).or_default() += 1.0 / values.len() as f64;
+        }
+        let draws = made.len() as f64;
+        let mut popular: Vec<(u16, f64)> = counts.into_iter().collect();
+        popular.retain(|(_, share)| share * draws >= POPULAR);
+        popular.sort_by(|a, b| b.1.total_cmp(&a.1));
+        popular.truncate(MAX_POPULAR);
+        popular.sort_by_key(|(word, _)| *word);
+        let rest = 1.0 - popular.iter().map(|(_, share)| share).sum::<f64>();
+        // Cosines of each vector to the popular values, and to the nearest of all others.
+        let near: Vec<(Vec<f32>, f32)> = made
+            .iter()
+            .map(|vector| {
+                let mut own = vec![f32::NEG_INFINITY; popular.len()];
+                let mut other = f32::NEG_INFINITY;
+                for (word, cosine) in self.cosines(column, vector) {
+                    match popular.binary_search_by_key(&word, |(w, _)| *w) {
+                        Ok(at) => own[at] = cosine,
+                        Err(_) => other = other.max(cosine),
+                    }
+                }
+                (own, other)
+            })
+            .collect();
+        let mut more = vec![0.0f32; popular.len()];
+        let least = 0.5 / draws.max(1.0);
+        for round in 0..ROUNDS {
+            let mut chosen = vec![0.0; popular.len()];
+            let mut others = 0.0;
+            for (own, other) in &near {
+                let mut best = (*other, None);
+                for (i, cosine) in own.iter().enumerate() {
+                    if cosine + more[i] > best.0 {
+                        best = (cosine + more[i], Some(i));
+                    }
+                }
+                match best.1 {
+                    Some(i) => chosen[i] += 1.0 / draws,
+                    None => others += 1.0 / draws,
+                }
+            }
+            let step = STEP / (1.0 + f64::from(round) / 10.0);
+            let wrong = |wanted: f64, found: f64| (wanted.max(least) / found.max(least)).ln();
+            let common = wrong(rest, others);
+            for ((more, (_, share)), found) in more.iter_mut().zip(&popular).zip(&chosen) {
+                *more += (step * (wrong(*share, *found) - common)) as f32;
+            }
+        }
+        let words = popular.iter().map(|(word, _)| *word);
+        self.reach.push((column, words.zip(more).collect()));
     }
 
     /// Whether a file's dictionary can be used.
@@ -165,6 +249,9 @@ impl Words {
         self.ports.iter().all(|(_, v)| fits(v))
             && self.protocols.iter().all(|(_, v)| fits(v))
             && self.ports.is_sorted_by_key(|(p, _)| *p)
+            && self.reach.iter().all(|(_, list)| {
+                list.is_sorted_by_key(|(word, _)| *word) && list.iter().all(|(_, m)| m.is_finite())
+            })
     }
 }
 
@@ -172,6 +259,44 @@ impl Words {
 mod tests {
     use super::*;
     use crate::Record;
+
+    #[test]
+    fn values_reach_as_far_as_they_occur_often() {
+        let spoke = |k: u16| {
+            let angle = f64::from(k) * std::f64::consts::TAU / 8.0;
+            (k, vec![angle.cos() as f32, angle.sin() as f32])
+        };
+        let mut words = Words {
+            size: 2,
+            ports: (0..8).map(spoke).collect(),
+            ..Words::default()
+        };
+        let made: Vec<Vec<f32>> = (0..4000)
+            .map(|i| {
+                let angle = f64::from(i) * std::f64::consts::TAU / 4000.0;
+                vec![2.0 * angle.cos() as f32, 2.0 * angle.sin() as f32]
+            })
+            .collect();
+        // Half of all values are 3, a quarter 6, the others share the rest.
+        let values: Vec<f64> = (0..80u32)
+            .map(|i| match i % 4 {
+                0 | 1 => 3.0,
+                2 => 6.0,
+                _ => [0.0, 1.0, 2.0, 4.0, 5.0, 7.0][(i / 4 % 6) as usize],
+            })
+            .collect();
+        words.reach(Column::SourcePort, &values, &made);
+        assert!(words.valid());
+        let chosen = |value: f64| {
+            let of = |v: &&Vec<f32>| words.nearest(Column::SourcePort, v) == value;
+            made.iter().filter(of).count() as f64 / 4000.0
+        };
+        // By the angle alone each would be an eighth.
+        assert!((chosen(3.0) - 0.5).abs() < 0.08, "{}", chosen(3.0));
+        assert!((chosen(6.0) - 0.25).abs() < 0.08, "{}", chosen(6.0));
+        // The other column is read as before.
+        assert_eq!(words.nearest(Column::DestinationPort, &[1.0, 0.1]), 0.0);
+    }
 
     #[test]
     fn words_that_share_their_company_are_near_and_all_come_back() {

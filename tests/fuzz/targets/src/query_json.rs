@@ -76,7 +76,8 @@ fn read(file: &[u8]) -> Option<(Vec<Row>, bool)> {
 }
 
 fn wanted(object: &Map<String, Value>, fields: [&str; 2]) -> Own {
-    let values = fields.iter().filter_map(|field| object.get(*field));
+    let names = fields.iter().filter(|field| !field.is_empty());
+    let values = names.filter_map(|field| object.get(*field));
     let own = values.map(|value| match value {
         Value::Number(n) => match n.as_i64() {
             Some(n) => Own::Integer(n),

@@ -47,6 +47,7 @@ fn every_ratio_names_contenders_that_there_are() {
         only: None,
         flows: 1,
         dpmon: None,
+        netshare: None,
     };
     let mut names: Vec<_> = ours(&options, &folder, &folder).unwrap();
     let capture = root().join("tests/fixtures/demo.pcap");
