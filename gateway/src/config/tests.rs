@@ -183,3 +183,24 @@ fn a_device_of_the_file_goes_before_the_list_and_doubles_of_the_list_are_found()
         assert!(e.contains(want), "`{want}` is not in `{e}`");
     }
 }
+
+#[test]
+fn only_the_profile_home_has_bursts() {
+    let envelope = |profile: &str| {
+        let text = format!(
+            "[cover]\nmode = \"tunnel\"\nprofile = \"{profile}\"\n[tunnel]\nconfig = \"x\""
+        );
+        let file = File::parse(&text, Path::new(".")).expect(profile);
+        file.envelope().expect("the default of tunnels")
+    };
+    let [low, normal, high, home] = ["low", "normal", "high", "home"].map(envelope);
+    assert!(low.rate < normal.rate && normal.rate < high.rate);
+    assert!(
+        [low, normal, high]
+            .iter()
+            .all(|profile| profile.bursts.rate == 0.0)
+    );
+    assert!(home.bursts.rate > 0.0);
+    let told = error("[cover]\nprofile = \"huge\"");
+    assert!(told.contains("huge") && told.contains("home"), "{told}");
+}
