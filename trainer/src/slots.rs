@@ -111,6 +111,14 @@ impl Generator for Scaled {
     fn name(&self) -> &str {
         self.inner.name()
     }
+
+    fn sizes(&self) -> &[u16] {
+        self.inner.sizes()
+    }
+
+    fn mask(&self) -> Option<chaff_cover::Mask> {
+        self.inner.mask()
+    }
 }
 
 /// Runs a generator of slots beside a session, always on or as its mask says, from the first to the last packet (or longer with a
