@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use chaff_query::request::Measure;
 use chaff_query::source::Source;
 use chaff_query::{Databases, Direction, Engine as _, Format, Plain, Request, Table, UnitKey};
-use common::{Flow, Site, request, tstat};
+use common::question::request;
+use common::{Flow, Site, tstat};
 
 fn table(source: &Source, request: &Request) -> Table {
     let mut table = Plain { threads: 2 }

@@ -14,7 +14,8 @@ use chaff_query::source::Source;
 use chaff_query::{
     Databases, Direction, Engine as _, Filter, Format, Plain, Request, Table, UnitKey,
 };
-use common::{Flow, Site, request, text, tstat};
+use common::question::request;
+use common::{Flow, Site, text, tstat};
 
 fn requests(feature: &str) -> Vec<Request> {
     let named = |matching| Filter {

@@ -1,13 +1,12 @@
 //! A site: a folder with a log and a ledger, and the program.
-#![allow(dead_code, unused_imports, reason = "each test program uses a part")]
+#![allow(dead_code, reason = "each test program uses a part")]
 
-mod question;
+pub(crate) mod question;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-pub(crate) use question::request;
 use serde_json::Value;
 
 pub(crate) struct Site {
