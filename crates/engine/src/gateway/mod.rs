@@ -265,12 +265,7 @@ impl Gateway {
             let slot_due = self.config.source == Source::Frames && slot_end <= now;
             let block_at = self.block_time(self.next_block);
             if slot_due && slot_end <= block_at {
-                let counts: Vec<_> = self
-                    .units
-                    .iter_mut()
-                    .map(|u| std::mem::take(&mut u.current))
-                    .collect();
-                self.close_slot(self.next_slot, &counts);
+                self.close_running_slot();
             } else if block_at <= now {
                 self.plan_block(now, self.next_block);
                 self.next_block += 1;
@@ -284,16 +279,18 @@ impl Gateway {
         }
     }
 
+    /// Closes the slot that frames were counted into.
+    fn close_running_slot(&mut self) {
+        let take = |u: &mut Unit| std::mem::take(&mut u.current);
+        let counts: Vec<_> = self.units.iter_mut().map(take).collect();
+        self.close_slot(self.next_slot, &counts);
+    }
+
     /// Ends the input: every open flow becomes a record, and the running slot is closed.
     pub fn finish(&mut self, now: Nanos) {
         self.handle_timeout(now);
         if self.config.source == Source::Frames {
-            let counts: Vec<_> = self
-                .units
-                .iter_mut()
-                .map(|u| std::mem::take(&mut u.current))
-                .collect();
-            self.close_slot(self.next_slot, &counts);
+            self.close_running_slot();
         }
         self.table.finish(now);
     }
