@@ -24,6 +24,7 @@ pub mod asn;
 pub mod cache;
 pub mod cell;
 pub mod command;
+mod deltas;
 pub mod engine;
 pub mod flows;
 pub mod import;

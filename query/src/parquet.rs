@@ -8,12 +8,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use ::parquet::basic::Type as Physical;
-use ::parquet::column::reader::{ColumnReader, ColumnReaderImpl};
+use ::parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader};
 use ::parquet::data_type::{ByteArray, DataType};
 use ::parquet::errors::ParquetError;
 use ::parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
+use chaff_export::{ParquetFlaw, open_parquet};
 
 use crate::cell::Cell;
+use crate::deltas::Counted;
 use crate::flows::Format;
 use crate::words::Words;
 
@@ -61,8 +63,10 @@ pub fn look(path: &Path) -> io::Result<Option<ParquetFile>> {
     let wrong = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
     let bytes = file.metadata()?.len();
     // What the library says of a broken file may quote it.
-    let reader = guarded(|| SerializedFileReader::new(file).map_err(broken))
-        .map_err(|_| wrong("it begins like Parquet but has no readable end".to_owned()))?;
+    let reader = guarded(|| open_parquet(file).map_err(flaw)).map_err(|e| match e.kind() {
+        io::ErrorKind::InvalidData => wrong(format!("it begins like Parquet, but {e}")),
+        _ => e,
+    })?;
     let metadata = reader.metadata();
     let about = metadata.file_metadata();
     let schema = about.schema_descr();
@@ -176,12 +180,25 @@ impl Piece {
 
 /// Calls the library, which answers some broken files with a panic. What was being read is not used again then.
 fn guarded<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| Err(io::ErrorKind::InvalidData.into()))
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| Err(damaged()))
+}
+
+/// What is wrong with sizes can be said.
+fn flaw(flaw: ParquetFlaw) -> io::Error {
+    match flaw {
+        ParquetFlaw::Io(e) => e,
+        ParquetFlaw::Library(e) => broken(e),
+        other => io::Error::new(io::ErrorKind::InvalidData, other),
+    }
 }
 
 /// The file is broken: how may tell of the data.
 fn broken(_: ParquetError) -> io::Error {
-    io::ErrorKind::InvalidData.into()
+    damaged()
+}
+
+fn damaged() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "it cannot be read as Parquet")
 }
 
 /// A column of a row group, some rows at a time.
@@ -236,7 +253,13 @@ impl Column {
                 base,
             });
         }
-        let values = match group.get_column_reader(column).map_err(broken)? {
+        let pages = group.get_column_page_reader(column).map_err(broken)?;
+        let described = group.metadata().schema_descr().column(column);
+        let pages = Counted {
+            pages,
+            has_levels: there > 0,
+        };
+        let values = match get_column_reader(described, Box::new(pages)) {
             ColumnReader::BoolColumnReader(r) => Values::Bool(r, Vec::new()),
             ColumnReader::Int32ColumnReader(r) => Values::Int32(r, Vec::new()),
             ColumnReader::Int64ColumnReader(r) => Values::Int64(r, Vec::new()),

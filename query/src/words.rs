@@ -84,6 +84,21 @@ impl Words {
     }
 }
 
+/// Where the values of a page begin: after what says which are missing.
+pub(crate) fn levels_end(page: &Page, has_levels: bool) -> usize {
+    match page {
+        Page::DataPage { buf, .. } if has_levels => buf
+            .split_first_chunk()
+            .map_or(0, |(length, _)| 4 + u32::from_le_bytes(*length) as usize),
+        Page::DataPageV2 {
+            def_levels_byte_len,
+            rep_levels_byte_len,
+            ..
+        } => *def_levels_byte_len as usize + *rep_levels_byte_len as usize,
+        _ => 0,
+    }
+}
+
 /// Pages with numbers where they had words.
 struct Numbered {
     pages: Box<dyn PageReader>,
@@ -112,7 +127,8 @@ impl Numbered {
     }
 
     fn number(&self, page: Page) -> Result<Page> {
-        let with_levels = |buf: &Bytes, levels: usize| {
+        let levels = levels_end(&page, self.has_levels);
+        let with_levels = |buf: &Bytes| {
             if levels > buf.len() {
                 return Err(ParquetError::EOF("levels are cut".to_owned()));
             }
@@ -136,22 +152,14 @@ impl Numbered {
                 def_level_encoding,
                 rep_level_encoding,
                 ..
-            } => {
-                let levels = match buf.split_first_chunk() {
-                    Some((length, _)) if self.has_levels => {
-                        4 + u32::from_le_bytes(*length) as usize
-                    }
-                    _ => 0,
-                };
-                Page::DataPage {
-                    buf: with_levels(&buf, levels)?,
-                    num_values,
-                    encoding,
-                    def_level_encoding,
-                    rep_level_encoding,
-                    statistics: None,
-                }
-            }
+            } => Page::DataPage {
+                buf: with_levels(&buf)?,
+                num_values,
+                encoding,
+                def_level_encoding,
+                rep_level_encoding,
+                statistics: None,
+            },
             Page::DataPageV2 {
                 buf,
                 num_values,
@@ -162,20 +170,17 @@ impl Numbered {
                 rep_levels_byte_len,
                 is_compressed,
                 ..
-            } => {
-                let levels = def_levels_byte_len as usize + rep_levels_byte_len as usize;
-                Page::DataPageV2 {
-                    buf: with_levels(&buf, levels)?,
-                    num_values,
-                    encoding,
-                    num_nulls,
-                    num_rows,
-                    def_levels_byte_len,
-                    rep_levels_byte_len,
-                    is_compressed,
-                    statistics: None,
-                }
-            }
+            } => Page::DataPageV2 {
+                buf: with_levels(&buf)?,
+                num_values,
+                encoding,
+                num_nulls,
+                num_rows,
+                def_levels_byte_len,
+                rep_levels_byte_len,
+                is_compressed,
+                statistics: None,
+            },
             by_dictionary => by_dictionary,
         })
     }

@@ -471,6 +471,40 @@ fn broken_files_are_refused_or_fail_and_never_panic() {
     );
 }
 
+#[test]
+fn a_page_that_cannot_be_so_large_is_refused_before_paying() {
+    let site = Site::new(&tstat(&[Flow::default()]), "1");
+    let made = site.query(&["import", "LOG", "--output", "flows"]);
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let path = site.path("flows").join("log.parquet");
+    let whole = std::fs::read(&path).unwrap();
+    // The first page begins after the magic with its kind; then comes its size, of one byte or two.
+    assert_eq!((&whole[..5], whole[6]), (&b"PAR1\x15"[..], 0x15));
+    let plain = replaced(&whole, b"chaff.import", b"chaff.broken");
+    let rest = if plain[7] & 0x80 == 0 { 8 } else { 9 };
+    let huge = [&plain[..7], &[0xfe, 0xff, 0xff, 0xff, 0x0f], &plain[rest..]].concat();
+    std::fs::write(site.path("huge.parquet"), &huge).unwrap();
+    let output = site.query(&[
+        "user-count",
+        "--epsilon",
+        "0.1",
+        "--data",
+        "huge.parquet",
+        "--ledger",
+        "LEDGER",
+        "--prompt-time",
+    ]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    for part in [
+        "huge.parquet: it begins like Parquet, but row group 0, column c_ip",
+        "uncompressed_page_size is 2147483647, but zstd makes at most 32768 bytes of one",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert!(site.spent().abs() < 1e-9);
+}
+
 fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     let at = bytes
         .windows(from.len())

@@ -2,12 +2,14 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Read};
+use std::panic::catch_unwind;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use chaff_export::open_parquet;
 use chaff_synth::{Capture, Engine, Model, Table, TableReader, load, read_capture, read_csv};
 use parquet::basic::{ConvertedType, Type as Physical};
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::reader::FileReader;
 use parquet::record::Field;
 use parquet::schema::types::Type;
 
@@ -89,7 +91,10 @@ pub(crate) fn read(path: &Path, label: Option<&str>) -> Result<Capture> {
         }
         Opened::Csv(input) => read_csv(input, label),
         Opened::Parquet => {
-            let table = read_parquet(path, label).with_context(|| format!("in {name}"))?;
+            // The library answers some damaged files with a panic.
+            let table = catch_unwind(|| read_parquet(path, label))
+                .unwrap_or_else(|_| Err(anyhow!("it cannot be read as Parquet")))
+                .with_context(|| format!("in {name}"))?;
             return Ok(Capture::of_table(table));
         }
     };
@@ -121,7 +126,7 @@ pub(crate) fn read_model(path: &Path) -> Result<Model> {
 /// Reads a flow table as Parquet, as `gateway meter`, pandas or `trainer synth sample` write it; columns are those of
 /// [`TableReader`]. Only the columns that are used are unpacked.
 pub(crate) fn read_parquet(path: &Path, label: Option<&str>) -> Result<Table> {
-    let reader = SerializedFileReader::new(File::open(path)?)?;
+    let reader = open_parquet(File::open(path)?)?;
     let root = reader.metadata().file_metadata().schema().clone();
     let fields = root.get_fields();
     let header: Vec<String> = fields.iter().map(|f| f.name().to_owned()).collect();

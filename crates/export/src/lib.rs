@@ -1,4 +1,4 @@
-//! Tables of flows out: CSV, JSON lines, Parquet, IPFIX; anonymised, rotated, packed.
+//! Tables of flows out: CSV, JSON lines, Parquet, IPFIX; anonymised, rotated, packed. Parquet in: opened with its sizes checked.
 //!
 //! Data flow: `columns and rows of values (chaff_flow) → [`Anonymizer`] → [`Output`] → [`Target`]`. Which profile or
 //! plugin made the columns does not matter here. Start at [`Output`].
@@ -27,6 +27,8 @@
 
 mod anonymize;
 mod arrow_schema;
+mod check;
+mod compact;
 mod cryptopan;
 mod csv;
 mod gzip;
@@ -38,6 +40,7 @@ mod parquet;
 mod rotate;
 
 pub use anonymize::{Anonymizer, Key, KeyError, Mode};
+pub use check::{MOST_PAGE, ParquetFlaw, open_parquet};
 pub use csv::{Csv, Dialect};
 pub use gzip::Gzip;
 pub use ipfix::{
