@@ -9,6 +9,7 @@ use chaff_gateway::config::File;
 use chaff_gateway::telemetry::{FileBook, write_prometheus};
 use chaff_privacy::Entropy;
 use chaff_privacy::telemetry::{Book, Published, Tier};
+use chaff_test_support::folder_in_memory;
 
 const DAY: Nanos = Nanos::from_secs(86_400);
 const SLOT: Nanos = Nanos::from_secs(10);
@@ -22,16 +23,6 @@ fn settings(more: &str) -> File {
     let text =
         format!("[telemetry]\nenabled = true\n{more}\n[telemetry.bounds]\nbytes = \"100MB\"\n");
     File::parse(&text, Path::new(".")).expect("a valid configuration")
-}
-
-/// A folder in memory where there is one: the test waits for the disk thousands of times.
-fn folder() -> tempfile::TempDir {
-    let memory = Path::new("/dev/shm");
-    let made = match memory.is_dir() {
-        true => tempfile::tempdir_in(memory),
-        false => tempfile::tempdir(),
-    };
-    made.expect("a folder")
 }
 
 /// One life of a gateway, from `begin` on.
@@ -152,7 +143,7 @@ fn a_month_with_restarts_stays_within_budget_and_prediction() {
             0.1,
         ),
     ] {
-        let dir = folder();
+        let dir = folder_in_memory();
         let file = settings(more);
         let plan = *file.telemetry.terms().expect("valid").plan();
         let mut released = Vec::new();

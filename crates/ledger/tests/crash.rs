@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use chaff_ledger::{LedgerFile, LedgerFileError};
 use chaff_privacy::{Budget, DAY_NS, Day, Epsilon, Expense, LedgerError, Refused};
+use chaff_test_support::folder_in_memory;
 
 /// Set in child processes: the ledger they spend from.
 const LEDGER: &str = "CHAFF_TEST_LEDGER";
@@ -49,21 +50,11 @@ fn drain(path: &Path, at_ns: u64) -> u64 {
     }
 }
 
-/// A folder in memory where there is one: these tests wait for the disk thousands of times.
-fn folder() -> tempfile::TempDir {
-    let memory = Path::new("/dev/shm");
-    let made = match memory.is_dir() {
-        true => tempfile::tempdir_in(memory),
-        false => tempfile::tempdir(),
-    };
-    made.expect("a folder")
-}
-
 /// Every state of both files that a crash at any byte of any write can leave: the entry appended byte by byte, then the head's
 /// slot written byte by byte. More than 1,000 of them; after each the purse holds no more than it should.
 #[test]
 fn a_crash_at_any_byte_of_any_write_never_over_spends() {
-    let dir = folder();
+    let dir = folder_in_memory();
     let path = dir.path().join("ledger.jsonl");
     let head = dir.path().join("ledger.jsonl.head");
     let at = 20_000 * DAY_NS;
@@ -71,7 +62,7 @@ fn a_crash_at_any_byte_of_any_write_never_over_spends() {
     let mut points = 0;
     let mut over = 0;
     let mut check = |answered: u64, ledger_bytes: &[u8], head_bytes: &[u8]| {
-        let dir = folder();
+        let dir = folder_in_memory();
         let path = dir.path().join("ledger.jsonl");
         for (path, bytes) in [
             (&path, ledger_bytes),
@@ -240,7 +231,7 @@ fn processes_that_race_share_one_purse() {
 
 #[test]
 fn two_open_at_once_see_what_the_other_spent() {
-    let dir = folder();
+    let dir = folder_in_memory();
     let path = dir.path().join("ledger.jsonl");
     let (mut a, mut b) = (open(&path).expect("opens"), open(&path).expect("opens"));
     let at = 20_000 * DAY_NS;
@@ -267,7 +258,7 @@ fn a_ledger_that_is_changed_cut_put_back_or_replaced_while_open_is_refused() {
     /// What happens to a ledger: its path, what was in it before the last expense, what is in it now.
     type Change<'a> = &'a dyn Fn(&Path, &[u8], &[u8]);
     let refused = |change: Change<'_>| {
-        let dir = folder();
+        let dir = folder_in_memory();
         let path = dir.path().join("ledger.jsonl");
         let mut ledger = open(&path).expect("opens");
         answer(&mut ledger, at).expect("there is budget");
@@ -309,7 +300,7 @@ fn a_ledger_that_is_changed_cut_put_back_or_replaced_while_open_is_refused() {
     );
 
     // Changed where it was read already: found when it is opened next.
-    let dir = folder();
+    let dir = folder_in_memory();
     let path = dir.path().join("ledger.jsonl");
     let mut ledger = open(&path).expect("opens");
     answer(&mut ledger, at).expect("there is budget");
