@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use chaff_abi::Nanos;
 use chaff_engine::SinkConfig;
+use chaff_tunport::defaults;
 use chaff_wire::Key;
 use clap::Parser;
 use serde::Deserialize;
@@ -161,13 +162,13 @@ impl Default for TunnelFile {
     fn default() -> Self {
         Self {
             config: None,
-            interface: "chaff0".into(),
+            interface: defaults::INTERFACE.into(),
             engine: chaff_tunport::EngineName::Auto,
             bins: chaff_tunnel::Profile::Default,
-            hold_ms: 0,
-            clock_ms: 5,
-            burst: 8,
-            masquerade: true,
+            hold_ms: defaults::HOLD.as_millis(),
+            clock_ms: defaults::CLOCK.as_millis(),
+            burst: defaults::BURST,
+            masquerade: defaults::MASQUERADE,
             realtime: true,
         }
     }
@@ -217,9 +218,12 @@ impl Settings {
         let mut tunnel = file.tunnel;
         let named = tunnel.config.take().map(|f| base.join(f));
         tunnel.config = args.tunnel.clone().or(named);
-        within("tunnel.hold_ms", tunnel.hold_ms as f64, 0.0, 1_000.0)?;
-        within("tunnel.clock_ms", tunnel.clock_ms as f64, 0.0, 100.0)?;
-        within("tunnel.burst", tunnel.burst as f64, 1.0, 64.0)?;
+        let [hold, clock] =
+            [defaults::MOST_HOLD, defaults::MOST_CLOCK].map(|t| t.as_millis() as f64);
+        within("tunnel.hold_ms", tunnel.hold_ms as f64, 0.0, hold)?;
+        within("tunnel.clock_ms", tunnel.clock_ms as f64, 0.0, clock)?;
+        let burst = defaults::MOST_BURST as f64;
+        within("tunnel.burst", tunnel.burst as f64, 1.0, burst)?;
         let tunnel = tunnel.config.is_some().then_some(tunnel);
         let key = args.key.clone().or(file.key_file.map(|k| base.join(k)));
         let cover = match (args.listen.or(file.listen), key) {

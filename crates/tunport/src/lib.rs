@@ -5,12 +5,13 @@
 //!   thread, a current-thread runtime).
 //! - [`netlink`] sets addresses, routes and rules without other programs; [`nft`] needs the `nft` program.
 //! - [`Gate`] composes them for a gateway (policy routing, kill switch or fall-back), [`Exit`] for the far end (NAT).
-//! - [`pair`] makes and reads key files.
+//! - [`pair`] makes and reads key files; [`defaults`] are those of both ends.
 //!
 //! Everything set up is removed again when its owner is dropped, and what a killed process left is replaced at the next
 //! start.
 #![warn(missing_docs)]
 
+pub mod defaults;
 mod driver;
 mod fast;
 mod gate;

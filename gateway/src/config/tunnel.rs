@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use chaff_abi::Nanos;
+use chaff_tunport::defaults;
 use serde::{Deserialize, Serialize};
 
 use super::{Interfaces, within};
@@ -67,11 +68,11 @@ impl Default for Tunnel {
     fn default() -> Self {
         Self {
             config: None,
-            interface: "chaff0".into(),
+            interface: defaults::INTERFACE.into(),
             engine: chaff_tunport::EngineName::Auto,
             bins: chaff_tunnel::Profile::Default,
-            hold: Duration(Nanos::ZERO),
-            clock: Duration(Nanos::from_millis(5)),
+            hold: Duration(defaults::HOLD),
+            clock: Duration(defaults::CLOCK),
             when_down: chaff_tunport::WhenDown::Block,
             when_stopped: WhenStopped::Open,
             always_on: true,
@@ -79,8 +80,8 @@ impl Default for Tunnel {
             mtu: 1_420,
             month: Bytes(0),
             pause_file: None,
-            burst: 8,
-            masquerade: true,
+            burst: defaults::BURST,
+            masquerade: defaults::MASQUERADE,
             own_traffic: false,
             table: 51_877,
         }
@@ -91,23 +92,29 @@ impl Tunnel {
     /// Checks the keys, for a gateway with these interfaces.
     pub(super) fn check(&self, interfaces: &Interfaces) -> anyhow::Result<()> {
         let t = self;
-        let d = |s: &str| s.parse::<Duration>().unwrap_or(Duration(Nanos::ZERO));
         if t.config.is_none() {
             bail!(
                 "tunnel.config is missing: the wg-style file of this gateway, made by `sink-server keygen --peer FILE`, needed with \
                  cover.mode \"tunnel\""
             );
         }
-        within("tunnel.hold", t.hold, d("0ms"), d("1s"))?;
-        within("tunnel.clock", t.clock, d("0ms"), d("100ms"))?;
-        within("tunnel.silence", t.silence, d("4s"), d("15s"))?;
+        let zero = Duration(Nanos::ZERO);
+        within("tunnel.hold", t.hold, zero, Duration(defaults::MOST_HOLD))?;
+        within(
+            "tunnel.clock",
+            t.clock,
+            zero,
+            Duration(defaults::MOST_CLOCK),
+        )?;
+        let silence = [4, 15].map(|s| Duration(Nanos::from_secs(s)));
+        within("tunnel.silence", t.silence, silence[0], silence[1])?;
         within(
             "tunnel.mtu",
             t.mtu,
             chaff_tunnel::MIN_MTU,
             chaff_tunnel::MAX_MTU,
         )?;
-        within("tunnel.burst", t.burst, 1, 64)?;
+        within("tunnel.burst", t.burst, 1, defaults::MOST_BURST)?;
         within("tunnel.table", t.table, 256, u32::MAX)?;
         let name = &t.interface;
         if name.is_empty() || name.len() > 15 || name.contains(['/', ' ', '"']) {
