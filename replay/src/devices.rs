@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use chaff_abi::Mac;
+use chaff_trace::{ListError, Listed, read_devices};
 
 use crate::ReplayError;
 use crate::capture::Capture;
@@ -58,9 +59,8 @@ impl Devices {
                 .is_some_and(|l| self.ips.contains(&ip(frame, &l)))
     }
 
-    /// Reads `--device` values (MAC, IP, or a name of the list) and a device list: CSV with a header line and the
-    /// columns `device`, `mac`, `ip` in any order; a row's MAC counts, its IP only when it has no MAC. Without
-    /// values, all devices of the list are meant.
+    /// Reads `--device` values (MAC, IP, or a name of the list) and a device list ([`read_devices`]); a
+    /// device's MAC counts, its IP addresses only when it has no MAC. Without values, all devices of the list are meant.
     ///
     /// # Errors
     /// [`ReplayError::UnknownDevice`], [`ReplayError::DeviceList`], [`ReplayError::Open`].
@@ -79,22 +79,22 @@ impl Devices {
                 let before = devices.len();
                 rows.iter()
                     .filter(|r| r.name == *value)
-                    .for_each(|r| devices.add(r.id));
+                    .for_each(|r| devices.add(r));
                 if devices.len() == before {
                     return Err(ReplayError::UnknownDevice(value.clone()));
                 }
             }
         }
         if values.is_empty() {
-            rows.iter().for_each(|r| devices.add(r.id));
+            rows.iter().for_each(|r| devices.add(r));
         }
         Ok(devices)
     }
 
-    fn add(&mut self, id: Id) {
-        match id {
-            Id::Mac(m) => self.add_mac(m),
-            Id::Ip(a) => self.add_ip(a),
+    fn add(&mut self, device: &Listed) {
+        match device.mac {
+            Some(mac) => self.add_mac(mac),
+            None => device.ips.iter().for_each(|ip| self.add_ip(*ip)),
         }
     }
 
@@ -169,50 +169,25 @@ struct Talk {
     public: bool,
 }
 
-#[derive(Clone, Copy)]
-enum Id {
-    Mac(Mac),
-    Ip(IpAddr),
-}
-
-struct Row {
-    name: String,
-    id: Id,
-}
-
-fn read_list(file: &Path) -> Result<Vec<Row>, ReplayError> {
+fn read_list(file: &Path) -> Result<Vec<Listed>, ReplayError> {
     let text = std::fs::read_to_string(file).map_err(|source| ReplayError::Open {
         file: file.to_owned(),
         source,
     })?;
-    let bad = |line: usize, what| ReplayError::DeviceList {
+    let bad = |what| ReplayError::DeviceList {
         file: file.to_owned(),
-        line: line + 1,
         what,
     };
-    let mut lines = text
-        .lines()
-        .enumerate()
-        .filter(|(_, l)| !l.trim().is_empty());
-    let (line, head) = lines.next().ok_or_else(|| bad(0, "the list is empty"))?;
-    let column = |name: &str| head.split(',').position(|c| c.trim() == name);
-    let name = column("device").ok_or_else(|| bad(line, "no column named device"))?;
-    let (mac, ip) = (column("mac"), column("ip"));
-    let mut rows = Vec::new();
-    for (line, row) in lines {
-        let cells: Vec<&str> = row.split(',').map(str::trim).collect();
-        let cell = |c: Option<usize>| c.and_then(|c| cells.get(c)).filter(|s| !s.is_empty());
-        let id = if let Some(m) = cell(mac) {
-            Id::Mac(m.parse().map_err(|_| bad(line, "not a MAC address"))?)
-        } else if let Some(a) = cell(ip) {
-            Id::Ip(a.parse().map_err(|_| bad(line, "not an IP address"))?)
-        } else {
-            return Err(bad(line, "neither mac nor ip"));
-        };
-        let name = cells.get(name).copied().unwrap_or_default().to_owned();
-        rows.push(Row { name, id });
+    let rows = read_devices(&text).map_err(bad)?;
+    match rows.iter().find(|d| d.mac.is_none() && d.ips.is_empty()) {
+        Some(d) => Err(bad(ListError::Value {
+            line: d.line,
+            column: "mac",
+            found: String::new(),
+            want: "a MAC address, and there is no IP address either",
+        })),
+        None => Ok(rows),
     }
-    Ok(rows)
 }
 
 /// The MAC address at an offset.
@@ -303,16 +278,24 @@ mod tests {
         let file = dir.path().join("devices.csv");
         std::fs::write(
             &file,
-            "label,device,ip,mac\nx,a,10.0.0.1,02:00:00:00:00:01\ny,b,10.0.0.2,\n",
+            "label,device,ip,mac\nx,a,10.0.0.1,02:00:00:00:00:01\ny,b,10.0.0.2;2001:db8::2,\n",
         )
         .unwrap();
         let all = Devices::parse(&[], Some(&file)).unwrap();
-        assert_eq!(all.to_string(), "02:00:00:00:00:01, 10.0.0.2");
+        assert_eq!(all.to_string(), "02:00:00:00:00:01, 10.0.0.2, 2001:db8::2");
         let one = Devices::parse(&["b".into()], Some(&file)).unwrap();
-        assert_eq!(one.to_string(), "10.0.0.2");
+        assert_eq!(one.to_string(), "10.0.0.2, 2001:db8::2");
         assert!(Devices::parse(&["c".into()], Some(&file)).is_err());
-        std::fs::write(&file, "device,mac\na,zz\n").unwrap();
-        let e = Devices::parse(&[], Some(&file)).unwrap_err().to_string();
-        assert!(e.ends_with("line 2: not a MAC address"), "{e}");
+        for (list, want) in [
+            (
+                "device,mac\na,zz\n",
+                "devices.csv: line 2: mac is \"zz\", not a MAC",
+            ),
+            ("device,mac\na,\n", "line 2: mac is \"\""),
+        ] {
+            std::fs::write(&file, list).unwrap();
+            let e = Devices::parse(&[], Some(&file)).unwrap_err().to_string();
+            assert!(e.contains(want), "{e}");
+        }
     }
 }

@@ -80,15 +80,13 @@ pub enum ReplayError {
     /// A device is not in the list.
     #[error("no device named {0:?} in the device list")]
     UnknownDevice(String),
-    /// A line of the device list cannot be used.
-    #[error("{}, line {line}: {what}", .file.display())]
+    /// The device list cannot be used.
+    #[error("{}: {what}", .file.display())]
     DeviceList {
         /// The list.
         file: PathBuf,
-        /// Line, from 1.
-        line: usize,
-        /// What is wrong.
-        what: &'static str,
+        /// What is wrong, and in which line.
+        what: chaff_trace::ListError,
     },
     /// No device was named and none could be told from the captures.
     #[error("cannot tell which MAC address is the device: none sends from private addresses only")]

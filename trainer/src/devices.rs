@@ -41,13 +41,23 @@ pub enum Home {
     Text(String),
     /// A network: address and length of the prefix.
     Network(IpAddr, u8),
+    /// Those of any of them.
+    Several(Vec<Home>),
 }
 
 impl std::str::FromStr for Home {
     type Err = String;
 
-    /// `private`, a network such as `10.0.0.0/8` or `2001:db8::/32`, or the beginning of an address as text.
+    /// `private`, a network such as `10.0.0.0/8` or `2001:db8::/32`, or the beginning of an address as text; several are separated
+    /// by commas.
     fn from_str(text: &str) -> Result<Self, String> {
+        if text.contains(',') {
+            let parts: Result<_, _> = text.split(',').map(str::parse).collect();
+            return parts.map(Self::Several);
+        }
+        if text.is_empty() {
+            return Err("a network or the beginning of an address is missing".to_owned());
+        }
         if text == "private" {
             return Ok(Self::Private);
         }
@@ -65,11 +75,26 @@ impl std::str::FromStr for Home {
     }
 }
 
+impl std::fmt::Display for Home {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Private => f.write_str("private"),
+            Self::Text(prefix) => f.write_str(prefix),
+            Self::Network(address, length) => write!(f, "{address}/{length}"),
+            Self::Several(homes) => {
+                let homes: Vec<_> = homes.iter().map(ToString::to_string).collect();
+                f.write_str(&homes.join(","))
+            }
+        }
+    }
+}
+
 impl Home {
     /// Whether an address belongs to the home.
     pub fn contains(&self, ip: IpAddr) -> bool {
         match self {
             Self::Private => is_local(ip),
+            Self::Several(homes) => homes.iter().any(|home| home.contains(ip)),
             Self::Text(prefix) => ip.to_string().starts_with(prefix),
             Self::Network(IpAddr::V4(net), length) => match ip {
                 IpAddr::V4(a) => same(net.to_bits().into(), a.to_bits().into(), 32 - length),
@@ -99,22 +124,16 @@ pub struct Devices {
 /// A devices file is not readable.
 #[derive(Debug, thiserror::Error)]
 pub enum DevicesError {
-    /// The header lacks a column.
-    #[error(
-        "line 1: no column `device`; wanted a comma-separated header such as device,mac,ip,label"
-    )]
-    Header,
-    /// A line cannot be read.
-    #[error("line {line}: {column} is {found:?}, wanted {want}")]
-    Value {
+    /// Not a list.
+    #[error(transparent)]
+    List(#[from] chaff_trace::ListError),
+    /// A name is missing or on two lines.
+    #[error("line {line}: device is {found:?}, wanted a name that is not on another line")]
+    Name {
         /// Line number, from 1.
         line: usize,
-        /// Column.
-        column: &'static str,
         /// Text.
         found: String,
-        /// What it may be.
-        want: &'static str,
     },
     /// No device is listed.
     #[error("no device is listed")]
@@ -161,58 +180,25 @@ impl Devices {
         devices
     }
 
-    /// Reads a comma-separated file with the columns device, mac, ip, label in any order; others are ignored, and only
-    /// `device` is required. Several addresses are separated by spaces or `;`. There is no quoting.
+    /// Reads a list ([`chaff_trace::read_devices`]); names are not empty, and on one line each.
     ///
     /// # Errors
     /// [`DevicesError`] with the line.
     pub fn parse(text: &str) -> Result<Self, DevicesError> {
-        let mut lines = text.trim_start_matches('\u{feff}').lines().enumerate();
-        let header: Vec<&str> = match lines.next() {
-            Some((_, line)) => line.split(',').map(str::trim).collect(),
-            None => return Err(DevicesError::Header),
-        };
-        let column = |name| header.iter().position(|c| *c == name);
-        let name_at = column("device").ok_or(DevicesError::Header)?;
-        let mut list: Vec<Device> = Vec::new();
-        for (i, line) in lines.filter(|(_, l)| !l.trim().is_empty()) {
-            let cells: Vec<&str> = line.split(',').map(str::trim).collect();
-            let cell = |at: Option<usize>| at.and_then(|at| cells.get(at)).copied().unwrap_or("");
-            let bad = |column, found: &str, want| DevicesError::Value {
-                line: i + 1,
-                column,
-                found: found.to_owned(),
-                want,
-            };
-            let name = cell(Some(name_at)).to_owned();
-            if name.is_empty() || list.iter().any(|d| d.name == name) {
-                return Err(bad("device", &name, "a name that is not on another line"));
+        let mut names = BTreeSet::new();
+        let mut list = Vec::new();
+        for d in chaff_trace::read_devices(text)? {
+            if d.name.is_empty() || !names.insert(d.name.clone()) {
+                return Err(DevicesError::Name {
+                    line: d.line,
+                    found: d.name,
+                });
             }
-            let mac = cell(column("mac"));
-            let mac = match mac {
-                "" => None,
-                text => Some(
-                    text.parse()
-                        .map_err(|_| bad("mac", text, "a MAC address or nothing"))?,
-                ),
-            };
-            let ips = cell(column("ip"))
-                .split([' ', ';'])
-                .filter(|t| !t.is_empty())
-                .map(|t| {
-                    t.parse()
-                        .map_err(|_| bad("ip", t, "IP addresses separated by spaces or `;`"))
-                })
-                .collect::<Result<_, _>>()?;
-            let label = match cell(column("label")) {
-                "" => name.clone(),
-                text => text.to_owned(),
-            };
             list.push(Device {
-                name,
-                label,
-                mac,
-                ips,
+                name: d.name,
+                label: d.label,
+                mac: d.mac,
+                ips: d.ips,
             });
         }
         if list.is_empty() {
@@ -228,7 +214,7 @@ impl Devices {
 
     /// The devices that a packet belongs to, with its direction as each of them sees it.
     ///
-    /// By MAC address where the link has one, by IP address otherwise. Of several devices with one MAC (a sensor that
+    /// By MAC address where the link has one and the device's is known, by IP address otherwise. Of several devices with one MAC (a sensor that
     /// speaks through its hub) it is the one whose name is `session`, else the first.
     pub fn find(
         &self,
@@ -254,12 +240,17 @@ impl Devices {
             if scope == Scope::Wan && is_local(peer) {
                 return None;
             }
-            let device = if mac == Mac::default() {
-                *self.by_ip.get(&own)?
-            } else {
-                let found = self.by_mac.get(&mac)?;
+            let found = self.by_mac.get(&mac).filter(|_| mac != Mac::default());
+            let device = if let Some(found) = found {
                 let named = found.iter().find(|i| self.list[**i].name == session);
                 *named.or(found.first())?
+            } else {
+                let device = *self.by_ip.get(&own)?;
+                // A known device's address behind another MAC is somebody else's.
+                if mac != Mac::default() && self.list[device].mac.is_some() {
+                    return None;
+                }
+                device
             };
             Some((device, dir))
         })
@@ -356,8 +347,9 @@ mod tests {
             ("name,mac\nx,y\n", "line 1"),
             ("device,mac\nx,y\n", "line 2: mac"),
             ("device,ip\nx,\ny,1.2.3\n", "line 3: ip"),
-            ("device\nx\nx\n", "line 3: device"),
-            ("device\n", "no device"),
+            ("device,mac\nx\nx\n", "line 3: device"),
+            ("device,mac\n,02:00:00:00:00:01\n", "line 2: device"),
+            ("device,ip\n", "no device"),
         ] {
             let e = Devices::parse(text).expect_err("refused").to_string();
             assert!(e.contains(want), "{text:?}: {e}");
@@ -375,6 +367,9 @@ mod tests {
             ("2001:db8::/32", "2001:db8:1::1", true),
             ("2001:db8::/32", "2001:db9::1", false),
             ("private", "fe80::1", true),
+            ("private,2001:db8::/32", "2001:db8:1::1", true),
+            ("private,2001:db8::/32", "10.0.0.1", true),
+            ("private,2001:db8::/32", "2001:db9::1", false),
         ] {
             let h: Home = home.parse().expect("valid");
             assert_eq!(
@@ -385,6 +380,7 @@ mod tests {
         }
         assert!("10.0.0.0/33".parse::<Home>().is_err());
         assert!("10.0.0/8".parse::<Home>().is_err());
+        assert!("private,".parse::<Home>().is_err());
     }
 
     #[test]

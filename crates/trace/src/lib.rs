@@ -19,16 +19,18 @@
 //! # Ok::<(), chaff_trace::TraceError>(())
 //! ```
 //!
-//! It does not look into packets.
+//! It does not look into packets. [`read_devices`] reads the list of devices that goes with captures.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod devices;
 mod error;
 pub mod features;
 mod input;
 mod reader;
 mod writer;
 
+pub use devices::{ListError, Listed, read_devices};
 pub use error::TraceError;
 pub use reader::{Format, Frame, MAX_BLOCK, Reader};
 pub use writer::PcapWriter;

@@ -14,6 +14,10 @@ use serde::{Deserialize, Serialize};
 pub struct DeviceEntry {
     /// Name, unique; 1 to 64 characters without `,`, `"`, `/` and control characters.
     pub label: String,
+    /// What devices of this sort are called in `trainer`; in a list the column `label`. Of a folder of generators the device gets
+    /// `LABEL.onnx`, else `KIND.onnx`.
+    #[serde(default)]
+    pub kind: Option<String>,
     /// MAC address; no two devices share one.
     #[serde(default)]
     pub mac: Option<String>,
@@ -33,6 +37,12 @@ fn yes() -> bool {
 }
 
 impl DeviceEntry {
+    /// Whose generator it takes of a folder, the first that is there.
+    pub fn labels(&self) -> Vec<&str> {
+        let kind = self.kind.as_deref().filter(|kind| *kind != self.label);
+        std::iter::once(self.label.as_str()).chain(kind).collect()
+    }
+
     pub(super) fn mac(&self) -> anyhow::Result<Option<Mac>> {
         let Some(text) = &self.mac else {
             return Ok(None);
@@ -91,61 +101,35 @@ fn check_label(label: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads a device list: comma-separated, with a header that names at least `device` and one of `mac` and `ip`. Several
-/// IP addresses are separated by `;` or spaces; an empty field or `-` means none.
+/// Reads a device list ([`chaff_trace::read_devices`]).
 ///
 /// # Errors
 /// The file cannot be read, a column is missing, or a name or an address is malformed; the error names file and line.
 pub fn read_devices(path: &Path) -> anyhow::Result<Vec<DeviceEntry>> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("while reading {}", path.display()))?;
-    let mut lines = text
-        .lines()
-        .enumerate()
-        .filter(|(_, l)| !l.trim().is_empty() && !l.starts_with('#'));
-    let (_, header) = lines
-        .next()
-        .with_context(|| format!("{}: empty, a header line is needed", path.display()))?;
-    let columns: Vec<&str> = header.split(',').map(str::trim).collect();
-    let column = |name: &str| columns.iter().position(|c| *c == name);
-    let device = column("device")
-        .with_context(|| format!("{}: no column `device` in `{header}`", path.display()))?;
-    let (mac, ip) = (column("mac"), column("ip"));
-    if mac.is_none() && ip.is_none() {
-        bail!(
-            "{}: neither a column `mac` nor `ip` in `{header}`",
-            path.display()
-        );
-    }
-    let mut out = Vec::new();
-    for (i, line) in lines {
-        let fields: Vec<&str> = line.split(',').map(str::trim).collect();
-        let field = |c: Option<usize>| {
-            c.and_then(|c| fields.get(c))
-                .copied()
-                .filter(|f| !f.is_empty() && *f != "-")
-        };
-        let place = || format!("{} line {}", path.display(), i + 1);
-        let label = field(Some(device)).with_context(|| format!("{}: no device name", place()))?;
-        let ips = field(ip)
-            .unwrap_or("")
-            .split([';', ' '])
-            .filter(|s| !s.is_empty());
+    let place = path.display();
+    let text = std::fs::read_to_string(path).with_context(|| format!("while reading {place}"))?;
+    let listed = chaff_trace::read_devices(&text).with_context(|| format!("in {place}"))?;
+    let entry = |device: chaff_trace::Listed| {
         let entry = DeviceEntry {
-            label: label.to_owned(),
-            mac: field(mac).map(str::to_owned),
-            ip: ips
-                .map(|s| {
-                    s.parse()
-                        .with_context(|| format!("{}: `{s}` is not an IP address", place()))
-                })
-                .collect::<anyhow::Result<_>>()?,
+            kind: Some(device.label).filter(|kind| *kind != device.name),
+            label: device.name,
+            mac: device.mac.map(|mac| mac.to_string()),
+            ip: device.ips,
             cover: true,
             generator: None,
         };
-        check_label(label).with_context(place)?;
-        entry.mac().with_context(place)?;
-        out.push(entry);
-    }
-    Ok(out)
+        if entry.label.is_empty() {
+            bail!("no device name");
+        }
+        check_label(&entry.label)?;
+        entry.mac()?;
+        Ok(entry)
+    };
+    listed
+        .into_iter()
+        .map(|device| {
+            let line = device.line;
+            entry(device).with_context(|| format!("in {place}: line {line}"))
+        })
+        .collect()
 }

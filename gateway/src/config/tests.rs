@@ -135,6 +135,7 @@ fn reads_a_device_list_and_names_the_bad_line() {
     .expect("write");
     let list = read_devices(&path).expect("valid");
     assert_eq!((list.len(), list[0].ip.len()), (1, 2));
+    assert_eq!(list[0].labels(), ["cam", "x"]);
     let long = "x".repeat(65);
     for (line, wants) in [
         ("cam,02:00", vec!["02:00", "not a MAC"]),
