@@ -26,7 +26,7 @@ use rand_chacha::ChaCha20Rng;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::archive::Archiver;
-use crate::config::{File, HookName, Mode};
+use crate::config::{DeviceEntry, File, HookName, Mode};
 use crate::datapath::{HintOptions, Hook, Meter, MeterError, MeterOptions, clock_triple};
 use crate::export::{Exports, Paths};
 use crate::injector::{Injector, InjectorOptions};
@@ -296,8 +296,8 @@ fn generator(file: &File, unit: usize) -> anyhow::Result<Box<dyn chaff_cover::Ge
     let name = device
         .and_then(|d| d.generator.as_deref())
         .unwrap_or(&file.cover.generator);
-    generators::make(name, device.map_or("home", |d| &d.label), file.cover.slot.0)
-        .context("cover.generator")
+    let labels = device.map_or(vec!["home"], DeviceEntry::labels);
+    generators::make(name, &labels, file.cover.slot.0).context("cover.generator")
 }
 
 /// Says how often telemetry is released and how wrong it will be.

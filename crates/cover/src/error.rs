@@ -44,7 +44,7 @@ pub enum CoverError {
         what: CsvFault,
     },
     /// A generator could not make its demands.
-    #[error("generator {generator}: {source}")]
+    #[error("generator {generator}")]
     Generator {
         /// Its name.
         generator: String,

@@ -56,7 +56,7 @@ pub use error::CoverError;
 pub use generator::{Generator, NAMES, None_, by_name};
 pub use mask::Mask;
 #[cfg(feature = "onnx")]
-pub use onnx::{MODELS, OnnxGenerator, compress, model, standard_normal};
+pub use onnx::{MODELS, OnnxGenerator, compress, model, model_file, standard_normal};
 pub use onoff::{Constant, Random, RandomPlus};
 pub use overhead::{DirOverhead, HEADERS_V4, HEADERS_V6, Overhead};
 pub use place::{Dummy, Limits, Placed, place, place_direction, place_sizes};

@@ -23,6 +23,20 @@ pub fn model(name: &str) -> Option<&'static [u8]> {
     }
 }
 
+/// Name of the file of a label's generator in a folder of them: what would lead out of the folder, or hide the file, becomes `_`.
+pub fn model_file(label: &str) -> String {
+    let safe = |c: char| match c {
+        '/' | '\\' => '_',
+        c if c.is_control() => '_',
+        c => c,
+    };
+    let name: String = label.chars().map(safe).collect();
+    match name.strip_prefix('.') {
+        Some(rest) => format!("_{rest}.onnx"),
+        None => format!("{name}.onnx"),
+    }
+}
+
 /// A generator read from an ONNX file: one run of the model makes the demands of one window.
 ///
 /// The input is a latent vector of independent standard normal numbers; the outputs are `rows x 4` values in the order

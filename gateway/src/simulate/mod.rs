@@ -18,7 +18,7 @@ pub use self::args::{Args, ModeArg};
 use self::report::summary;
 use self::scene::Scene;
 use crate::captures::{self, Home};
-use crate::config::read_devices;
+use crate::config::{DeviceEntry, read_devices};
 
 /// Unix time of virtual time zero: fixed, so that runs repeat.
 const UNIX_START: Nanos = Nanos::from_secs(1_700_000_000);
@@ -29,7 +29,12 @@ const UNIX_START: Nanos = Nanos::from_secs(1_700_000_000);
 /// An input cannot be used or an output cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     args.check()?;
-    let listed = args.devices.as_deref().map(devices_of).transpose()?;
+    let entries = match &args.devices {
+        Some(path) => read_devices(path)?,
+        None => Vec::new(),
+    };
+    let listed = args.devices.as_ref().map(|_| devices_of(&entries));
+    let listed = listed.transpose()?;
     let mut limits = captures::Limits::default();
     let longest = limits.longest.unwrap_or(Nanos::MAX);
     if args.duration.is_some() {
@@ -52,7 +57,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     std::fs::create_dir_all(&args.out)
         .with_context(|| format!("while creating {}", args.out.display()))?;
     let home = Rc::new(home);
-    let scene = Scene::build(args, &home, start, end)?;
+    let scene = Scene::build(args, &home, &entries, start, end)?;
     let report = scene.run(args, &home, end)?;
     let text = serde_json::to_string_pretty(&report)?;
     let path = args.out.join("report.json");
@@ -89,14 +94,9 @@ fn draw(args: &Args) -> anyhow::Result<Option<(PathBuf, Vec<u8>)>> {
     Ok(Some((path.clone(), frames)))
 }
 
-/// The device list of a CSV file.
-///
-/// # Errors
-/// As [`read_devices`].
-pub fn devices_of(path: &Path) -> anyhow::Result<Vec<Device>> {
-    let entries = read_devices(path)?;
+fn devices_of(entries: &[DeviceEntry]) -> anyhow::Result<Vec<Device>> {
     let file = crate::config::File {
-        devices: entries,
+        devices: entries.to_vec(),
         ..Default::default()
     };
     file.engine_devices()

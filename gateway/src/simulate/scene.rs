@@ -30,7 +30,7 @@ use super::observer::Tally;
 use super::report::{Checks, Latency, Report, SimOutcome};
 use super::{UNIX_START, file_name, tunnel};
 use crate::captures::{COVER_ADDRESSES, Home, HomeFrame};
-use crate::config::ENVELOPE;
+use crate::config::{DeviceEntry, ENVELOPE};
 use crate::export::{Exports, Paths};
 use crate::generators;
 
@@ -52,6 +52,7 @@ impl Scene {
     pub(super) fn build(
         args: &Args,
         home: &Rc<Home>,
+        entries: &[DeviceEntry],
         start: Nanos,
         end: Nanos,
     ) -> anyhow::Result<Self> {
@@ -70,11 +71,10 @@ impl Scene {
         let generators = covered
             .into_iter()
             .map(|i| {
-                generators::make(
-                    &args.cover,
-                    i.checked_sub(1).map_or("home", |i| &home.devices[i].label),
-                    slot,
-                )
+                let device = i.checked_sub(1).map(|i| home.devices[i].label.as_str());
+                let listed = entries.iter().find(|e| Some(e.label.as_str()) == device);
+                let labels = listed.map_or(vec![device.unwrap_or("home")], DeviceEntry::labels);
+                generators::make(&args.cover, &labels, slot)
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
         let (releases, book) = releases(args, rng.random())?;
