@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::cover::stream;
 use crate::forest::Kind;
-use crate::ipet_command::{Input, bar};
+use crate::ipet_command::{Input, bar, whole};
 use crate::nets::{self, Made, Net, Validation, Windowing};
 use crate::packet_attacks::{self, Features};
 use crate::picture;
@@ -55,16 +55,16 @@ pub struct Attack {
     #[arg(long, default_value_t = 0.1)]
     omega: f64,
     /// Networks: most passes over the windows.
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = whole(1, 100_000))]
     epochs: usize,
     /// Forests: trees.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 200, value_parser = whole(1, 10_000))]
     trees: usize,
     /// Most windows of one label, in training and in testing each.
-    #[arg(long, default_value_t = 400)]
+    #[arg(long, default_value_t = 400, value_parser = whole(1, 1_000_000))]
     cap: usize,
     /// Leave out labels with fewer windows in either part.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 4, value_parser = whole(1, 1_000_000))]
     least: usize,
     /// Networks: which windows decide when to stop.
     #[arg(long, value_enum, default_value = "training")]
@@ -128,7 +128,7 @@ pub fn run_attack(args: &Attack) -> Result<()> {
         let how = Windowing {
             shape,
             cap: args.cap,
-            least: args.least.max(1),
+            least: args.least,
             validation: args.validation,
         };
         let sets = nets::sets(&found, &split, how, args.seed)?;

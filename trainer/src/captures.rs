@@ -54,7 +54,11 @@ pub fn find(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     out.sort();
     out.dedup();
     if out.is_empty() {
-        bail!("no capture files among the given paths");
+        let paths: Vec<_> = paths.iter().map(|p| p.display().to_string()).collect();
+        bail!(
+            "no file that ends in .pcap, .pcapng or .cap in {}",
+            paths.join(", ")
+        );
     }
     Ok(out)
 }

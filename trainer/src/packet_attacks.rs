@@ -111,8 +111,16 @@ impl World {
         }
         if labels.len() < 2 {
             bail!(
-                "an attacker needs two labels with {least} windows of 4 s in training and in held-out sessions, found {}; left out: {}",
-                labels.len(),
+                "an attacker needs two labels with {least} windows of 4 s in training and in held-out sessions, found {}{}{}",
+                match labels.first() {
+                    Some(one) => format!("{one} only"),
+                    None => "none".to_owned(),
+                },
+                if left_out.is_empty() {
+                    ""
+                } else {
+                    "; left out: "
+                },
                 left_out.join(", ")
             );
         }

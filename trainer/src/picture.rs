@@ -32,7 +32,9 @@ pub fn confusion(path: &Path, title: &str, labels: &[String], counts: &[Vec<u32>
     let n = labels.len() as i32;
     let longest = labels.iter().map(String::len).max().unwrap_or(0) as i32;
     let (left, top) = (30 + 7 * longest, 60 + 6 * longest);
-    let size = ((left + n * CELL + 40) as u32, (top + n * CELL + 40) as u32);
+    // Wide enough for the heading.
+    let wide = (left + n * CELL + 40).max(460);
+    let size = (wide as u32, (top + n * CELL + 40) as u32);
     let area = SVGBackend::new(path, size).into_drawing_area();
     area.fill(&WHITE).map_err(|e| fail(&e))?;
     let text = |s: &str, at: (i32, i32), size: i32, turned: bool, dark: bool| {
@@ -48,7 +50,7 @@ pub fn confusion(path: &Path, title: &str, labels: &[String], counts: &[Vec<u32>
     };
     text(title, (10, 10), 16, false, true)?;
     text(
-        "rows: what it was; columns: what it was taken for",
+        "rows: what it was; columns: what it was taken for, per cent of the row",
         (10, 30),
         12,
         false,

@@ -13,7 +13,8 @@ use crate::traces::{Seen, Trace};
 /// Slots of real traffic that a generator can look at, as many as the gateway keeps.
 const PAST: usize = 40;
 
-/// Demands of a table, in order, from a random row.
+/// Demands of a table, in order, from a random row. [`chaff_cover::Recorded`] begins with the first row wherever it runs: a
+/// random one would change what every seeded simulation of a table draws.
 pub(crate) struct Rows {
     rows: Vec<Demand>,
     next: usize,

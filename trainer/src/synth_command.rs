@@ -1,25 +1,24 @@
-//! The commands `trainer synth fit` and `sample`.
+//! The command `trainer synth fit`.
 
 use std::fs::File;
-use std::io::{BufWriter, Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, anyhow, bail};
-use chaff_export::{Csv, Dialect, Output, Parquet, ParquetOptions, Target, WholeFile};
 use chaff_ledger::LedgerFile;
 use chaff_privacy::{Entropy, Epsilon, Grant, Ledger};
 use chaff_synth::{
-    Capture, Engine, MAX_RECORDS, Model, Names, Options, PcapOptions, PrivateOptions, Table,
-    TableMethod, Unit, fit, fit_capture, fit_capture_private, fit_private, write_csv, write_pcap,
+    Capture, Engine, Model, Options, PrivateOptions, TableMethod, Unit, fit, fit_capture,
+    fit_capture_private, fit_private,
 };
 use clap::{Args, Subcommand, ValueEnum};
-use serde_json::json;
 
 use crate::netshare_command;
 use crate::synth_evaluate::{Evaluate, Score, run_evaluate, run_score};
-use crate::synth_input::{read, read_engine};
+use crate::synth_input::read;
+use crate::synth_sample::{Sample, run_sample};
 
 /// `trainer synth`.
 #[derive(Subcommand)]
@@ -122,37 +121,6 @@ pub struct Fit {
     noise_seed: Option<u64>,
 }
 
-/// `trainer synth sample`.
-#[derive(Args)]
-pub struct Sample {
-    /// Model of `trainer synth fit`.
-    model: PathBuf,
-    /// How many records, exactly; default: as many as were learned from (noisy with privacy).
-    #[arg(long)]
-    records: Option<usize>,
-    /// Seed.
-    #[arg(long)]
-    seed: u64,
-    /// Where they go; `-` is standard output. Beside a file, FILE.json says what it was drawn from.
-    #[arg(long, short)]
-    output: PathBuf,
-    /// Format; default: by the file's name, otherwise csv.
-    #[arg(long, value_enum)]
-    format: Option<Format>,
-    /// Captures with whole packets, their payloads zeros; otherwise packets are cut after their headers.
-    #[arg(long)]
-    payloads: bool,
-    /// Captures of Ethernet frames instead of raw IP; private and link-local hosts have MAC addresses of their own.
-    #[arg(long)]
-    ethernet: bool,
-    /// Whose names the columns of CSV and Parquet have.
-    #[arg(long, value_enum, default_value = "netshare")]
-    columns: ColumnsArg,
-    /// IPv4 addresses as NetShare writes them, as numbers; CSV with NetShare's columns only.
-    #[arg(long)]
-    numeric_addresses: bool,
-}
-
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 pub(crate) enum MethodArg {
     /// Low-dimensional tables.
@@ -177,33 +145,6 @@ pub(crate) enum UnitArg {
     Record,
     /// All records of one source address.
     Host,
-}
-
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-enum Format {
-    /// Comma-separated, with a header line.
-    Csv,
-    /// Apache Parquet.
-    Parquet,
-    /// Packets.
-    Pcap,
-}
-
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-enum ColumnsArg {
-    /// srcip, dstip, srcport, dstport, proto, ts (µs), td (s), pkt, byt.
-    Netshare,
-    /// Those of `gateway meter`, times in ns; `query` reads them, too.
-    Chaff,
-}
-
-impl From<ColumnsArg> for Names {
-    fn from(columns: ColumnsArg) -> Self {
-        match columns {
-            ColumnsArg::Netshare => Self::NetShare,
-            ColumnsArg::Chaff => Self::Chaff,
-        }
-    }
 }
 
 /// Runs `trainer synth`.
@@ -466,109 +407,13 @@ pub(crate) fn time_range(text: &str) -> Result<(u64, u64)> {
     }
 }
 
-fn beside(path: &Path) -> PathBuf {
+pub(crate) fn beside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".json");
     PathBuf::from(name)
 }
 
-fn write_text(path: &Path, text: &str) -> Result<()> {
+pub(crate) fn write_text(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, format!("{text}\n"))
         .with_context(|| format!("while writing {}", path.display()))
-}
-
-fn run_sample(args: &Sample) -> Result<()> {
-    let model = read_engine(&args.model)?;
-    let extension = args.output.extension().and_then(|e| e.to_str());
-    let format = args.format.unwrap_or(match extension {
-        Some("pcap") => Format::Pcap,
-        Some("parquet") => Format::Parquet,
-        _ => Format::Csv,
-    });
-    let to_stdout = args.output == Path::new("-");
-    if format == Format::Parquet && to_stdout {
-        bail!("--output -: Parquet is written to a file only");
-    }
-    if (args.ethernet || args.payloads) && format != Format::Pcap {
-        bail!("--ethernet and --payloads are for captures (--format pcap)");
-    }
-    let numeric = args.numeric_addresses;
-    if numeric && (format != Format::Csv || args.columns != ColumnsArg::Netshare) {
-        bail!("--numeric-addresses is for CSV with NetShare's columns");
-    }
-    let records = args
-        .records
-        .unwrap_or(model.info().records.min(MAX_RECORDS as u64) as usize);
-    let drawn = model.sample(records, args.seed)?;
-    let written = || format!("while writing {}", args.output.display());
-    let out = || -> Result<Box<dyn Write + Send>> {
-        Ok(if to_stdout {
-            Box::new(std::io::stdout())
-        } else {
-            Box::new(
-                File::create(&args.output)
-                    .with_context(|| format!("while creating {}", args.output.display()))?,
-            )
-        })
-    };
-    let buffered = || -> Result<_> { Ok(BufWriter::with_capacity(1 << 20, out()?)) };
-    let mut packets = None;
-    match format {
-        Format::Csv if args.columns == ColumnsArg::Netshare => {
-            write_csv(buffered()?, &drawn, numeric).with_context(written)?;
-        }
-        Format::Csv => {
-            let columns = Names::Chaff.columns(&drawn);
-            let target: Box<dyn Target> = if to_stdout {
-                Box::new(std::io::stdout())
-            } else {
-                Box::new(WholeFile::create(&args.output).with_context(written)?)
-            };
-            let csv = Csv::new(target, &columns, Dialect::Native);
-            write_rows(Box::new(csv), Names::Chaff, &drawn).with_context(written)?;
-        }
-        Format::Parquet => {
-            let names = Names::from(args.columns);
-            let file = WholeFile::create(&args.output).with_context(written)?;
-            let options = ParquetOptions {
-                metadata: vec![("synthetic".to_owned(), "true".to_owned())],
-                ..ParquetOptions::default()
-            };
-            let parquet = Parquet::new(file, &names.columns(&drawn), &options)?;
-            write_rows(Box::new(parquet), names, &drawn).with_context(written)?;
-        }
-        Format::Pcap => {
-            let options = PcapOptions {
-                seed: args.seed,
-                payloads: args.payloads,
-                ethernet: args.ethernet,
-            };
-            packets = Some(
-                write_pcap(buffered()?, &drawn, model.tables(), &options).with_context(written)?,
-            );
-        }
-    }
-    if !to_stdout {
-        let sidecar = json!({
-            "synthetic": true,
-            "records": drawn.records.len(),
-            "packets": packets,
-            "seed": args.seed,
-            "model": model.info(),
-        });
-        write_text(
-            &beside(&args.output),
-            &serde_json::to_string_pretty(&sidecar)?,
-        )?;
-    }
-    Ok(())
-}
-
-fn write_rows(mut output: Box<dyn Output>, names: Names, table: &Table) -> std::io::Result<()> {
-    let mut row = Vec::new();
-    for r in &table.records {
-        names.values(table, r, &mut row);
-        output.write(&row)?;
-    }
-    output.finish()
 }
