@@ -27,8 +27,10 @@ mod error;
 pub mod features;
 mod input;
 mod reader;
+mod segment;
 mod writer;
 
 pub use error::TraceError;
 pub use reader::{Format, Frame, MAX_BLOCK, Reader};
+pub use segment::{Segment, Whole, resegment};
 pub use writer::PcapWriter;
