@@ -19,7 +19,7 @@
 //! # Ok::<(), chaff_trace::TraceError>(())
 //! ```
 //!
-//! It does not look into packets.
+//! It does not look into packets. [`resegment`] says what senders make of their data when packets must be smaller.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 

@@ -24,9 +24,6 @@ use crate::config::read_devices;
 /// Unix time of virtual time zero: fixed, so that runs repeat.
 const UNIX_START: Nanos = Nanos::from_secs(1_700_000_000);
 
-/// The tunnel's MTU, which its ends tell the devices and servers (by the maximum segment size of TCP).
-const MTU: u16 = 1_420;
-
 /// Runs the command.
 ///
 /// # Errors
@@ -42,7 +39,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut home = captures::load_with(&args.pcap, draw(args)?, listed, &limits)?;
     keep_present(&mut home);
     if args.mode == ModeArg::Tunnel {
-        fit::fit(&mut home, MTU);
+        // Both ends tell devices and servers, by the maximum segment size of TCP.
+        fit::fit(&mut home, chaff_tunnel::Config::default().mtu);
     }
     let start = Nanos::from_secs_f64(args.start);
     let last = home.frames.last().map_or(Nanos::ZERO, |f| f.at);
