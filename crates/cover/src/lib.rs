@@ -42,6 +42,7 @@ mod onoff;
 mod overhead;
 pub mod parity;
 mod place;
+mod polls;
 mod recorded;
 mod scheduler;
 mod streams;
@@ -60,6 +61,7 @@ pub use onnx::{MODELS, OnnxGenerator, compress, model, model_file, standard_norm
 pub use onoff::{Constant, Random, RandomPlus};
 pub use overhead::{DirOverhead, HEADERS_V4, HEADERS_V6, Overhead};
 pub use place::{Dummy, Limits, Placed, place, place_direction, place_sizes};
+pub use polls::PollConfig;
 pub use recorded::Recorded;
 pub use scheduler::{Budget, Mode, Scheduler, SchedulerConfig};
 pub use tally::Tally;

@@ -19,7 +19,8 @@
 //! # Ok::<(), chaff_trace::TraceError>(())
 //! ```
 //!
-//! It does not look into packets. [`read_devices`] reads the list of devices that goes with captures.
+//! It does not look into packets. [`read_devices`] reads the list of devices that goes with captures. [`resegment`] says what
+//! senders make of their data when packets must be smaller.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -28,9 +29,11 @@ mod error;
 pub mod features;
 mod input;
 mod reader;
+mod segment;
 mod writer;
 
 pub use devices::{ListError, Listed, read_devices};
 pub use error::TraceError;
 pub use reader::{Format, Frame, MAX_BLOCK, Reader};
+pub use segment::{Segment, Whole, resegment};
 pub use writer::PcapWriter;
