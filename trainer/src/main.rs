@@ -17,6 +17,7 @@ use chaff_trainer::ipet_command;
 use chaff_trainer::learn_command;
 use chaff_trainer::nets::{self, Validation};
 use chaff_trainer::perturb_command;
+use chaff_trainer::split::HeldArgs;
 use chaff_trainer::staged::{self, Staged};
 use chaff_trainer::synth_command;
 use chaff_trainer::traces::{self, Limits};
@@ -124,9 +125,8 @@ struct Cover {
     /// With --profile ipet: which windows decide when the discriminator stops; the published program takes those it is judged by.
     #[arg(long, value_enum, default_value = "training")]
     validation: Validation,
-    /// With --profile ipet: hold out sessions drawn at random from this seed, as many of each label as without it.
-    #[arg(long)]
-    split_seed: Option<u64>,
+    #[command(flatten)]
+    held: HeldArgs,
     /// With --profile ipet: go on after the last stage in the output folder.
     #[arg(long)]
     resume: bool,
@@ -297,6 +297,11 @@ fn train(args: Cover) -> Result<()> {
     if args.profile == Method::Ipet {
         return train_ipet(&args, shape, &files, &devices);
     }
+    if args.held.asked() {
+        bail!(
+            "--split-seed and --test-last are of --profile ipet; without it whole captures are held out"
+        );
+    }
     let limits = args.limits()?;
     let reading = bar(files.len() as u64, "captures")?;
     let mut rng = cover::stream(args.seed, "sampling");
@@ -404,7 +409,7 @@ fn train_ipet(args: &Cover, shape: Shape, files: &[PathBuf], devices: &Devices) 
         least: 4,
         validation: args.validation,
     };
-    let split = traces::split_by(&found, args.split_seed);
+    let split = args.held.split(&found)?;
     let sets = nets::sets(&found, &split, how, args.seed)?;
     let defaults = Staged::default();
     let settings = Staged {
