@@ -139,12 +139,9 @@ mod tests {
 
     fn trace(label: &str, session: usize) -> Trace {
         Trace {
-            label: label.to_owned(),
-            device: label.to_owned(),
-            session: format!("s{session:02}"),
             // Later the smaller the number of the session.
             begins: Some(Nanos::from_secs(1000 - session as u64)),
-            packets: Vec::new(),
+            ..crate::traces::tests::trace(label, session)
         }
     }
 

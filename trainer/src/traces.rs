@@ -370,12 +370,12 @@ fn read_table(mut input: impl BufRead) -> Result<BTreeMap<String, Vec<Seen>>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
 
-    fn trace(label: &str, session: usize) -> Trace {
+    pub(crate) fn trace(label: &str, session: usize) -> Trace {
         Trace {
             label: label.to_owned(),
             device: label.to_owned(),
