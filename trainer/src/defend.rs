@@ -6,6 +6,7 @@ use chaff_cover::{
     BINS, Demand, Envelope, EnvelopeConfig, HEADERS_V4, OnnxGenerator, ReleaseClock, Waiting,
     by_name,
 };
+use chaff_trace::{Segment, Whole, resegment};
 use rand::RngCore;
 use rand_chacha::ChaCha20Rng;
 
@@ -93,12 +94,23 @@ impl Defence {
     /// The session as an observer sees it, in order of time. Randomness depends on seed, copy, device and session only; copy 0
     /// is what happens, others are what an attacker makes for himself, who knows what [`EnvelopeOptions::known_homes`] says.
     ///
-    /// Cover lasts from the first to the last real packet of the session (iPET: 5 s longer; a model with a mask: as long as that
+    /// Cover lasts until the last real packet of the session (iPET: 5 s longer; a model with a mask: as long as that
     /// says), so that what the attacker gains from a session's length is the same for all defences.
     ///
     /// # Errors
     /// For settings out of range, and a label without vectors.
     pub fn apply(&self, trace: &Trace, seed: u64, copy: u32) -> Result<Trace> {
+        match trace.packets.last() {
+            Some(last) => self.apply_until(trace, last.at, seed, copy),
+            None => Ok(trace.clone()),
+        }
+    }
+
+    /// As [`Defence::apply`], with cover until `end` whether there is real traffic or not, as a gateway's.
+    ///
+    /// # Errors
+    /// As [`Defence::apply`].
+    pub fn apply_until(&self, trace: &Trace, end: Nanos, seed: u64, copy: u32) -> Result<Trace> {
         let session = format!("{} {} {}", trace.label, trace.device, trace.session);
         let purpose = match copy {
             0 => format!("defend {session}"),
@@ -111,26 +123,26 @@ impl Defence {
                 let Some(generator) = by_name(name, Nanos::from_millis(100)) else {
                     bail!("no cover named {name:?}");
                 };
-                slots(trace, Scaled::of(generator, *scale), &mut rng)?
+                slots(trace, end, Scaled::of(generator, *scale), &mut rng)?
             }
             Self::Ipet { vectors } => {
                 ipet(&trace.packets, of_label(vectors, &trace.label)?, &mut rng)
             }
             Self::IpetMended { vectors, scale } => {
                 let rows = Rows::of(of_label(vectors, &trace.label)?);
-                slots(trace, Scaled::of(Box::new(rows), *scale), &mut rng)?
+                slots(trace, end, Scaled::of(Box::new(rows), *scale), &mut rng)?
             }
             Self::Models(files) => {
                 let bytes = of_label(files, &trace.label)?;
-                slots(trace, Box::new(OnnxGenerator::load(bytes)?), &mut rng)?
+                slots(trace, end, Box::new(OnnxGenerator::load(bytes)?), &mut rng)?
             }
             Self::Envelope(options) => {
                 let home = (options.known_homes > 0)
                     .then(|| crate::network::below(&mut rng, options.known_homes as usize))
                     .map(|home| stream(seed, &format!("known home {home}")));
-                envelope(&trace.packets, options, home, &mut rng)?
+                envelope(&trace.packets, end, options, home, &mut rng)?
             }
-            Self::Machines(options) => machines::apply(&trace.packets, options, &mut rng)?,
+            Self::Machines(options) => machines::apply(&trace.packets, end, options, &mut rng)?,
         };
         Ok(Trace {
             packets,
@@ -201,15 +213,38 @@ fn ipet(real: &[Seen], rows: &[Demand], rng: &mut dyn RngCore) -> Vec<Seen> {
     merge(real, cover)
 }
 
+/// The packets as senders in a tunnel of this MTU send them.
+pub(crate) fn fitting(real: &[Seen], mtu: u32) -> Vec<Seen> {
+    let headers = |p: &Seen| match p.payload {
+        // A file that tells no payloads, or a bare acknowledgement.
+        0 => p.size.min(40),
+        payload => p.size - payload.min(p.size),
+    };
+    let whole = real.iter().map(|p| Whole {
+        at: p.at,
+        key: (p.dir, p.udp),
+        headers: headers(p),
+        payload: p.size - headers(p),
+    });
+    let seen = |s: Segment| {
+        let p = real[s.of];
+        Seen {
+            at: s.at,
+            size: headers(&p) + s.payload,
+            payload: if p.payload == 0 { 0 } else { s.payload },
+            ..p
+        }
+    };
+    resegment(whole, mtu).into_iter().map(seen).collect()
+}
+
 fn envelope(
     real: &[Seen],
+    end: Nanos,
     options: &EnvelopeOptions,
     home: Option<ChaCha20Rng>,
     rng: &mut dyn RngCore,
 ) -> Result<Vec<Seen>> {
-    let Some(last) = real.last() else {
-        return Ok(Vec::new());
-    };
     let mut seed = || {
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
@@ -224,16 +259,16 @@ fn envelope(
         }
     };
     let mut due = Vec::new();
-    for p in real {
+    for p in fitting(real, options.sizes[BINS - 1]) {
         let size = options.sizes.iter().copied().find(|s| *s >= p.size);
         due.push(Seen {
             size: size.unwrap_or(p.size),
-            ..*p
+            ..p
         });
     }
     loop {
         let d = source.next_dummy();
-        if d.at > last.at {
+        if d.at > end {
             break;
         }
         let size = options.sizes[usize::from(d.bin)];
@@ -287,7 +322,8 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// Compares sessions before and after; both lists in the same order.
+    /// Compares sessions before and after; both lists in the same order. Where packets were too long for a tunnel, delays are those
+    /// of the packets that fit.
     pub fn of<'a>(pairs: impl IntoIterator<Item = (&'a Trace, &'a Trace)>) -> Self {
         let (mut before, mut after, mut seconds) = ([0.0; 2], [0.0; 2], 0.0);
         let mut delays: Vec<f64> = Vec::new();
@@ -297,9 +333,16 @@ impl Cost {
                 sum[1] += t.packets.len() as f64;
             }
             seconds += b.seconds().max(1.0);
+            // A defence that changes the number of packets is a tunnel's.
+            let real = |t: &[Seen]| t.iter().filter(|p| !p.dummy).count();
+            let fitted = (real(&a.packets) != real(&b.packets)).then(|| {
+                let longest = b.packets.iter().filter(|p| !p.dummy).map(|p| p.size);
+                fitting(&a.packets, longest.max().unwrap_or(u32::MAX))
+            });
+            let before = fitted.as_ref().unwrap_or(&a.packets);
             for dir in Dir::BOTH {
                 let real = b.packets.iter().filter(|p| !p.dummy && p.dir == dir);
-                let was = a.packets.iter().filter(|p| !p.dummy && p.dir == dir);
+                let was = before.iter().filter(|p| !p.dummy && p.dir == dir);
                 delays.extend(
                     was.zip(real)
                         .map(|(p, q)| q.at.since(p.at).as_secs_f64() * 1e3),
@@ -374,6 +417,58 @@ mod tests {
             cost.delay_p99_ms > 1.0 && cost.delay_p99_ms <= 4.1,
             "{cost:?}"
         );
+    }
+
+    #[test]
+    fn packets_longer_than_the_tunnel_bears_are_sent_in_full_ones() {
+        let mut t = trace(&[0, 1, 2, 3, 4, 5, 6, 7, 9_000]);
+        for p in &mut t.packets {
+            *p = Seen {
+                dir: Dir::Out,
+                size: 1_500,
+                payload: 1_460,
+                ..*p
+            };
+        }
+        let own = |p: &&Seen| !p.dummy;
+        for d in [
+            Defence::Envelope(Box::default()),
+            Defence::Machines(Box::default()),
+        ] {
+            let covered = d.apply(&t, 7, 0).expect("applies");
+            assert!(covered.packets.iter().all(|p| p.size <= 1_420));
+            // 8 x 1,460 bytes are 8 full packets and one of 640, the last one is cut into two.
+            let count = covered.packets.iter().filter(own).count();
+            assert_eq!(count, 11, "{}", d.name());
+            let payload: u32 = covered.packets.iter().filter(own).map(|p| p.payload).sum();
+            assert_eq!(payload, 9 * 1_460);
+            let cost = Cost::of([(&t, &covered)]);
+            assert!(cost.delay_p99_ms <= 4.5, "{cost:?}");
+        }
+    }
+
+    /// A gateway's cover goes on without the devices.
+    #[test]
+    fn cover_lasts_as_long_as_asked_for() {
+        let t = trace(&[0, 100]);
+        let end = Nanos::from_secs(600);
+        for d in [
+            Defence::Slots {
+                name: "random+".into(),
+                scale: 1.0,
+            },
+            Defence::Envelope(Box::default()),
+        ] {
+            for t in [&t, &trace(&[])] {
+                let covered = d.apply_until(t, end, 3, 0).expect("applies");
+                let last = covered.packets.last().map_or(Nanos::ZERO, |p| p.at);
+                assert!(
+                    last > Nanos::from_secs(400) && last < end + Nanos::from_secs(1),
+                    "{} {last}",
+                    d.name()
+                );
+            }
+        }
     }
 
     #[test]

@@ -223,7 +223,7 @@ fn one_seed(
                 k,
                 &mut rng,
             );
-            let covered = defence.apply(&truth.trace, seed, 0)?;
+            let covered = defence.apply_until(&truth.trace, options.length, seed, 0)?;
             let bytes = |t: &Trace| t.packets.iter().map(|p| f64::from(p.size)).sum::<f64>();
             added += (bytes(&covered) - bytes(&truth.trace)) / options.length.as_secs_f64();
             real += bytes(&truth.trace) / options.length.as_secs_f64();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use chaff_abi::Nanos;
 use chaff_cover::{
-    BINS, BurstConfig, Demand, EnvelopeConfig, Generator as _, OnnxGenerator, Window,
+    BINS, BurstConfig, Demand, EnvelopeConfig, Generator as _, OnnxGenerator, PollConfig, Window,
 };
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -173,6 +173,9 @@ pub struct EnvelopeArgs {
     /// Envelope: kinds of bursts of an epoch.
     #[arg(long, default_value_t = BurstConfig::default().kinds)]
     burst_kinds: u32,
+    /// Envelope: steady exchanges as of devices that are not there that begin in a minute; `envelope-home` has its own.
+    #[arg(long, default_value_t = 60.0 * EnvelopeConfig::default().polls.rate)]
+    polls: f64,
     /// Envelope: each session takes its rates and mixes from one of this many homes that the attacker knows and trains on as well
     /// (its dummies stay secret); 0: each session has its own, which nobody knows.
     #[arg(long, default_value_t = 0)]
@@ -233,6 +236,10 @@ impl EnvelopeArgs {
                     packets: self.burst_packets,
                     kinds: self.burst_kinds,
                     ..BurstConfig::default()
+                },
+                polls: PollConfig {
+                    rate: self.polls / 60.0,
+                    ..PollConfig::default()
                 },
                 mix,
                 ..EnvelopeConfig::default()

@@ -19,6 +19,7 @@ use rand::{Rng, RngCore};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 
+use crate::defend::fitting;
 use crate::traces::Seen;
 
 /// Most things that happen in a session; machines that send without pause are stopped here.
@@ -231,14 +232,17 @@ struct Tunnel<'a> {
     out: Vec<Seen>,
 }
 
-/// The session with these machines, as an observer sees it.
+/// The session with these machines, which run until `last`, as an observer sees it.
 ///
 /// # Errors
 /// For machines that the framework refuses, and such that send without end.
-pub fn apply(real: &[Seen], options: &Options, rng: &mut dyn RngCore) -> Result<Vec<Seen>> {
-    let Some(last) = real.last() else {
-        return Ok(Vec::new());
-    };
+pub fn apply(
+    real: &[Seen],
+    last: Nanos,
+    options: &Options,
+    rng: &mut dyn RngCore,
+) -> Result<Vec<Seen>> {
+    let real = fitting(real, options.sizes[BINS - 1]);
     let mut end = |dir: Dir| -> Result<End> {
         let machines = match &options.fixed {
             Some(fixed) => fixed[dir.index()].clone(),
@@ -268,7 +272,7 @@ pub fn apply(real: &[Seen], options: &Options, rng: &mut dyn RngCore) -> Result<
     };
     let mut next_real = 0;
     for _ in 0..MOST {
-        let Some((at, next)) = tunnel.next(real.get(next_real).map(|p| p.at), last.at) else {
+        let Some((at, next)) = tunnel.next(real.get(next_real).map(|p| p.at), last) else {
             tunnel.out.sort_by_key(|p| p.at);
             return Ok(tunnel.out);
         };
@@ -295,7 +299,7 @@ pub fn apply(real: &[Seen], options: &Options, rng: &mut dyn RngCore) -> Result<
 }
 
 impl Tunnel<'_> {
-    /// The earliest thing to do; after the last real packet only what waits is let out.
+    /// The earliest thing to do; after `last` only what waits is let out.
     fn next(&self, real: Option<Nanos>, last: Nanos) -> Option<(Nanos, Next)> {
         let mut best = real.map(|at| (at, Next::Real));
         let mut take = |at: Nanos, what: Next| {

@@ -121,19 +121,16 @@ impl Generator for Scaled {
     }
 }
 
-/// Runs a generator of slots beside a session, always on or as its mask says, from the first to the last packet (or longer with a
-/// mask).
+/// Runs a generator of slots beside a session, always on or as its mask says, until `end` (or longer with a mask).
 ///
 /// # Errors
 /// When the generator fails, and for times past the end of the clock.
 pub(crate) fn slots(
     trace: &Trace,
+    end: Nanos,
     generator: Box<dyn Generator>,
     rng: &mut dyn RngCore,
 ) -> Result<Vec<Seen>> {
-    let Some(last) = trace.packets.last() else {
-        return Ok(Vec::new());
-    };
     let config = SchedulerConfig {
         label: trace.label.clone(),
         limits: Limits {
@@ -147,7 +144,7 @@ pub(crate) fn slots(
     rng.fill_bytes(&mut seed);
     // Nearly all cover that goes on after the device has ended by then.
     let tail = generator.mask().map_or(Nanos::ZERO, |m| m.hold.times(5));
-    let end = last.at + tail;
+    let end = end + tail;
     let mut scheduler = Scheduler::new(config, generator, seed, Nanos::ZERO);
     let mut past = Window::new(PAST);
     let (mut planned, mut cover) = (Vec::new(), Vec::new());

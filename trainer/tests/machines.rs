@@ -14,6 +14,10 @@ use rand_chacha::rand_core::SeedableRng;
 /// Microseconds of a second: the framework's unit.
 const SECOND: f64 = 1e6;
 
+fn end(packets: &[Seen]) -> Nanos {
+    packets.last().expect("a packet").at
+}
+
 fn packets(count: u64, every_ms: u64) -> Vec<Seen> {
     (0..count)
         .map(|i| Seen {
@@ -70,7 +74,7 @@ fn a_padding_machine_sends_at_its_times() {
         ..Options::default()
     };
     let real = packets(11, 1_000);
-    let seen = apply(&real, &options, &mut rng(1)).expect("applies");
+    let seen = apply(&real, end(&real), &options, &mut rng(1)).expect("applies");
     let padding: Vec<&Seen> = seen.iter().filter(|p| p.dummy).collect();
     // Every 250 ms from 250 ms to 10 s.
     assert_eq!(padding.len(), 40);
@@ -95,7 +99,7 @@ fn a_blocking_machine_delays_and_loses_nothing() {
         ..Options::default()
     };
     let real = packets(40, 50);
-    let seen = apply(&real, &options, &mut rng(1)).expect("applies");
+    let seen = apply(&real, end(&real), &options, &mut rng(1)).expect("applies");
     assert_eq!(seen.len(), 40);
     let of = |list: &[Seen], dir: Dir| -> Vec<Nanos> {
         let own = list.iter().filter(|p| p.dir == dir);
@@ -120,7 +124,7 @@ fn drawn_machines_differ_repeat_and_scale() {
             scale,
             ..Options::default()
         };
-        apply(&real, &options, &mut rng(seed)).expect("applies")
+        apply(&real, end(&real), &options, &mut rng(seed)).expect("applies")
     };
     assert_eq!(run(1, 1.0), run(1, 1.0));
     assert_ne!(run(1, 1.0), run(2, 1.0));
@@ -170,8 +174,13 @@ fn machines_without_pause_are_stopped() {
         ..Options::default()
     };
     let mut none = Vec::new();
-    assert_eq!(apply(&none, &options, &mut rng(1)).expect("empty").len(), 0);
+    assert_eq!(
+        apply(&none, Nanos::ZERO, &options, &mut rng(1))
+            .expect("empty")
+            .len(),
+        0
+    );
     none.extend(packets(3, 10));
-    let e = apply(&none, &options, &mut rng(1)).expect_err("stopped");
+    let e = apply(&none, end(&none), &options, &mut rng(1)).expect_err("stopped");
     assert!(e.to_string().contains("things"), "{e}");
 }

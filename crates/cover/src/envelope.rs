@@ -8,6 +8,7 @@ use crate::bursts::{BurstConfig, Kind};
 use crate::draw::{
     dirichlet, draw_bin, exponential, geometric, log_normal, normal, poisson, seconds_to_nanos,
 };
+use crate::polls::{Poll, PollConfig};
 use chaff_abi::{Dir, Nanos};
 use rand::Rng;
 use rand_chacha::ChaCha20Rng;
@@ -41,6 +42,8 @@ pub struct EnvelopeConfig {
     pub mix: [f64; BINS],
     /// Bursts as of devices that are not there, on top; default none.
     pub bursts: BurstConfig,
+    /// Steady exchanges as of devices that are not there, on top; default none.
+    pub polls: PollConfig,
 }
 
 impl Default for EnvelopeConfig {
@@ -55,19 +58,26 @@ impl Default for EnvelopeConfig {
             clump: 6.0,
             mix: [3.0, 0.4, 0.2],
             bursts: BurstConfig::default(),
+            polls: PollConfig::default(),
         }
     }
 }
 
 impl EnvelopeConfig {
-    /// For homes of several devices in one stream: besides what hides which device speaks, bursts that hide which devices there are.
-    /// About a third more bytes than the default.
+    /// For homes of several devices in one stream: besides what hides which device speaks, bursts and steady exchanges that hide which
+    /// devices there are, and rates that differ more from home to home. About a third more bytes than the default.
     pub fn home() -> Self {
         Self {
-            rate: 3.4,
+            rate: 2.4,
+            rate_spread: 1.2,
+            modulation: 1.2,
             bursts: BurstConfig {
                 rate: 0.0035,
                 ..BurstConfig::default()
+            },
+            polls: PollConfig {
+                rate: 0.01,
+                ..PollConfig::default()
             },
             ..Self::default()
         }
@@ -78,11 +88,12 @@ impl EnvelopeConfig {
     pub fn scaled(mut self, times: f64) -> Self {
         self.rate *= times;
         self.bursts.rate *= times;
+        self.polls.rate *= times;
         self
     }
 
     fn is_silent(&self) -> bool {
-        self.rate == 0.0 && self.bursts.rate == 0.0
+        self.rate == 0.0 && self.bursts.rate == 0.0 && self.polls.rate == 0.0
     }
 
     fn check(&self) -> Result<(), CoverError> {
@@ -111,6 +122,7 @@ impl EnvelopeConfig {
         for weight in self.mix {
             crate::onoff::in_range("mix", weight, 0.01..=1_000.0, "0.01 to 1,000 each")?;
         }
+        self.polls.check()?;
         self.bursts.check()
     }
 }
@@ -137,6 +149,8 @@ struct Epoch {
     mix: [[f64; BINS]; 2],
     /// What bursts there are.
     bursts: Vec<Kind>,
+    /// What steady exchanges there are.
+    polls: Vec<Poll>,
     end: Nanos,
 }
 
@@ -237,6 +251,7 @@ impl Envelope {
             && (self.scale == 0.0 || self.config.is_silent())
             && self.epoch.rate == [0.0; 2]
             && self.epoch.bursts.iter().all(Kind::is_silent)
+            && self.epoch.polls.iter().all(Poll::is_silent)
     }
 
     /// Draws the dummies of the segment that begins at the frontier.
@@ -277,6 +292,9 @@ impl Envelope {
         for kind in &self.epoch.bursts {
             kind.plan(rng, start, seconds, &mut |p| self.due.push(Reverse(p)));
         }
+        for poll in &self.epoch.polls {
+            poll.plan(rng, start, seconds, &mut |p| self.due.push(Reverse(p)));
+        }
         // At least a nanosecond, so that this ends.
         self.frontier = end.max(start + Nanos(1));
     }
@@ -295,11 +313,13 @@ impl Epoch {
         let mix = Dir::BOTH.map(|_| dirichlet(rng, &config.mix));
         let length = exponential(rng, config.epoch.as_secs_f64()).clamp(1.0, 1e8);
         let bursts = config.bursts.draw(scale, rng);
+        let polls = config.polls.draw(scale, rng);
         Self {
             rate,
             clump,
             mix,
             bursts,
+            polls,
             end: start + seconds_to_nanos(length),
         }
     }
@@ -380,6 +400,7 @@ mod tests {
     fn bursts_alone_make_cover_of_large_packets() {
         let only = EnvelopeConfig {
             rate: 0.0,
+            polls: PollConfig::default(),
             ..EnvelopeConfig::home()
         };
         let mut e = Envelope::new(only, [2; 32], Nanos::ZERO).expect("valid");
@@ -387,7 +408,8 @@ mod tests {
         assert!(dummies.len() > 400, "{}", dummies.len());
         let large = dummies.iter().filter(|d| d.bin == 2).count();
         assert!(4 * large > dummies.len(), "{large}");
-        assert_eq!(EnvelopeConfig::home().scaled(0.0).bursts.rate, 0.0);
+        let none = EnvelopeConfig::home().scaled(0.0);
+        assert_eq!((none.bursts.rate, none.polls.rate), (0.0, 0.0));
     }
 
     #[test]

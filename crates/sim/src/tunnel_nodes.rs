@@ -38,11 +38,15 @@ pub type Neighbours = Rc<RefCell<BTreeMap<IpAddr, Mac>>>;
 
 const ETHERNET: usize = 14;
 
-/// The IP packet of a frame, without padding; `None` for what a router does not pass on: other protocols, multicast,
+/// The IP packet of a frame, without padding and tags of IEEE 802.1Q; `None` for what a router does not pass on: other protocols, multicast,
 /// broadcast and link-local addresses.
 fn routed(frame: &[u8]) -> Option<(&[u8], inner::Inner)> {
-    let packet = match frame.get(12..14)? {
-        [0x08, 0] | [0x86, 0xdd] => frame.get(ETHERNET..)?,
+    let mut kind = ETHERNET - 2;
+    while let [0x81, 0] | [0x88, 0xa8] = frame.get(kind..kind + 2)? {
+        kind += 4;
+    }
+    let packet = match frame.get(kind..kind + 2)? {
+        [0x08, 0] | [0x86, 0xdd] => frame.get(kind + 2..)?,
         _ => return None,
     };
     let found = inner::parse(packet)?;
@@ -55,39 +59,6 @@ fn routed(frame: &[u8]) -> Option<(&[u8], inner::Inner)> {
     let group = frame.first()? & 1 == 1;
     (!group && !local(found.source) && !local(found.destination))
         .then(|| (&packet[..found.len], found))
-}
-
-/// Cuts what a capture holds in one piece, because the recording machine merged it, into packets that fit `mtu`. Headers
-/// are repeated, lengths corrected; nobody here looks at sequence numbers or checksums.
-fn cut(packet: &[u8], mtu: usize, mut each: impl FnMut(&[u8])) {
-    if packet.len() <= mtu {
-        each(packet);
-        return;
-    }
-    let v4 = packet[0] >> 4 == 4;
-    let ip = if v4 {
-        usize::from(packet[0] & 15) * 4
-    } else {
-        40
-    };
-    let protocol = if v4 { packet[9] } else { packet[6] };
-    let transport = match protocol {
-        6 => packet.get(ip + 12).map_or(0, |b| usize::from(b >> 4) * 4),
-        17 => 8,
-        _ => 0,
-    };
-    let head = (ip + transport).min(packet.len()).min(mtu - 1);
-    for part in packet[head..].chunks(mtu - head) {
-        let mut piece = packet[..head].to_vec();
-        piece.extend_from_slice(part);
-        let len = piece.len() as u16;
-        if v4 {
-            piece[2..4].copy_from_slice(&len.to_be_bytes());
-        } else {
-            piece[4..6].copy_from_slice(&(len - 40).to_be_bytes());
-        }
-        each(&piece);
-    }
 }
 
 fn message(at: Nanos, dir: Dir, d: &Datagram) -> Message {
@@ -184,8 +155,7 @@ impl TunnelEnd {
         self.neighbours.borrow_mut().insert(address, mac);
         let device = self.gateway.borrow().device_index(mac, mapped(address));
         let mut tunnel = self.tunnel.borrow_mut();
-        let mtu = usize::from(tunnel.bins().mtu());
-        cut(packet, mtu, |p| tunnel.handle_tagged(now, p, device as u32));
+        tunnel.handle_tagged(now, packet, device as u32);
     }
 
     /// Takes out what the tunnel has to say, after the gateway's plans went in.
@@ -276,22 +246,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn merged_packets_are_cut_to_the_mtu_without_losing_payload() {
-        let mut packet = vec![7u8; 4_000];
-        packet[..20].copy_from_slice(&[
-            0x45, 0, 0x0f, 0xa0, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 192, 0, 2, 1,
-        ]);
-        packet[32] = 0x50;
-        let mut payload = 0;
-        cut(&packet, 1_420, |p| {
-            let found = inner::parse(p).expect("valid");
-            assert!(p.len() <= 1_420 && found.len == p.len());
-            payload += p.len() - 40;
-        });
-        assert_eq!(payload, 4_000 - 40);
-    }
-
-    #[test]
     fn what_a_router_keeps_is_not_routed() {
         let mut frame = vec![2u8; 80];
         frame[12..14].copy_from_slice(&[0x08, 6]);
@@ -302,6 +256,8 @@ mod tests {
         ]);
         assert!(routed(&frame).is_none());
         frame[30..34].copy_from_slice(&[192, 0, 2, 1]);
+        assert_eq!(routed(&frame).map(|(p, _)| p.len()), Some(40));
+        frame.splice(12..12, [0x81, 0, 0, 5]);
         assert_eq!(routed(&frame).map(|(p, _)| p.len()), Some(40));
     }
 }

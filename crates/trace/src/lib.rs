@@ -19,7 +19,7 @@
 //! # Ok::<(), chaff_trace::TraceError>(())
 //! ```
 //!
-//! It does not look into packets.
+//! It does not look into packets. [`resegment`] says what senders make of their data when packets must be smaller.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -27,8 +27,10 @@ mod error;
 pub mod features;
 mod input;
 mod reader;
+mod segment;
 mod writer;
 
 pub use error::TraceError;
 pub use reader::{Format, Frame, MAX_BLOCK, Reader};
+pub use segment::{Segment, Whole, resegment};
 pub use writer::PcapWriter;

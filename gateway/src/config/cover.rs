@@ -41,7 +41,7 @@ pub struct Cover {
     /// `constant`, `random`, `random+`, an ONNX file, or a folder with one ONNX file a device (`LABEL.onnx`).
     pub generator: String,
     /// How much cover `envelope` makes for the home: `low`, `normal` or `high`, 1.8, 3.6 or 7.2 packets a second and direction on average,
-    /// or `home`: about as much as `normal`, and short bursts of large packets, as of devices that are not there.
+    /// or `home`: 2.4, and bursts of large packets and steady exchanges of small ones, as of devices that are not there.
     pub profile: Amount,
     /// Slot length, 10ms to 10s.
     pub slot: Duration,

@@ -1,6 +1,7 @@
 //! `gateway simulate`: captures through the gateway and sink in virtual time.
 
 mod args;
+mod fit;
 mod observer;
 mod report;
 mod scene;
@@ -37,6 +38,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let mut home = captures::load_with(&args.pcap, draw(args)?, listed, &limits)?;
     keep_present(&mut home);
+    if args.mode == ModeArg::Tunnel {
+        // Both ends tell devices and servers, by the maximum segment size of TCP.
+        fit::fit(&mut home, chaff_tunnel::Config::default().mtu);
+    }
     let start = Nanos::from_secs_f64(args.start);
     let last = home.frames.last().map_or(Nanos::ZERO, |f| f.at);
     let end = match args.duration {
