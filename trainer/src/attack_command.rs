@@ -14,7 +14,7 @@ use crate::nets::{self, Made, Net, Validation, Windowing};
 use crate::packet_attacks::{self, Features};
 use crate::picture;
 use crate::score::Score;
-use crate::traces;
+use crate::split::HeldArgs;
 use crate::windows::Shape;
 
 /// Which attacker.
@@ -69,9 +69,8 @@ pub struct Attack {
     /// Networks: which windows decide when to stop.
     #[arg(long, value_enum, default_value = "training")]
     validation: Validation,
-    /// Hold out sessions drawn at random from this seed, as many of each label as without it.
-    #[arg(long)]
-    split_seed: Option<u64>,
+    #[command(flatten)]
+    held: HeldArgs,
     /// Seed.
     #[arg(long)]
     seed: u64,
@@ -101,7 +100,7 @@ struct Report {
 /// For usage, input or output, and when fewer than two labels can be told apart.
 pub fn run_attack(args: &Attack) -> Result<()> {
     let found = args.input.read()?;
-    let split = traces::split_by(&found, args.split_seed);
+    let split = args.held.split(&found)?;
     std::fs::create_dir_all(&args.output)
         .with_context(|| format!("while making {}", args.output.display()))?;
     let write = |name: &str, bytes: &[u8]| {

@@ -14,6 +14,7 @@ use crate::cover::{self, Config, Progress, Report};
 use crate::devices::Devices;
 use crate::ipet_command::{self, ScopeArg, bar, whole};
 use crate::nets::{self, Validation};
+use crate::split::HeldArgs;
 use crate::staged::{self, Staged};
 use crate::traces::{self, Limits};
 use crate::windows::Shape;
@@ -82,9 +83,8 @@ pub struct Cover {
     /// With --profile ipet: which windows decide when the discriminator stops; the published program takes those it is judged by.
     #[arg(long, value_enum, default_value = "training")]
     validation: Validation,
-    /// With --profile ipet: hold out sessions drawn at random from this seed, as many of each label as without it.
-    #[arg(long)]
-    split_seed: Option<u64>,
+    #[command(flatten)]
+    held: HeldArgs,
     /// With --profile ipet: go on after the last stage in the output folder.
     #[arg(long)]
     resume: bool,
@@ -200,7 +200,7 @@ fn check_method(args: &Cover, plain: bool, one_file: bool) -> Result<()> {
     }
     let only = [
         ("--resume", args.resume),
-        ("--split-seed", args.split_seed.is_some()),
+        (args.held.asked().unwrap_or(""), args.held.asked().is_some()),
         (
             "--validation held-out",
             args.validation != Validation::Training,
@@ -338,7 +338,7 @@ fn train_ipet(args: &Cover, shape: Shape, files: &[PathBuf], devices: &Devices) 
         least: 4,
         validation: args.validation,
     };
-    let split = traces::split_by(&found, args.split_seed);
+    let split = args.held.split(&found)?;
     let sets = nets::sets(&found, &split, how, args.seed)?;
     let defaults = Staged::default();
     let settings = Staged {

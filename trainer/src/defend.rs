@@ -386,6 +386,7 @@ mod tests {
             label: "plug".into(),
             device: "plug-1".into(),
             session: "s".into(),
+            begins: None,
             packets: times_ms.iter().enumerate().map(seen).collect(),
         }
     }

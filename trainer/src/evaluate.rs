@@ -9,7 +9,8 @@ use crate::defend::{Cost, Defence};
 use crate::forest::{Forest, Kind, Table};
 use crate::packet_attacks::{Features, World, judge};
 use crate::score::{Score, interval};
-use crate::traces::{Trace, split};
+use crate::split::split;
+use crate::traces::Trace;
 
 /// Version of the report's layout.
 const VERSION: u32 = 1;

@@ -14,7 +14,8 @@ use crate::home_attack::{Found, Home, attack, minutes};
 use crate::network::{below, shuffle};
 use crate::packet_attacks::World;
 use crate::score::mean;
-use crate::traces::{Seen, Split, Trace, split};
+use crate::split::{Split, split};
+use crate::traces::{Seen, Trace};
 
 /// How homes are made.
 #[derive(Clone, Debug)]
@@ -293,6 +294,7 @@ fn build(
             label: "home".to_owned(),
             device: "home".to_owned(),
             session: format!("{side}-{number}"),
+            begins: None,
             packets: Vec::new(),
         },
         present: vec![false; world.labels.len()],

@@ -135,7 +135,7 @@ pub fn devices(list: Option<&Path>, files: &[PathBuf]) -> Result<Devices> {
 }
 
 /// Takes whole numbers of this range on the command line.
-pub fn whole(least: u64, most: u64) -> impl TypedValueParser<Value = usize> + Clone {
+pub fn whole(least: u64, most: u64) -> impl TypedValueParser<Value = usize> {
     RangedU64ValueParser::<u64>::new()
         .range(least..=most)
         .map(|n| n as usize)

@@ -52,6 +52,7 @@ pub mod picture;
 pub mod score;
 mod sessions;
 mod slots;
+pub mod split;
 pub mod staged;
 pub mod synth_command;
 mod synth_evaluate;

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::cover::stream;
 use crate::network::shuffle;
 use crate::score::{Guess, Score, score};
-use crate::traces::{Seen, Split, Trace};
+use crate::split::Split;
+use crate::traces::{Seen, Trace};
 use crate::windows::{COLUMNS, Cutter, Shape, Window};
 
 /// Weight of the penalty on the first recurrent layer.

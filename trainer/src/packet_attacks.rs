@@ -10,7 +10,8 @@ use crate::aggregates::{aggregates, cut, m_agg, multi_scale};
 use crate::forest::{Forest, Table};
 use crate::network::shuffle;
 use crate::score::{Guess, Score, score};
-use crate::traces::{Seen, Split, Trace, split};
+use crate::split::{Split, split};
+use crate::traces::{Seen, Trace};
 
 /// What a forest looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,9 +9,7 @@ use anyhow::{Context, Result, bail};
 use chaff_abi::{Dir, Nanos};
 
 use crate::captures::{TCP, UDP, packets};
-use crate::cover::stream;
 use crate::devices::{Devices, Scope};
-use crate::network::shuffle;
 use crate::sessions::{self, Copies, Session, tell_apart};
 
 /// Columns of a trace file, those of `packets.csv` of `gateway simulate`.
@@ -46,6 +44,8 @@ pub struct Trace {
     pub device: String,
     /// Name of the session: the capture file without its ending.
     pub session: String,
+    /// When it begins, since 1970; `None` where a file does not tell.
+    pub begins: Option<Nanos>,
     /// The packets.
     pub packets: Vec<Seen>,
 }
@@ -176,7 +176,7 @@ pub fn from_captures(
             }
         })?;
         for (device, mut packets) in found {
-            settle(&mut packets, limits.max_seconds);
+            let begins = settle(&mut packets, limits.max_seconds);
             if packets.len() < limits.min_packets {
                 continue;
             }
@@ -192,6 +192,7 @@ pub fn from_captures(
                 label: device.label.clone(),
                 device: device.name.clone(),
                 session: sessions::stem(file),
+                begins,
                 packets,
             });
             folders.push(folder.to_owned());
@@ -203,16 +204,15 @@ pub fn from_captures(
     Ok(out)
 }
 
-/// Sorts by time, makes the first packet time 0 and drops what comes after `max_seconds`.
-fn settle(packets: &mut Vec<Seen>, max_seconds: f64) {
+/// Sorts by time, makes the first packet time 0 and drops what comes after `max_seconds`. Gives the time that the first packet had.
+fn settle(packets: &mut Vec<Seen>, max_seconds: f64) -> Option<Nanos> {
     packets.sort_by_key(|p| p.at);
-    let Some(first) = packets.first().map(|p| p.at) else {
-        return;
-    };
+    let first = packets.first()?.at;
     packets
         .iter_mut()
         .for_each(|p| p.at = Nanos(p.at.since(first).0));
     packets.retain(|p| p.at.as_secs_f64() <= max_seconds);
+    Some(first)
 }
 
 /// Reads a folder of trace files named `LABEL__DEVICE__SESSION.csv`, or one file in which the column `device` tells the
@@ -284,6 +284,7 @@ fn table(file: &Path, limits: Limits) -> Result<Vec<Trace>> {
             label,
             device,
             session,
+            begins: None,
             packets,
         });
     }
@@ -368,79 +369,20 @@ fn read_table(mut input: impl BufRead) -> Result<BTreeMap<String, Vec<Seen>>> {
     Ok(out)
 }
 
-/// Test sessions by name, as the project's measurements split them: of 7 or more sorted sessions of a label those with index
-/// `i % 10` in {2, 5, 8}; of 2 to 6 the last one; a single session is cut in time, the first 60 % for training.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Split {
-    /// Indices of the traces to train on.
-    pub train: Vec<usize>,
-    /// Indices of the traces to test on.
-    pub test: Vec<usize>,
-    /// Labels of one trace only, by its index: it is in neither list, and its windows are cut in time.
-    pub single: Vec<usize>,
-}
-
-/// Splits by session, never by window.
-pub fn split(traces: &[Trace]) -> Split {
-    split_by(traces, None)
-}
-
-/// As [`split`]; with a seed the same numbers of sessions are held out, but drawn at random.
-pub fn split_by(traces: &[Trace], seed: Option<u64>) -> Split {
-    let mut by: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-    let mut order: Vec<usize> = (0..traces.len()).collect();
-    order.sort_by_cached_key(|&i| traces[i].file_name());
-    for i in order {
-        by.entry(&traces[i].label).or_default().push(i);
-    }
-    let mut out = Split::default();
-    for (label, mut list) in by {
-        if let Some(seed) = seed {
-            shuffle(&mut list, &mut stream(seed, &format!("split of {label}")));
-        }
-        match list.as_slice() {
-            [one] => out.single.push(*one),
-            many => {
-                for (k, &i) in many.iter().enumerate() {
-                    let test = if many.len() <= 6 {
-                        k + 1 == many.len()
-                    } else {
-                        matches!(k % 10, 2 | 5 | 8)
-                    };
-                    if test { &mut out.test } else { &mut out.train }.push(i);
-                }
-            }
-        }
-    }
-    out
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
 
-    fn trace(label: &str, session: usize) -> Trace {
+    pub(crate) fn trace(label: &str, session: usize) -> Trace {
         Trace {
             label: label.to_owned(),
             device: label.to_owned(),
             session: format!("s{session:02}"),
+            begins: None,
             packets: Vec::new(),
         }
-    }
-
-    #[test]
-    fn splits_by_session() {
-        let traces: Vec<Trace> = (0..12)
-            .map(|i| trace("a", i))
-            .chain((0..3).map(|i| trace("b", i)))
-            .chain([trace("c", 0)])
-            .collect();
-        let s = split(&traces);
-        assert_eq!(s.test, [2, 5, 8, 14]);
-        assert_eq!(s.single, [15]);
-        assert_eq!(s.train.len() + s.test.len() + s.single.len(), traces.len());
     }
 
     #[test]

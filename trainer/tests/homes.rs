@@ -27,6 +27,7 @@ fn traces() -> Vec<Trace> {
                 label: label.into(),
                 device: label.into(),
                 session: format!("s{session}"),
+                begins: None,
                 packets: (0..200).map(packet).collect(),
             });
         }

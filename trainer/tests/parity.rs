@@ -6,7 +6,8 @@ use chaff_abi::{Dir, Nanos};
 use chaff_cover::{Demand, Generator as _, OnnxGenerator, Window};
 use chaff_trainer::defend::Defence;
 use chaff_trainer::nets::{self, Validation, Windowing};
-use chaff_trainer::traces::{Seen, Split, Trace, split, split_by};
+use chaff_trainer::split::{Held, Split, split, split_by};
+use chaff_trainer::traces::{Seen, Trace};
 use chaff_trainer::winnow::{Options, winnow};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha20Rng;
@@ -18,6 +19,7 @@ fn session(label: &str, name: usize, packets: Vec<Seen>) -> Trace {
         label,
         device,
         session,
+        begins: None,
         packets,
     }
 }
@@ -30,7 +32,8 @@ fn splits_at_random_hold_out_as_many() {
         .chain([session("c", 0, Vec::new())])
         .collect();
     let fixed = split(&traces);
-    let drawn: Vec<Split> = (0..5).map(|s| split_by(&traces, Some(s))).collect();
+    let draw = |seed| split_by(&traces, Held::Drawn(seed)).expect("draws");
+    let drawn: Vec<Split> = (0..5).map(draw).collect();
     for s in &drawn {
         let count = |list: &[usize], label: &str| {
             list.iter().filter(|&&i| traces[i].label == label).count()
@@ -43,7 +46,7 @@ fn splits_at_random_hold_out_as_many() {
         assert_eq!(s.single, fixed.single);
     }
     assert!(drawn.iter().any(|s| s.test != drawn[0].test));
-    assert_eq!(drawn[1], split_by(&traces, Some(1)));
+    assert_eq!(drawn[1], draw(1));
 }
 
 #[test]

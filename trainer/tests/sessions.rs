@@ -4,6 +4,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
+use chaff_trainer::devices::Devices;
+use chaff_trainer::split::{Held, split_by};
+use chaff_trainer::traces::{Limits, from_captures};
+
 #[test]
 fn captures_of_one_name_stay_apart_and_copies_count_once() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
@@ -98,4 +102,46 @@ fn captures_of_one_name_stay_apart_and_copies_count_once() {
     let of = |folder: &str| all.iter().filter(|n| n.contains(folder)).count();
     assert_eq!(of("@short"), one.len(), "{all:?}");
     assert_eq!(all.len(), 2 * one.len(), "{all:?}");
+}
+
+/// A classic little-endian capture with all times moved by `seconds`.
+fn later(capture: &[u8], seconds: u32) -> Vec<u8> {
+    let mut out = capture.to_vec();
+    let number = |b: &[u8]| u32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+    let mut at = 24;
+    while at + 16 <= out.len() {
+        let moved = number(&out[at..]) + seconds;
+        out[at..at + 4].copy_from_slice(&moved.to_le_bytes());
+        at += 16 + number(&out[at + 8..]) as usize;
+    }
+    out
+}
+
+#[test]
+fn the_latest_sessions_are_those_captured_last() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
+    let whole = std::fs::read(fixtures.join("demo.pcap")).expect("fixture");
+    assert_eq!(whole[..4], 0xa1b2_c3d4u32.to_le_bytes());
+    let dir = tempfile::tempdir().expect("folder");
+    // Names run against time; of other lengths, so that none is a copy.
+    let mut files = Vec::new();
+    for (name, seconds, bytes) in [
+        ("a", 7200, &whole[..]),
+        ("b", 3600, &whole[..whole.len() * 3 / 4]),
+        ("c", 0, &whole[..whole.len() / 2]),
+    ] {
+        files.push(dir.path().join(format!("{name}.pcap")));
+        std::fs::write(files.last().expect("pushed"), later(bytes, seconds)).expect("written");
+    }
+    let list = std::fs::read_to_string(fixtures.join("devices.csv")).expect("fixture");
+    let devices = Devices::parse(&list).expect("a list");
+    let mut notes = Vec::new();
+    let traces =
+        from_captures(&files, &devices, Limits::default(), &mut notes, &mut || ()).expect("read");
+    let split = split_by(&traces, Held::Latest(0.3)).expect("times are known");
+    let of = |list: &[usize]| -> BTreeSet<&str> {
+        list.iter().map(|&i| traces[i].session.as_str()).collect()
+    };
+    assert_eq!(of(&split.test), BTreeSet::from(["a"]));
+    assert_eq!(of(&split.train), BTreeSet::from(["b", "c"]));
 }
