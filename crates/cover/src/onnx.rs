@@ -326,7 +326,8 @@ mod tests {
     #[test]
     fn another_kind_of_model_is_refused_by_name() {
         let error = OnnxGenerator::load(&file("m-seq", 0.0)).expect_err("refused");
-        assert!(error.to_string().contains("m-seq"), "{error}");
+        let why = std::error::Error::source(&error).map(ToString::to_string);
+        assert!(why.is_some_and(|w| w.contains("m-seq")), "{error}");
     }
 
     #[test]
