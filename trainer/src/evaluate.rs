@@ -8,7 +8,7 @@ use crate::cover::stream;
 use crate::defend::{Cost, Defence};
 use crate::forest::{Forest, Kind, Table};
 use crate::packet_attacks::{Features, World, judge};
-use crate::score::{Score, interval};
+use crate::score::{Score, interval, median};
 use crate::split::split;
 use crate::traces::Trace;
 
@@ -224,12 +224,10 @@ fn cost(before: &[Trace], after: &[Trace], world: &World) -> [f64; 5] {
     let all = Cost::of(pairs());
     let of = |label: &String| Cost::of(pairs().filter(|(a, _)| a.label == *label));
     let each: Vec<Cost> = world.labels.iter().map(of).collect();
-    let mut ratios: Vec<f64> = each.iter().map(|c| c.bytes).collect();
-    ratios.sort_by(f64::total_cmp);
     let rate = each.iter().map(|c| c.bytes_per_second).sum::<f64>() / each.len().max(1) as f64;
     [
         all.bytes,
-        ratios[ratios.len() / 2],
+        median(each.iter().map(|c| c.bytes).collect()),
         all.packets,
         rate,
         all.delay_p99_ms,

@@ -9,7 +9,7 @@ use clap::Args;
 use crate::defend::Defence;
 use crate::evaluate::{Attacked, Evaluation, Figure, Options, evaluate};
 use crate::homes::{HomeOptions, HomeScore, HomeSeed, homes};
-use crate::ipet_command::{DefenceArgs, Input, bar};
+use crate::ipet_command::{DefenceArgs, Input, bar, whole};
 use crate::picture::{Series, curves};
 
 /// `trainer evaluate`.
@@ -38,22 +38,22 @@ pub struct Evaluate {
     #[arg(long, value_delimiter = ',', required = true)]
     seeds: Vec<u64>,
     /// Trees of a forest.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 200, value_parser = whole(1, 10_000))]
     trees: usize,
     /// Most windows of one label, in training and in testing each.
-    #[arg(long, default_value_t = 400)]
+    #[arg(long, default_value_t = 400, value_parser = whole(1, 1_000_000))]
     cap: usize,
     /// Leave out labels with fewer windows of 4 s in either part.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = whole(1, 1_000_000))]
     least: usize,
     /// Defended copies of the training sessions that the stronger attacker makes for himself.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(..=16))]
     copies: u32,
     /// Put this many devices into one stream, as a tunnel does, and ask which they are and when they are active.
     #[arg(long)]
     home: bool,
     /// Devices of a home.
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = whole(1, 1_000))]
     home_devices: usize,
     /// Mean pause before each session of a home's device, seconds.
     #[arg(long, default_value_t = 215.0)]
@@ -66,11 +66,37 @@ pub struct Evaluate {
     json: bool,
 }
 
+impl Evaluate {
+    fn check(&self) -> Result<()> {
+        let wrong = |s: &&f64| !(**s > 0.0 && **s <= 100.0);
+        if let Some(scale) = self.scales.iter().find(wrong) {
+            bail!("--scales has {scale}, allowed is above 0 to 100");
+        }
+        once("--seeds", &self.seeds)?;
+        once("--scales", &self.scales)?;
+        once("--defences", &self.defences)?;
+        if !(1.0..=86_400.0).contains(&self.home_pause) {
+            bail!("--home-pause is {}, allowed is 1 to 86400", self.home_pause);
+        }
+        Ok(())
+    }
+}
+
+/// A value given twice would count as two repetitions.
+fn once<T: PartialEq + std::fmt::Display>(name: &str, values: &[T]) -> Result<()> {
+    let twice = (1..values.len()).find(|&i| values[..i].contains(&values[i]));
+    match twice {
+        Some(i) => bail!("{name} has {} twice, each may be given once", values[i]),
+        None => Ok(()),
+    }
+}
+
 /// Runs `trainer evaluate`.
 ///
 /// # Errors
 /// For usage, input or output, and when fewer than two labels can be told apart.
 pub fn run_evaluate(args: &Evaluate) -> Result<()> {
+    args.check()?;
     let traces = args.input.read()?;
     let mut defences: Vec<(String, Defence)> = Vec::new();
     for name in &args.defences {
@@ -80,9 +106,6 @@ pub fn run_evaluate(args: &Evaluate) -> Result<()> {
             continue;
         }
         for &scale in &args.scales {
-            if !(scale > 0.0 && scale <= 100.0) {
-                bail!("--scales has {scale}, allowed is above 0 to 100");
-            }
             let made = args.how.defence(name, scale, args.seeds[0])?;
             defences.push((format!("{name} x{scale}"), made));
         }
@@ -96,9 +119,6 @@ pub fn run_evaluate(args: &Evaluate) -> Result<()> {
     let working = bar((defences.len() * args.seeds.len()) as u64, "seeds")?;
     let mut tick = || working.inc(1);
     let (json, table) = if args.home {
-        if !(1.0..=86_400.0).contains(&args.home_pause) {
-            bail!("--home-pause is {}, allowed is 1 to 86400", args.home_pause);
-        }
         let options = HomeOptions {
             devices: args.home_devices,
             pause: Nanos::from_secs_f64(args.home_pause),

@@ -215,10 +215,15 @@ pub fn sets(traces: &[Trace], split: &Split, how: Windowing, seed: u64) -> Resul
     }
     if out.labels.len() < 2 {
         bail!(
-            "an attacker needs two labels with {} windows of {} s in training and in held-out sessions, found {}; left out: {}",
+            "an attacker needs two labels with {} windows of {} s in training and in held-out sessions, found {}{}{}",
             how.least,
             how.shape.window().as_secs_f64(),
             out.labels.len(),
+            if out.left_out.is_empty() {
+                ""
+            } else {
+                "; left out: "
+            },
             out.left_out.join(", ")
         );
     }

@@ -145,6 +145,17 @@ pub fn auc(scores: &[(f64, bool)]) -> f64 {
     sum / (positives * negatives)
 }
 
+/// The middle value, or the mean of both; 0 without numbers.
+pub(crate) fn median(mut x: Vec<f64>) -> f64 {
+    x.sort_by(f64::total_cmp);
+    let half = x.len() / 2;
+    match x.as_slice() {
+        [] => 0.0,
+        x if x.len() % 2 == 1 => x[half],
+        x => f64::midpoint(x[half - 1], x[half]),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,5 +194,12 @@ mod tests {
         assert_eq!(auc(&[(0.5, true)]), 0.5);
         let (m, w) = interval(&[1.0, 2.0, 3.0]);
         assert!((m - 2.0).abs() < 1e-12 && (w - 4.303 / 3f64.sqrt()).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_median_of_an_even_count_lies_between() {
+        assert_eq!(median(Vec::new()), 0.0);
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 3.0, 2.0]), 2.5);
     }
 }

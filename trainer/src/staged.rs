@@ -17,7 +17,7 @@ use crate::cover::stream;
 use crate::generator::{Generator, LATENT};
 use crate::nets::{Made, Net, Sets, Validation, digest, judge, to_onnx};
 use crate::network::{Dense, shuffle};
-use crate::score::Score;
+use crate::score::{Score, median};
 use crate::windows::{COLUMNS, Shape};
 
 /// Version of checkpoints and reports.
@@ -472,14 +472,11 @@ fn overhead(before: &Samples, after: &Samples, labels: usize) -> [f64; 2] {
     let all = sums
         .iter()
         .fold([0.0; 2], |a, s| [a[0] + s[0], a[1] + s[1]]);
-    let mut each: Vec<f64> = sums
+    let each = sums
         .iter()
         .filter(|s| s[0] > 0.0)
-        .map(|s| s[1] / s[0] - 1.0)
-        .collect();
-    each.sort_by(f64::total_cmp);
-    let median = each.get(each.len() / 2).copied().unwrap_or(0.0);
-    [all[1] / f64::max(all[0], 1.0) - 1.0, median]
+        .map(|s| s[1] / s[0] - 1.0);
+    [all[1] / f64::max(all[0], 1.0) - 1.0, median(each.collect())]
 }
 
 fn signature(

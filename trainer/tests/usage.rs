@@ -292,6 +292,31 @@ fn what_cannot_be_is_said_with_what_can() {
         assert_eq!(done.status.code(), Some(2), "{args:?}: {said}");
         assert!(said.contains(want), "{args:?}: {want:?} is not in {said:?}");
     }
+    for (more, want) in [
+        (["--seeds", "1,2,1"], "--seeds has 1 twice"),
+        (
+            ["--scales", "0"],
+            "--scales has 0, allowed is above 0 to 100",
+        ),
+        (["--scales", "2,2"], "--scales has 2 twice"),
+        (["--defences", "none,none"], "--defences has none twice"),
+        (["--home-devices", "0"], "1..=1000"),
+        (["--home-pause", "0"], "allowed is 1 to 86400"),
+        (["--trees", "0"], "1..=10000"),
+        (["--copies", "17"], "0..=16"),
+    ] {
+        let mut args = vec!["evaluate"];
+        args.extend(listed);
+        args.extend(more);
+        args.extend(["--output", text(&out)]);
+        if more[0] != "--seeds" {
+            args.extend(["--seeds", "1"]);
+        }
+        let done = trainer(&args);
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(2), "{args:?}: {said}");
+        assert!(said.contains(want), "{args:?}: {want:?} is not in {said:?}");
+    }
     let empty = dir.path().join("empty");
     std::fs::create_dir(&empty).expect("a folder");
     let file = dir.path().join("x.onnx");
