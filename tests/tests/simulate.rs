@@ -258,7 +258,7 @@ fn broken_captures_and_arguments_get_clear_errors() -> Result<()> {
         (vec!["--rate", "99B"], vec!["--rate is 99B", "100B to 10GB"]),
         (
             vec!["--devices", &label],
-            vec!["label.csv line 2", "../up", "1 to 64"],
+            vec!["label.csv: line 2", "../up", "1 to 64"],
         ),
         (vec!["--rate", "fast"], vec!["fast", "20kB"]),
         (vec!["--devices", "nowhere.csv"], vec!["nowhere.csv"]),
