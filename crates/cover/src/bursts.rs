@@ -9,7 +9,7 @@ use rand::Rng;
 use rand_chacha::ChaCha20Rng;
 
 use crate::CoverError;
-use crate::draw::{dirichlet, draw_bin, log_normal, normal, poisson, seconds_to_nanos};
+use crate::draw::{between, dirichlet, draw_bin, log_normal, normal, poisson, seconds_to_nanos};
 use crate::envelope::{BINS, Planned};
 
 /// Most packets of a burst.
@@ -116,8 +116,8 @@ impl BurstConfig {
                 let weights = if dir == heavy { &HEAVY } else { &LIGHT };
                 mix[dir.index()] = dirichlet(rng, weights);
             }
-            let mut between = |[low, high]: [f64; 2]| low * (high / low).powf(rng.random());
-            let (seconds, exchange, gap) = (between(SECONDS), between(EXCHANGE), between(GAP));
+            let seconds = between(rng, SECONDS);
+            let (exchange, gap) = (between(rng, EXCHANGE), between(rng, GAP));
             let rate = scale * self.rate / f64::from(self.kinds);
             Kind {
                 rate: rate * log_normal(rng, self.rate_spread),

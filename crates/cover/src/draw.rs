@@ -20,6 +20,11 @@ pub(crate) fn log_normal(rng: &mut dyn RngCore, sigma: f64) -> f64 {
     (sigma * normal(rng) - sigma * sigma / 2.0).exp()
 }
 
+/// Log-uniform.
+pub(crate) fn between(rng: &mut dyn RngCore, [low, high]: [f64; 2]) -> f64 {
+    low * (high / low).powf(rng.random())
+}
+
 pub(crate) fn exponential(rng: &mut dyn RngCore, mean: f64) -> f64 {
     -mean * (1.0 - rng.random::<f64>()).ln()
 }

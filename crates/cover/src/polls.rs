@@ -9,7 +9,7 @@ use rand::Rng;
 use rand_chacha::ChaCha20Rng;
 
 use crate::CoverError;
-use crate::draw::{dirichlet, draw_bin, log_normal, normal, poisson, seconds_to_nanos};
+use crate::draw::{between, dirichlet, draw_bin, log_normal, normal, poisson, seconds_to_nanos};
 use crate::envelope::{BINS, Planned};
 
 /// Longest time that exchanges go on, s.
@@ -94,9 +94,8 @@ impl PollConfig {
             return Vec::new();
         }
         let kind = |_| {
-            let mut between = |[low, high]: [f64; 2]| low * (high / low).powf(rng.random());
-            let (interval, answer, jitter) =
-                (between(self.interval), between(ANSWER), between(JITTER));
+            let interval = between(rng, self.interval);
+            let (answer, jitter) = (between(rng, ANSWER), between(rng, JITTER));
             Poll {
                 rate: scale * self.rate / f64::from(self.kinds) * log_normal(rng, self.rate_spread),
                 seconds: self.seconds * log_normal(rng, 0.5),

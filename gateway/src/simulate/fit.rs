@@ -94,16 +94,21 @@ pub(super) fn fit(home: &mut Home, mtu: u16) {
             }
         });
     let segments = resegment(whole, mtu.into());
-    let frames = segments.iter().map(|s| {
-        let f = &home.frames[s.of];
+    let mut frames = std::mem::take(&mut home.frames);
+    let sent = segments.iter().map(|s| {
+        let f = &mut frames[s.of];
         match &layouts[s.of] {
             Some(l) if s.offset != 0 || s.payload as usize != l.len - l.headers => {
                 piece(f, l, s.payload as usize, s.offset)
             }
-            _ => f.clone(),
+            // Sent whole, so nothing else has its bytes.
+            _ => {
+                let bytes = std::mem::take(&mut f.bytes);
+                HomeFrame { bytes, ..f.clone() }
+            }
         }
     });
-    home.frames = frames.collect();
+    home.frames = sent.collect();
 }
 
 /// The frame with other data: `payload` bytes that begin `offset` after its own.

@@ -1,5 +1,4 @@
 //! A site: a folder with a log and a ledger, and the program.
-#![allow(dead_code, reason = "each test program uses a part")]
 
 pub(crate) mod question;
 

@@ -1,10 +1,8 @@
 //! One test for each way in which DPMon tells more than it says (numbers as in the list of its flaws).
 
-mod common;
-
 use std::collections::BTreeSet;
 
-use common::{Flow, Site, tstat};
+use crate::common::{Flow, Site, tstat};
 
 /// A cost at which noise of scale 1 is gone: tests of what an answer is made of.
 const SURE: &str = "50";

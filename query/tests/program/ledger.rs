@@ -1,14 +1,12 @@
 //! The ledger through the program: purses of 24 hours, processes that race, and ledgers that are refused.
 
-mod common;
-
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::common::{Flow, Site, text, tstat};
 use chaff_ledger::LedgerFile;
 use chaff_privacy::{Budget, DAY_NS, Day, Epsilon, Expense, Rho};
 use chaff_query::purse::{UNIT, now_ns};
-use common::{Flow, Site, text, tstat};
 use serde_json::Value;
 
 fn site(budget: &str) -> Site {

@@ -1,15 +1,13 @@
 //! Formats: the same flows give the same tables, whatever they are written in.
 
-mod common;
-
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use crate::common::question::request;
+use crate::common::{Flow, Site, tstat};
 use chaff_query::request::Measure;
 use chaff_query::source::Source;
 use chaff_query::{Databases, Direction, Engine as _, Format, Plain, Request, Table, UnitKey};
-use common::question::request;
-use common::{Flow, Site, tstat};
 
 fn table(source: &Source, request: &Request) -> Table {
     let mut table = Plain { threads: 2 }
@@ -284,7 +282,7 @@ fn refuses_before_paying() {
         "--ledger",
         "none",
     ]);
-    assert!(common::text(&output.stderr).contains("query ledger --ledger"));
+    assert!(crate::common::text(&output.stderr).contains("query ledger --ledger"));
 }
 
 #[test]
@@ -295,7 +293,11 @@ fn plans_tell_cost_and_error_without_data_and_for_free() {
         all.extend(question);
         all.extend(["--epsilon", "0.5", "--ledger", "LEDGER", "--json"]);
         let output = site.query(&all);
-        assert!(output.status.success(), "{}", common::text(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            crate::common::text(&output.stderr)
+        );
         serde_json::from_slice(&output.stdout).unwrap()
     };
     let sum = plan(&[

@@ -1,10 +1,10 @@
 //! Imported logs and other Parquet answer as the text does; what is not whole is refused.
 
-mod common;
-
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use crate::common::question::request;
+use crate::common::{Flow, Site, text, tstat};
 use chaff_export::{Output as _, Parquet, ParquetOptions};
 use chaff_flow::{Column, Kind, Layout, TableConfig, Value};
 use chaff_query::import::import;
@@ -14,8 +14,6 @@ use chaff_query::source::Source;
 use chaff_query::{
     Databases, Direction, Engine as _, Filter, Format, Plain, Request, Table, UnitKey,
 };
-use common::question::request;
-use common::{Flow, Site, text, tstat};
 
 fn requests(feature: &str) -> Vec<Request> {
     let named = |matching| Filter {
